@@ -1,0 +1,1 @@
+"""Where samplers run: in this process, in local processes, or as xparl remote actors."""

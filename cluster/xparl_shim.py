@@ -1,0 +1,394 @@
+"""PARL 2.2.1 made to run on today's Python packages.
+
+PARL has been unmaintained since 2023. Three things stop it from working as installed, and
+this module mends exactly those, from outside, leaving PARL's own files alone:
+
+* its pins do not resolve: its protobuf code is replaced by the same messages built at run
+  time, and `pkg_resources` by a stub, so that any current protobuf and no setuptools will do;
+* with any grpcio that has wheels for Python 3.11, every remote actor dies 20 s after its
+  creation: PARL builds its heartbeat server in the parent and serves it from a forked child,
+  which modern gRPC cannot do. Here the server is built and started in one process;
+* it listens on every interface, without authentication. Here it listens on one address:
+  127.0.0.1, unless `xparl start --host IP` says otherwise.
+
+Three ways in: `load_parl()` is the client's `import parl`; `main()` is the console command
+`xparl`; and run as a script, `python xparl_shim.py SCRIPT ARGS` runs one of PARL's own child
+processes (master, worker, job, monitor, log server) through the shim. This file imports
+nothing of the project, so any floor may import it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
+import io
+import logging
+import os
+import runpy
+import sys
+import threading
+import time
+import types
+import warnings
+from typing import Any
+
+PARL_VERSION = "2.2.1"
+HOST_VARIABLE = "DPPO_XPARL_HOST"
+SKIP_CORE_VARIABLE = "XPARL_igonre_core"  # PARL's own spelling
+INSTALL_COMMAND = "make venv"
+
+
+class ParlMissing(RuntimeError):
+    """PARL is not installed, or not in the version that this shim mends."""
+
+
+def bind_host() -> str:
+    """The one address that this process and its children listen on."""
+    return os.environ.get(HOST_VARIABLE, "127.0.0.1")
+
+
+def load_parl() -> Any:
+    """Import PARL quietly, mended, and without its side effects; return the module.
+
+    Raises:
+        ParlMissing: with the one command that mends it.
+    """
+    if "parl" in sys.modules:
+        return sys.modules["parl"]
+    try:
+        version = importlib.metadata.version("parl")
+    except importlib.metadata.PackageNotFoundError:
+        raise ParlMissing(f"PARL is not installed: run `{INSTALL_COMMAND}`") from None
+    if version != PARL_VERSION:
+        raise ParlMissing(
+            f"PARL {version} is installed, this project needs {PARL_VERSION}: run `{INSTALL_COMMAND}`"
+        )
+    with _without_side_effects():
+        parl = importlib.import_module("parl")
+        # the package PARL's job processes reload: it must exist under this name already
+        importlib.import_module("parl.remote.grpc_heartbeat.heartbeat_server")
+    _mend_logging()
+    _mend_addresses()
+    _mend_client()
+    return parl
+
+
+@contextlib.contextmanager
+def _without_side_effects():
+    """Undo what `import parl` does to its process.
+
+    It prints its arguments to stdout, resets the warning filters, sets torch to one thread,
+    drops the proxy variables, writes parl_debug.log where DEBUG is set, and starts two helper
+    processes only to learn whether torch is installed.
+    """
+    environment = dict(os.environ)
+    os.environ.pop("DEBUG", None)
+    os.environ.setdefault("PARL_BACKEND", "torch")
+    threads = None
+    if SKIP_CORE_VARIABLE not in os.environ:
+        import torch
+
+        threads = torch.get_num_threads()
+    stand_ins = {
+        "pkg_resources": _pkg_resources_stub(),
+        "parl.remote.grpc_heartbeat.heartbeat_pb2": _heartbeat_messages(),
+        # PARL calls an interface that pyarrow has dropped; None makes its import fail cleanly.
+        "pyarrow": None,
+    }
+    originals = {name: sys.modules[name] for name in stand_ins if name in sys.modules}
+    sys.modules.update(stand_ins)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _no_probing():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name in ("pkg_resources", "pyarrow"):
+            sys.modules.pop(name, None)
+            if name in originals:
+                sys.modules[name] = originals[name]
+        for name, value in environment.items():
+            os.environ[name] = value
+        if "PARL_BACKEND" not in environment:
+            os.environ.pop("PARL_BACKEND", None)
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _no_probing():
+    """Answer PARL's question «which frameworks are installed?» without a helper process."""
+    import multiprocessing
+
+    class Probe:
+        def __init__(self, target: Any, args: tuple[dict[str, bool]]):
+            self.answer = args[0]
+
+        def start(self) -> None:
+            found = importlib.util.find_spec("torch") is not None
+            self.answer.update(_HAS_FLUID=False, _HAS_PADDLE=False, _HAS_TORCH=found)
+
+        def join(self) -> None:
+            pass
+
+    real = multiprocessing.Manager, multiprocessing.Process
+    multiprocessing.Manager = lambda: types.SimpleNamespace(dict=dict)  # pyright: ignore
+    multiprocessing.Process = Probe  # pyright: ignore
+    try:
+        yield
+    finally:
+        multiprocessing.Manager, multiprocessing.Process = real  # pyright: ignore
+
+
+def _pkg_resources_stub() -> types.ModuleType:
+    stub = types.ModuleType("pkg_resources")
+    stub.get_distribution = importlib.metadata.distribution  # pyright: ignore
+    return stub
+
+
+def _heartbeat_messages() -> types.ModuleType:
+    """PARL's two heartbeat messages, built at run time (its generated code needs protobuf < 4).
+
+    Field numbers and names are the wire format of PARL's heartbeat.proto. `extra_message` is the
+    name that PARL's code uses for the field that its .proto calls `extra_msg`.
+    """
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    text, raw = (
+        descriptor_pb2.FieldDescriptorProto.TYPE_STRING,
+        descriptor_pb2.FieldDescriptorProto.TYPE_BYTES,
+    )
+    fields = {
+        "Request": [
+            ("client_id", 1, text),
+            ("tag", 2, raw),
+            ("instance_id", 4, text),
+            ("extra_message", 8, text),
+        ],
+        "Reply": [("tag", 1, raw), ("extra_message", 8, text)],
+    }
+    file = descriptor_pb2.FileDescriptorProto(
+        name="dppo_parl_heartbeat.proto", package="dppo_parl", syntax="proto3"
+    )
+    for message_name, message_fields in fields.items():
+        message = file.message_type.add(name=message_name)
+        for name, number, kind in message_fields:
+            message.field.add(
+                name=name,
+                number=number,
+                type=kind,
+                label=descriptor_pb2.FieldDescriptorProto.LABEL_OPTIONAL,
+            )
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    module = types.ModuleType("parl.remote.grpc_heartbeat.heartbeat_pb2")
+    for name in fields:
+        message_class = message_factory.GetMessageClass(pool.FindMessageTypeByName(f"dppo_parl.{name}"))
+        setattr(module, name, message_class)
+    return module
+
+
+def _parl_modules() -> list[types.ModuleType]:
+    return [m for name, m in list(sys.modules.items()) if name.partition(".")[0] == "parl" and m]
+
+
+def _mend_logging() -> None:
+    """PARL's log goes to stderr, errors only: what a user must know, this project says itself."""
+    from parl.utils import logger as parl_logger
+
+    parl_logger._logger.handlers.clear()
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("PARL: %(message)s"))
+    parl_logger._logger.addHandler(handler)
+    parl_logger._logger.setLevel(logging.ERROR)
+
+
+def _mend_addresses() -> None:
+    """Make every listening socket of PARL's listen on `bind_host()` only."""
+    import grpc
+    import zmq
+    from parl.remote.grpc_heartbeat import heartbeat_server
+    from parl.utils import machine_info
+
+    unpatched = machine_info.get_ip_address
+    for module in _parl_modules():
+        if getattr(module, "get_ip_address", None) is unpatched:
+            module.get_ip_address = bind_host  # pyright: ignore
+
+    bind, bind_random = zmq.Socket.bind, zmq.Socket.bind_to_random_port
+
+    def bind_one(self: Any, addr: str) -> Any:
+        return bind(self, addr.replace("tcp://*", f"tcp://{bind_host()}"))
+
+    def bind_one_random(self: Any, addr: str, *args: Any, **options: Any) -> int:
+        return bind_random(self, addr.replace("tcp://*", f"tcp://{bind_host()}"), *args, **options)
+
+    zmq.Socket.bind = bind_one  # pyright: ignore
+    zmq.Socket.bind_to_random_port = bind_one_random  # pyright: ignore
+
+    class BoundServer:
+        """A gRPC server whose ports are opened on `bind_host()`."""
+
+        def __init__(self, *args: Any, **options: Any):
+            self._server = grpc.server(*args, **options)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._server, name)
+
+        def add_insecure_port(self, address: str) -> int:
+            return self._server.add_insecure_port(address.replace("[::]", bind_host()))
+
+    heartbeat_server.grpc = types.SimpleNamespace(server=BoundServer)
+
+
+def _mend_client() -> None:
+    import zmq
+    from parl.remote import client, remote_constants
+    from parl.remote.grpc_heartbeat import heartbeat_server
+
+    class HeartbeatServerInProcess:
+        """Answers the heartbeats of remote actors from this process.
+
+        Same interface as PARL's HeartbeatServerProcess. PARL's `timeout_time_mp` is its watch
+        loop; it ends when the client sets `host_is_alive` to False.
+        """
+
+        daemon = True
+
+        def __init__(self, port: Any, client_count: Any, host_is_alive: Any, dead_job_queue: Any):
+            from concurrent import futures
+
+            from parl.remote.grpc_heartbeat import heartbeat_pb2_grpc
+
+            self._alive = host_is_alive
+            self._servicer = heartbeat_server.GrpcHeartbeatServer(
+                client_count, host_is_alive, dead_job_queue
+            )
+            pool = futures.ThreadPoolExecutor(max_workers=8, thread_name_prefix="xparl-heartbeat")
+            self._server = heartbeat_server.grpc.server(pool)
+            heartbeat_pb2_grpc.add_GrpcHeartbeatServicer_to_server(self._servicer, self._server)
+            port.value = self._server.add_insecure_port("[::]:0")
+            self._watch = threading.Thread(target=self._watch_actors, daemon=True)
+
+        def start(self) -> None:
+            self._server.start()
+            self._watch.start()
+
+        def join(self) -> None:
+            self._server.stop(0)
+
+        def _watch_actors(self) -> None:
+            while self._alive.value:
+                time.sleep(1.0)
+                last_seen = self._servicer.last_heartbeat_table
+                deadline = time.time() - remote_constants.HEARTBEAT_RCVTIMEO_S
+                for instance in [name for name, seen in list(last_seen.items()) if seen < deadline]:
+                    del last_seen[instance]
+                    self._servicer.dead_job_queue.put(instance)
+                self._servicer.client_count.value = len(last_seen)
+
+    def check_job(self: Any, job_ping_address: str, max_memory: Any, gpu: str) -> Any:
+        """Ping a granted job. PARL gives it 0.9 s, and on a busy host leaks the slot for ever."""
+        instance = self._generate_instance_id()
+        socket = self.ctx.socket(zmq.REQ)
+        socket.linger = 0
+        socket.setsockopt(zmq.RCVTIMEO, 10_000)
+        socket.connect(f"tcp://{job_ping_address}")
+        request = [self.job_heartbeat_server_addr, str(max_memory), gpu, instance]
+        try:
+            socket.send_multipart(
+                [remote_constants.HEARTBEAT_TAG, *(part.encode() for part in request)]
+            )
+            socket.recv_multipart()
+        except zmq.error.Again:
+            return -1  # PARL's word for «this job is gone, ask for another»
+        finally:
+            socket.close(0)
+        return instance
+
+    client.HeartbeatServerProcess = HeartbeatServerInProcess
+    client.Client._check_job = check_job
+
+
+def child_command() -> list[str]:
+    """The command that PARL starts its child processes with."""
+    return [sys.executable, "-W", "ignore", os.path.abspath(__file__)]
+
+
+def _mend_children() -> None:
+    """Make PARL start its child processes through this shim."""
+    for module in _parl_modules():
+        if hasattr(module, "XPARL_PYTHON"):
+            module.XPARL_PYTHON = child_command()  # pyright: ignore
+
+
+def _mend_servers() -> None:
+    """For PARL's own processes: Flask on one address, and a master that survives a bad message."""
+    import flask
+    import zmq
+    from parl.remote import master
+
+    run, receive = flask.Flask.run, master.Master._receive_message
+
+    def run_on_host(self: Any, host: str | None = None, *args: Any, **options: Any) -> None:
+        run(self, bind_host(), *args, **options)
+
+    def receive_or_reply(self: Any) -> None:
+        try:
+            receive(self)
+        except zmq.error.Again:
+            raise  # PARL's idle tick
+        except Exception as error:  # one bad frame must not end the master for everybody
+            master.logger.error(f"[Master] refused a message: {error!r}")
+            with contextlib.suppress(zmq.ZMQError):  # it had been answered before it failed
+                self.client_socket.send_multipart([b"[EXCEPTION]", repr(error).encode()])
+
+    flask.Flask.run = run_on_host  # pyright: ignore
+    master.Master._receive_message = receive_or_reply
+
+
+def main() -> None:
+    """The console command `xparl`: PARL's own, same flags, plus `--host IP` for start and connect."""
+    arguments = sys.argv[1:]
+    if "--host" in arguments:
+        at = arguments.index("--host")
+        if at + 1 >= len(arguments):
+            sys.exit("xparl: --host needs an IP address, for example --host 192.168.1.10")
+        os.environ[HOST_VARIABLE] = arguments[at + 1]
+        del arguments[at : at + 2]
+    os.environ[SKIP_CORE_VARIABLE] = "true"  # a cluster command has no use for torch
+    try:
+        load_parl()
+    except ParlMissing as error:
+        sys.exit(f"xparl: {error}")
+    from parl.remote import scripts
+
+    _mend_addresses_of_scripts(scripts)
+    _mend_children()
+    sys.argv = ["xparl", *arguments]
+    try:
+        scripts.cli(standalone_mode=True)
+    except Exception as error:  # PARL raises bare Exceptions with a sentence for the user
+        sys.exit(f"xparl: {error}")
+
+
+def _mend_addresses_of_scripts(scripts: types.ModuleType) -> None:
+    scripts.get_ip_address = bind_host  # pyright: ignore
+
+
+def _run_child() -> None:
+    script = sys.argv[1]
+    sys.argv = sys.argv[1:]
+    sys.path[0] = os.path.dirname(script)
+    os.environ[SKIP_CORE_VARIABLE] = "true"
+    load_parl()
+    _mend_children()
+    _mend_servers()
+    runpy.run_path(script, run_name="__main__")
+
+
+if __name__ == "__main__":
+    _run_child()

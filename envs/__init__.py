@@ -1,0 +1,77 @@
+"""Environments under one convention.
+
+Every family's module offers `make(env, num_envs) -> gymnasium.vector.VectorEnv` with NEXT_STEP
+autoreset: after an episode's end the next observation is the episode's true final one, the action
+given to it is ignored, and `terminated` is kept apart from `truncated`. To add a family, write one
+module here, name it in `_MODULES` and teach `family_of` its ids.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gymnasium.vector import VectorEnv
+
+_MODULES = {
+    "atari": "envs.atari",
+    "mujoco": "envs.mujoco",
+    "classic": "envs.classic",
+    "box2d": "envs.classic",
+    "custom": "envs.custom",
+}
+
+
+class UnknownEnv(ValueError):
+    """No such environment. The message has the nearest names."""
+
+
+class UnsupportedEnv(ValueError):
+    """An environment whose spaces this project cannot train on."""
+
+
+def family_of(env: str) -> str:
+    """The family of an environment id: atari, mujoco, classic, box2d or custom.
+
+    Raises:
+        UnknownEnv: for an id that nothing is registered under.
+    """
+    import gymnasium
+
+    from envs.atari import rom_of, supported_ids
+
+    if rom_of(env) is not None:
+        return "atari"
+    spec = gymnasium.registry.get(env)
+    if spec is not None:
+        entry_point = str(spec.entry_point)
+        for family, package in (
+            ("mujoco", "gymnasium.envs.mujoco."),
+            ("classic", "gymnasium.envs.classic_control."),
+            ("box2d", "gymnasium.envs.box2d"),
+        ):
+            if entry_point.startswith(package):
+                return family
+        return "custom"
+    if ":" in env:
+        return "custom"
+    near = difflib.get_close_matches(env, [*gymnasium.registry, *supported_ids()], n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see `gymnasium.registry` for the ids"
+    raise UnknownEnv(f"env {env!r} is not a registered environment: {hint} A class of your own is"
+                     f" --env module:EnvClass")  # fmt: skip
+
+
+def make_vec_env(env: str, num_envs: int) -> VectorEnv:
+    """`num_envs` environments behind one vector interface, in the convention above.
+
+    Raises:
+        UnknownEnv, UnsupportedEnv: with the remedy.
+    """
+    return importlib.import_module(_MODULES[family_of(env)]).make(env, num_envs)
+
+
+def frame_stack_of(env: VectorEnv) -> int:
+    """Number of frames that an observation stacks, 0 where it stacks none."""
+    return getattr(env, "frame_stack", 0)

@@ -1,0 +1,128 @@
+"""The two messages between learner and samplers: `Rollout` up, `Weights` down.
+
+Shapes: T steps, N environments, time first. `obs[t]` is what the policy saw when it chose
+`action[t]`; `obs[T]` is the bootstrap row. Autoreset is NEXT_STEP: the row after an episode's end
+holds the episode's true final observation, and that row's own action was ignored (`valid` False).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Weights(NamedTuple):
+    """A copy of a model's parameters and buffers after `version` updates."""
+
+    version: int
+    arrays: dict[str, np.ndarray]
+
+
+class Episode(NamedTuple):
+    """An episode that ended in a fragment: its raw return and its length in steps."""
+
+    episode_return: float
+    length: int
+
+
+@dataclass(frozen=True)
+class RolloutSpec:
+    """Shapes and dtypes of a rollout's arrays.
+
+    Args:
+        steps: T.
+        obs_shape, obs_dtype: of one stored observation.
+        action_shape, action_dtype: of one action.
+        frame_stack: frames that make up an observation, or 0. Where it is k > 0, `obs` holds
+            single frames and `history` the k - 1 frames before the first row.
+    """
+
+    steps: int
+    obs_shape: tuple[int, ...]
+    obs_dtype: str
+    action_shape: tuple[int, ...]
+    action_dtype: str
+    frame_stack: int = 0
+
+    def arrays(self, envs: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Name -> (shape, dtype) of the arrays of a rollout of `envs` environments."""
+        t, n = self.steps, envs
+        shapes = {
+            "obs": ((t + 1, n, *self.obs_shape), self.obs_dtype),
+            "action": ((t, n, *self.action_shape), self.action_dtype),
+            "behaviour_log_prob": ((t, n), "float32"),
+            "reward": ((t, n), "float32"),
+            "terminated": ((t, n), "bool"),
+            "truncated": ((t, n), "bool"),
+            "valid": ((t, n), "bool"),
+        }
+        if self.frame_stack:
+            shapes["history"] = ((self.frame_stack - 1, n, *self.obs_shape), self.obs_dtype)
+        return {name: (shape, np.dtype(dtype)) for name, (shape, dtype) in shapes.items()}
+
+
+@dataclass
+class Rollout:
+    """One fragment of T steps of N environments. The arrays are those of `RolloutSpec.arrays`."""
+
+    obs: np.ndarray
+    action: np.ndarray
+    behaviour_log_prob: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    valid: np.ndarray
+    history: np.ndarray | None = None
+    policy_version: int = -1
+    episodes: list[Episode] = field(default_factory=list)
+
+    @classmethod
+    def empty(cls, spec: RolloutSpec, envs: int) -> Rollout:
+        shapes = spec.arrays(envs)
+        return cls(**{name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()})
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays by name, `history` only where there is one."""
+        names = ("obs", "action", "behaviour_log_prob", "reward", "terminated", "truncated", "valid")
+        arrays = {name: getattr(self, name) for name in names}
+        if self.history is not None:
+            arrays["history"] = self.history
+        return arrays
+
+    def columns(self, first: int, last: int) -> Rollout:
+        """The environments [first, last) as views: what is written there is written here."""
+        return Rollout(**{name: array[:, first:last] for name, array in self.arrays().items()})
+
+    @property
+    def steps(self) -> int:
+        """Environment steps: the rows whose action was not ignored."""
+        return int(self.valid.sum())
+
+    def observations(self) -> np.ndarray:
+        """What the policy saw: [T+1, N, ...], stacks of frames rebuilt where frames are stored.
+
+        A stack holds no frame from before its episode's reset; such places are zero, as the
+        Atari Learning Environment leaves them. `valid[t]` is False where `obs[t + 1]` is the
+        first frame after a reset.
+        """
+        if self.history is None:
+            return self.obs
+        past, rows = self.history.shape[0], self.obs.shape[0]
+        stacked = np.empty((*self.obs.shape[:2], past + 1, *self.obs.shape[2:]), self.obs.dtype)
+        stacked[:, :, past] = self.obs
+        for age in range(1, past + 1):
+            layer = stacked[:, :, past - age]
+            layer[age:] = self.obs[: rows - age]
+            layer[:age] = self.history[past - age :][:age]
+        for t, n in zip(*np.nonzero(~self.valid), strict=True):
+            for age in range(1, past + 1):  # rows t+1 .. t+past must not see frames up to t
+                stacked[t + 1 : t + 1 + age, n, past - age] = 0
+        return stacked
+
+
+def spread(envs: int, samplers: int) -> list[tuple[int, int]]:
+    """Ranges [first, last) of environments, one per sampler, sizes differing by one at most."""
+    edges = [round(envs * i / samplers) for i in range(samplers + 1)]
+    return list(zip(edges[:-1], edges[1:], strict=True))
