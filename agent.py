@@ -1,0 +1,227 @@
+"""The agent: acts, learns from rollouts, and can be saved and restored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from algorithm import PPO, STATISTICS, Minibatch
+from cluster.xparl_shim import load_parl
+from config import Config
+from model import ActorCritic
+from returns import ReturnScaler, gae
+from rollout import Rollout, Weights
+
+parl = load_parl()
+
+
+class NotFinite(ArithmeticError):
+    """NaN or infinity appeared in an update. The agent's weights are those from before it."""
+
+
+class PPOAgent(parl.Agent):
+    """Learner-side agent over a `PPO` algorithm.
+
+    Args:
+        algorithm: the loss, the optimiser and the model.
+        config: the settings of an update.
+    """
+
+    def __init__(self, algorithm: PPO, config: Config):
+        super().__init__(algorithm)
+        self.alg: PPO = algorithm
+        self.config = config
+        self.update = 0
+        self.learning_rate = config.learning_rate
+        self.scaler = ReturnScaler(config.env_num, config.gamma, config.reward_clip)
+
+    @property
+    def model(self) -> ActorCritic:
+        return self.alg.model
+
+    # --- acting
+    def sample(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Exploring actions [N, ...] for raw observations [N, ...], from noise drawn elsewhere."""
+        return self.model.act(obs, noise)[0].numpy()
+
+    def predict(self, obs: np.ndarray) -> np.ndarray:
+        """Greedy actions [N, ...] for raw observations [N, ...]."""
+        return self.model.act(obs, None)[0].numpy()
+
+    def weights(self) -> Weights:
+        """A copy of the weights and buffers (PARL's `get_weights` aliases the live ones)."""
+        arrays = {name: array.copy() for name, array in self.model.get_weights().items()}
+        return Weights(self.update, arrays)
+
+    # --- learning
+    def learn(self, rollout: Rollout) -> dict[str, float]:
+        """One update: values, advantages, epochs of minibatches, then the normaliser.
+
+        The normaliser moves last, so that at lag 0 the first minibatch is evaluated by the very
+        policy that acted, and its ratio is 1.
+
+        Args:
+            rollout: [T, env_num], raw rewards.
+
+        Returns:
+            metrics of the update.
+
+        Raises:
+            NotFinite: where a loss or a gradient was; the weights are as before the call.
+        """
+        config, alg = self.config, self.alg
+        before = torch.nn.utils.parameters_to_vector(self.model.parameters()).detach().clone()
+        self._set_schedules()
+        device = before.device
+        steps, envs = rollout.reward.shape
+        obs = torch.from_numpy(rollout.observations()).to(device)
+        rows = obs[:steps].flatten(0, 1)
+        constant = {
+            "obs": rows,
+            "action": torch.from_numpy(rollout.action).to(device).flatten(0, 1),
+            "behaviour_log_prob": torch.from_numpy(rollout.behaviour_log_prob).to(device).flatten(),
+            "weight": torch.from_numpy(rollout.valid).to(device).flatten().float(),
+        }
+        reward = self._transform(rollout)
+        statistics: list[Tensor] = []
+        explained = 0.0
+        epochs = 0
+        for epoch in range(config.update_epochs):
+            if epoch == 0 or config.recompute_advantages:
+                estimates = self._estimate(rollout, reward, obs)
+                if epoch == 0:
+                    explained = _explained_variance(estimates, rollout.valid)
+                fields = constant | {
+                    name: torch.from_numpy(array).to(device).flatten()
+                    for name, array in estimates.items()
+                }
+            order = self._shuffle(epoch, steps * envs).to(device)
+            shuffled = {name: field[order] for name, field in fields.items()}
+            first = len(statistics)
+            for at in range(0, steps * envs, config.minibatch_size):
+                batch = {n: f[at : at + config.minibatch_size] for n, f in shuffled.items()}
+                statistics.append(alg.learn(Minibatch(**batch)))
+            epochs += 1
+            if config.target_kl is not None:
+                kl = torch.stack(statistics[first:])[:, STATISTICS.index("approx_kl")].mean()
+                if kl > config.target_kl:
+                    break
+        table = torch.stack(statistics).cpu()
+        if not bool(table.isfinite().all()):
+            torch.nn.utils.vector_to_parameters(before, self.model.parameters())
+            row = int((~table.isfinite()).any(1).nonzero()[0])
+            names = [n for n, x in zip(STATISTICS, table[row], strict=True) if not x.isfinite()]
+            raise NotFinite(
+                f"{', '.join(names)} became NaN or infinite in update {self.update}, gradient step"
+                f" {row + 1} of {len(table)}; the weights are kept as before the update. Try a"
+                f" lower --learning_rate, or --reward_transform return_std"
+            )
+        valid = torch.from_numpy(rollout.valid).to(device).flatten()
+        self.model.update_normalizer(rows[valid])
+        means = dict(zip(STATISTICS, table.mean(0).tolist(), strict=True))
+        last_epoch = table[-(len(table) // epochs) :].mean(0)
+        self._adapt(float(last_epoch[STATISTICS.index("approx_kl")]))
+        self.update += 1
+        return {
+            "loss/policy": means["policy_loss"],
+            "loss/value": means["value_loss"],
+            "entropy": means["entropy"],
+            "approx_kl": means["approx_kl"],
+            "clip_fraction": means["clip_fraction"],
+            "grad_norm": means["grad_norm"],
+            "first_minibatch_kl": float(table[0, STATISTICS.index("approx_kl")]),
+            "explained_variance": explained,
+            "learning_rate": alg.optimizer.param_groups[0]["lr"],
+            "epochs": epochs,
+        }
+
+    def _transform(self, rollout: Rollout) -> np.ndarray:
+        """The rewards that are learned from [T, N]."""
+        if self.config.reward_transform == "sign":
+            return np.sign(rollout.reward)
+        if self.config.reward_transform == "return_std":
+            ended = rollout.terminated | rollout.truncated
+            return self.scaler(rollout.reward, ended, rollout.valid)
+        return rollout.reward
+
+    def _estimate(self, rollout: Rollout, reward: np.ndarray, obs: Tensor) -> dict[str, np.ndarray]:
+        """Values, advantages and value targets [T, N] under the current weights."""
+        with torch.no_grad():
+            flat = obs.flatten(0, 1)
+            value = torch.cat([self.model.value(part) for part in flat.split(4096)])
+            value = value.view(obs.shape[:2]).cpu().numpy()
+        advantage, target = gae(
+            reward, value, rollout.terminated, rollout.truncated, rollout.valid,
+            self.config.gamma, self.config.gae_lambda,
+        )  # fmt: skip
+        return {"advantage": advantage, "value_target": target, "old_value": value[:-1]}
+
+    def _shuffle(self, epoch: int, size: int) -> Tensor:
+        """The order of an epoch: a function of seed, update and epoch, so no state to save."""
+        seed = np.random.SeedSequence([self.config.seed, self.update, epoch])
+        return torch.from_numpy(np.random.Generator(np.random.Philox(seed)).permutation(size))
+
+    def _set_schedules(self) -> None:
+        config = self.config
+        left = max(0.0, 1.0 - self.update / config.updates)
+        linear = config.learning_rate_schedule == "linear"
+        self.alg.set_learning_rate(self.learning_rate * (left if linear else 1.0))
+        clip_left = left if config.clip_schedule == "linear" else 1.0
+        self.alg.set_clip_range(config.clip_range * clip_left)
+
+    def _adapt(self, kl: float) -> None:
+        """learning_rate_schedule kl: keep the KL of an update near desired_kl."""
+        if self.config.learning_rate_schedule != "kl":
+            return
+        if kl > 2 * self.config.desired_kl:
+            self.learning_rate = max(self.learning_rate / 1.5, 1e-6)
+        elif kl < self.config.desired_kl / 2:
+            self.learning_rate = min(self.learning_rate * 1.5, 1e-2)
+
+    # --- state
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Everything that learning goes on from: arrays, and what JSON can hold.
+
+        There is no random state in it: all noise is a function of the seed and of counters.
+        """
+        arrays = {f"model/{name}": array for name, array in self.weights().arrays.items()}
+        for name, parameter in self.model.named_parameters():
+            for key, value in self.alg.optimizer.state.get(parameter, {}).items():
+                arrays[f"adam/{key}/{name}"] = value.detach().cpu().numpy().copy()
+        arrays["scaler/running"] = self.scaler.running.copy()
+        counters = {
+            "update": self.update,
+            "learning_rate": self.learning_rate,
+            "scaler": [self.scaler.count, self.scaler.mean, self.scaler.var],
+        }
+        return arrays, counters
+
+    def load_state(self, arrays: dict[str, np.ndarray], counters: dict[str, Any]) -> None:
+        """Put back what `state` returned."""
+        self.model.set_weights(
+            {name[6:]: array.copy() for name, array in arrays.items() if name.startswith("model/")}
+        )
+        for name, parameter in self.model.named_parameters():
+            saved = {
+                key: torch.from_numpy(arrays[f"adam/{key}/{name}"].copy())
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"adam/{key}/{name}" in arrays
+            }
+            if saved:
+                self.alg.optimizer.state[parameter] = {
+                    key: value.to(parameter.device) for key, value in saved.items()
+                }
+        self.scaler.running[:] = arrays["scaler/running"]
+        self.scaler.count, self.scaler.mean, self.scaler.var = counters["scaler"]
+        self.update = counters["update"]
+        self.learning_rate = counters["learning_rate"]
+
+
+def _explained_variance(estimates: dict[str, np.ndarray], valid: np.ndarray) -> float:
+    """1 - Var[R - V] / Var[R] over valid rows; 0 where the targets do not vary."""
+    target, value = estimates["value_target"][valid], estimates["old_value"][valid]
+    variance = float(target.var()) if target.size else 0.0
+    return 1.0 - float((target - value).var()) / variance if variance > 0 else 0.0

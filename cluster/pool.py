@@ -1,0 +1,132 @@
+"""The interface of a pool of samplers, and what all pools share.
+
+A pool consumes `Weights` and produces `Rollout`s. One fragment is in flight at a time: `request`
+asks every sampler before any is awaited, `gather` waits for all of them. Two rollouts exist, so
+the learner may read one while the samplers fill the other; a gathered rollout stays valid until
+the second `request` after it.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import NamedTuple
+
+from cluster.sampler import Sampler, TimedEpisode
+from config import Config
+from rollout import Episode, Rollout, RolloutSpec, Weights, spread
+
+
+class SamplerError(RuntimeError):
+    """A sampler failed. The message names it and says why."""
+
+
+class Request(NamedTuple):
+    """What every sampler is asked for: one fragment, under one version of the weights."""
+
+    fragment: int
+    reset: bool
+    version: int
+
+
+class SamplerPool(abc.ABC):
+    """Samplers over all environments of a run.
+
+    Args:
+        config: the run's settings.
+        spec: shapes of a rollout.
+        samplers: number of samplers.
+    """
+
+    name: str
+
+    def __init__(self, config: Config, spec: RolloutSpec, samplers: int):
+        self.config, self.spec = config, spec
+        self.ranges = spread(config.env_num, samplers)
+        self.slots = self._allocate()
+        self._in_flight: Request | None = None
+
+    @property
+    def samplers(self) -> int:
+        return len(self.ranges)
+
+    def request(self, weights: Weights, fragment: int, reset: bool) -> None:
+        """Ask every sampler for its part of a fragment. Returns at once (but for inline pools)."""
+        if self._in_flight is not None:
+            raise RuntimeError(f"fragment {self._in_flight.fragment} has not been gathered yet")
+        self._in_flight = Request(fragment, reset, weights.version)
+        self._publish(weights)
+        for index in range(self.samplers):
+            self._send(index, self._in_flight)
+
+    def gather(self) -> Rollout:
+        """Wait for the fragment that was requested: [T, env_num].
+
+        Raises:
+            SamplerError: where a sampler failed or is gone.
+        """
+        request, self._in_flight = self._in_flight, None
+        if request is None:
+            raise RuntimeError("nothing was requested")
+        episodes: list[TimedEpisode] = []
+        for index in range(self.samplers):
+            episodes += self._receive(index, request)
+        rollout = self._slot(request)
+        rollout.policy_version = request.version
+        # in the order of time, whichever sampler saw them
+        rollout.episodes = [Episode(e.episode_return, e.length) for e in sorted(episodes)]
+        return rollout
+
+    def _slot(self, request: Request) -> Rollout:
+        return self.slots[request.fragment % 2]
+
+    def _allocate(self) -> list[Rollout]:
+        return [Rollout.empty(self.spec, self.config.env_num) for _ in range(2)]
+
+    @abc.abstractmethod
+    def _publish(self, weights: Weights) -> None:
+        """Make the weights available to the samplers."""
+
+    @abc.abstractmethod
+    def _send(self, index: int, request: Request) -> None:
+        """Start sampler `index` on its part."""
+
+    @abc.abstractmethod
+    def _receive(self, index: int, request: Request) -> list[TimedEpisode]:
+        """Wait until sampler `index` has filled its columns of the slot."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Release the samplers; no process is left."""
+
+
+class InlinePool(SamplerPool):
+    """One sampler in the learner's own process, for debugging: `request` does all the work."""
+
+    name = "inline"
+
+    def __init__(self, config: Config, spec: RolloutSpec):
+        super().__init__(config, spec, samplers=1)
+        self._sampler = Sampler(config, 0, config.env_num)
+        self._episodes: list[TimedEpisode] = []
+
+    def _publish(self, weights: Weights) -> None:
+        self._sampler.set_weights(weights.arrays)
+
+    def _send(self, index: int, request: Request) -> None:
+        import torch
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as in every other pool: more would sum in another order
+        try:
+            out = self._slot(request)
+            self._episodes = self._sampler.collect(request.fragment, request.reset, out)
+        except Exception as error:
+            raise SamplerError(f"sampler 0: {error}") from error
+        finally:
+            torch.set_num_threads(threads)
+
+    def _receive(self, index: int, request: Request) -> list[TimedEpisode]:
+        return self._episodes
+
+    def close(self) -> None:
+        self._sampler.close()

@@ -1,0 +1,192 @@
+"""The sampler: a vector environment and a policy that turn `Weights` into a `Rollout`.
+
+The same class runs in every pool. What it collects is a function of the weights, the seed, the
+fragment's number and the environments' indices alone: noise is drawn for all environments of the
+run and each sampler takes its columns, so neither the pool nor the number of samplers shows.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from config import Config
+from distributions import Distribution
+from envs import frame_stack_of, make_vec_env
+from model import make_model
+from rollout import Rollout, RolloutSpec
+
+
+class TimedEpisode(NamedTuple):
+    """An episode that ended at step `t` of a fragment, in environment `env` of the run."""
+
+    t: int
+    env: int
+    episode_return: float
+    length: int
+
+
+class BadEnvironment(ValueError):
+    """An environment that gave what no policy can learn from. The message says which and when."""
+
+
+class Spaces(NamedTuple):
+    """An environment's spaces, and the number of frames that an observation stacks (or 0)."""
+
+    observation: spaces.Box
+    action: spaces.Space
+    frame_stack: int
+
+
+def spaces_of(env: str) -> Spaces:
+    """Make one environment and look.
+
+    Raises:
+        UnknownEnv, UnsupportedEnv, BadEnvironment: with the remedy.
+    """
+    try:
+        venv = make_vec_env(env, 1)
+    except gymnasium.error.Error as error:
+        raise BadEnvironment(f"env {env} cannot be made: {error}") from None
+    try:
+        return _spaces(venv)
+    finally:
+        venv.close()
+
+
+def _spaces(venv: Any) -> Spaces:
+    return Spaces(venv.single_observation_space, venv.single_action_space, frame_stack_of(venv))
+
+
+def spec_of(env_spaces: Spaces, distribution: Distribution, steps: int) -> RolloutSpec:
+    """What a rollout of `steps` steps looks like: floats are float32, images stay uint8."""
+    observation, _, frames = env_spaces
+    shape = observation.shape[1:] if frames else observation.shape
+    image = len(observation.shape) == 3
+    return RolloutSpec(
+        steps, shape, "uint8" if image else "float32",
+        distribution.action_shape, distribution.action_dtype, frames,
+    )  # fmt: skip
+
+
+def _generator(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
+class Sampler:
+    """Steps the environments [first, last) of a run.
+
+    Args:
+        config: the run's settings.
+        first, last: this sampler's environments.
+        index: this sampler's number, for messages.
+    """
+
+    def __init__(self, config: Config, first: int, last: int, index: int = 0):
+        self.config, self.first, self.last, self.index = config, first, last, index
+        self.venv = make_vec_env(config.env, last - first)
+        self.spaces = _spaces(self.venv)
+        self.model = make_model(self.spaces.observation, self.spaces.action, config)
+        self.spec = spec_of(self.spaces, self.model.distribution, config.steps_per_rollout)
+        envs = last - first
+        self._obs: np.ndarray = np.zeros(0)  # what the environments last returned
+        self._resetting = np.zeros(envs, bool)  # the next action of these is ignored
+        self._return = np.zeros(envs, np.float64)  # of the episodes in progress
+        self._length = np.zeros(envs, np.int64)
+
+    def set_weights(self, arrays: dict[str, np.ndarray]) -> None:
+        with torch.no_grad():
+            for name, tensor in self.model.state_dict().items():
+                tensor.copy_(torch.from_numpy(np.array(arrays[name])))
+
+    def collect(self, fragment: int, reset: bool, out: Rollout) -> list[TimedEpisode]:
+        """Fill `out` with the next T steps under the current weights.
+
+        Args:
+            fragment: the fragment's number in the run; with the seed it determines all noise.
+            reset: reset every environment first, with seeds derived from `fragment`.
+            out: [T, last - first], overwritten.
+
+        Raises:
+            BadEnvironment: for NaN or infinity in an observation or a reward.
+        """
+        if reset:
+            self._reset(fragment)
+        noise = self._noise(fragment)
+        distribution = self.model.distribution
+        params = np.empty((self.spec.steps, len(self._resetting), distribution.params), np.float32)
+        stack = self.spec.frame_stack
+        if out.history is not None:
+            out.history[:] = self._obs[:, :-1].swapaxes(0, 1)
+        for t in range(self.spec.steps):
+            out.obs[t] = self._obs[:, -1] if stack else self._obs
+            action, row = self.model.act(self._obs if stack else out.obs[t], noise[t])
+            out.action[t], params[t] = action, row
+            self._obs, reward, terminated, truncated, _ = self.venv.step(
+                distribution.to_env(out.action[t])
+            )
+            out.valid[t] = ~self._resetting
+            out.reward[t], out.terminated[t], out.truncated[t] = reward, terminated, truncated
+            np.logical_or(terminated, truncated, out=self._resetting)
+        out.obs[self.spec.steps] = self._obs[:, -1] if stack else self._obs
+        with torch.inference_mode():
+            log_prob = distribution.log_prob(torch.from_numpy(params), torch.from_numpy(out.action))
+        out.behaviour_log_prob[:] = log_prob.numpy()
+        self._refuse_not_finite(out)
+        return self._episodes(out)
+
+    def close(self) -> None:
+        self.venv.close()
+
+    def _reset(self, fragment: int) -> None:
+        seeds = _generator(self.config.seed, fragment, 0).integers(2**31 - 1, size=self.config.env_num)
+        self._obs, _ = self.venv.reset(seed=seeds[self.first : self.last].tolist())
+        self._resetting[:] = False
+        self._return[:] = 0.0
+        self._length[:] = 0
+
+    def _noise(self, fragment: int) -> np.ndarray:
+        """This sampler's columns [T, N, ...] of the noise of all the run's environments."""
+        distribution = self.model.distribution
+        generator = _generator(self.config.seed, fragment, 1)
+        shape = (self.spec.steps, self.config.env_num, *distribution.noise_shape)
+        if distribution.noise == "normal":
+            noise = generator.standard_normal(shape, np.float32)
+        else:
+            noise = generator.random(shape, np.float32)
+        return noise[:, self.first : self.last]
+
+    def _refuse_not_finite(self, out: Rollout) -> None:
+        for name, array in (("reward", out.reward), ("observation", out.obs)):
+            if array.dtype == np.uint8 or np.isfinite(array.sum()):
+                continue
+            where = np.argwhere(~np.isfinite(array))
+            if not len(where):
+                continue  # finite values whose sum overflowed
+            t, n = where[0][:2]
+            raise BadEnvironment(
+                f"{name} of environment {self.first + n} ({self.config.env}) is"
+                f" {array[tuple(where[0])]} at step {t} of the fragment (sampler {self.index}):"
+                f" an environment must give finite numbers"
+            )
+
+    def _episodes(self, out: Rollout) -> list[TimedEpisode]:
+        """The episodes that ended in `out`; keeps the sums of those in progress."""
+        episodes = []
+        returns = np.cumsum(np.where(out.valid, out.reward, 0.0), 0, np.float64)
+        lengths = np.cumsum(out.valid, 0)
+        for t, n in np.argwhere(out.terminated | out.truncated):
+            self._return[n] += returns[t, n]
+            self._length[n] += lengths[t, n]
+            episodes.append(
+                TimedEpisode(int(t), self.first + int(n), float(self._return[n]), int(self._length[n]))
+            )
+            # what this fragment gives to the next episode begins after t
+            self._return[n], self._length[n] = -returns[t, n], -lengths[t, n]
+        self._return += returns[-1]
+        self._length += lengths[-1]
+        return episodes

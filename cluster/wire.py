@@ -1,0 +1,79 @@
+"""The array format of messages: a JSON header, then the arrays' bytes, 64-byte aligned.
+
+    8 bytes   magic and version, b"DPPOwir1"
+    8 bytes   length of the header, little endian
+    header    UTF-8 JSON: {"meta": {...}, "arrays": [[name, dtype, shape, offset], ...]}
+    data      from the next multiple of 64: each array in C order at its offset
+
+No message is ever unpickled, and arrays are read in place.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+MAGIC = b"DPPOwir1"
+_ALIGN = 64
+_PREFIX = len(MAGIC) + 8
+_KINDS = "biuf"  # bool, integers, floats: nothing that could run code
+
+
+class WireError(ValueError):
+    """Bytes that are not a message of this format."""
+
+
+def pack(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> bytes:
+    """A message of `meta` (what JSON can hold) and named arrays."""
+    arrays = arrays or {}
+    rows, size = [], 0
+    for name, array in arrays.items():
+        rows.append([name, array.dtype.str, list(array.shape), size])
+        size += _aligned(array.nbytes)
+    header = json.dumps({"meta": dict(meta), "arrays": rows}).encode()
+    start = _aligned(_PREFIX + len(header))
+    message = bytearray(start + size)
+    message[: len(MAGIC)] = MAGIC
+    struct.pack_into("<Q", message, len(MAGIC), len(header))
+    message[_PREFIX : _PREFIX + len(header)] = header
+    for (_, _, _, offset), array in zip(rows, arrays.values(), strict=True):
+        view = np.frombuffer(message, array.dtype, array.size, start + offset)
+        view.reshape(array.shape)[...] = array
+    return bytes(message)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGN) * _ALIGN
+
+
+def unpack(message: bytes | memoryview) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The `meta` and the arrays of a message, the arrays as read-only views of it.
+
+    Raises:
+        WireError: where the bytes are not a message of this format.
+    """
+    if len(message) < _PREFIX or bytes(message[: len(MAGIC)]) != MAGIC:
+        raise WireError(f"not a message: it begins with {bytes(message[:8])!r}, not {MAGIC!r}")
+    (length,) = struct.unpack_from("<Q", message, len(MAGIC))
+    start = _aligned(_PREFIX + length)
+    if _PREFIX + length > len(message):
+        raise WireError(f"header of {length} bytes in a message of {len(message)}: cut short")
+    try:
+        header = json.loads(bytes(message[_PREFIX : _PREFIX + length]))
+        arrays = {}
+        for name, dtype, shape, offset in header["arrays"]:
+            kind = np.dtype(dtype)
+            count = int(np.prod(shape, dtype=np.int64))
+            if kind.kind not in _KINDS or min(shape, default=0) < 0 or offset < 0:
+                raise WireError(f"array {name!r} of dtype {dtype!r}, shape {shape}: not allowed")
+            if start + offset + count * kind.itemsize > len(message):
+                raise WireError(f"array {name!r} lies outside the message: cut short")
+            arrays[name] = np.frombuffer(message, kind, count, start + offset).reshape(shape)
+            arrays[name].flags.writeable = False
+        return header["meta"], arrays
+    except (ValueError, KeyError, TypeError) as error:
+        raise error if isinstance(error, WireError) else WireError(f"bad header: {error}") from None
