@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,17 @@ from torch import Tensor
 from algorithm import PPO, STATISTICS, Minibatch
 from cluster.xparl_shim import load_parl
 from config import Config
+from errors import UserError
 from model import ActorCritic
 from returns import ReturnScaler, gae
 from rollout import Rollout, Weights
 
 parl = load_parl()
 
+_MODEL = "model/"  # prefix of the model's arrays in `state`
 
-class NotFinite(ArithmeticError):
+
+class NotFinite(UserError):
     """NaN or infinity appeared in an update. The agent's weights are those from before it."""
 
 
@@ -52,12 +56,11 @@ class PPOAgent(parl.Agent):
         return self.model.act(obs, None)[0].numpy()
 
     def weights(self) -> Weights:
-        """A copy of the weights and buffers (PARL's `get_weights` aliases the live ones)."""
-        arrays = {name: array.copy() for name, array in self.model.get_weights().items()}
-        return Weights(self.update, arrays)
+        """A copy of the model's parameters and buffers, as samplers take it."""
+        return Weights(self.update, self.model.get_weights())
 
     # --- learning
-    def learn(self, rollout: Rollout) -> dict[str, float]:
+    def learn(self, rollout: Rollout, progress: float, fresh: bool) -> dict[str, float]:
         """One update: values, advantages, epochs of minibatches, then the normaliser.
 
         The normaliser moves last, so that at lag 0 the first minibatch is evaluated by the very
@@ -65,6 +68,8 @@ class PPOAgent(parl.Agent):
 
         Args:
             rollout: [T, env_num], raw rewards.
+            progress: share of the run that is over, in [0, 1]; the schedules follow it.
+            fresh: the environments were reset before it, so the return streams start anew.
 
         Returns:
             metrics of the update.
@@ -74,7 +79,7 @@ class PPOAgent(parl.Agent):
         """
         config, alg = self.config, self.alg
         before = torch.nn.utils.parameters_to_vector(self.model.parameters()).detach().clone()
-        self._set_schedules()
+        self._set_schedules(progress)
         device = before.device
         steps, envs = rollout.reward.shape
         obs = torch.from_numpy(rollout.observations()).to(device)
@@ -85,6 +90,8 @@ class PPOAgent(parl.Agent):
             "behaviour_log_prob": torch.from_numpy(rollout.behaviour_log_prob).to(device).flatten(),
             "weight": torch.from_numpy(rollout.valid).to(device).flatten().float(),
         }
+        if fresh:
+            self.scaler.restart()
         reward = self._transform(rollout)
         statistics: list[Tensor] = []
         explained = 0.0
@@ -164,9 +171,8 @@ class PPOAgent(parl.Agent):
         seed = np.random.SeedSequence([self.config.seed, self.update, epoch])
         return torch.from_numpy(np.random.Generator(np.random.Philox(seed)).permutation(size))
 
-    def _set_schedules(self) -> None:
-        config = self.config
-        left = max(0.0, 1.0 - self.update / config.updates)
+    def _set_schedules(self, progress: float) -> None:
+        config, left = self.config, 1.0 - progress
         linear = config.learning_rate_schedule == "linear"
         self.alg.set_learning_rate(self.learning_rate * (left if linear else 1.0))
         clip_left = left if config.clip_schedule == "linear" else 1.0
@@ -187,7 +193,7 @@ class PPOAgent(parl.Agent):
 
         There is no random state in it: all noise is a function of the seed and of counters.
         """
-        arrays = {f"model/{name}": array for name, array in self.weights().arrays.items()}
+        arrays = {f"{_MODEL}{name}": array for name, array in self.weights().arrays.items()}
         for name, parameter in self.model.named_parameters():
             for key, value in self.alg.optimizer.state.get(parameter, {}).items():
                 arrays[f"adam/{key}/{name}"] = value.detach().cpu().numpy().copy()
@@ -201,9 +207,7 @@ class PPOAgent(parl.Agent):
 
     def load_state(self, arrays: dict[str, np.ndarray], counters: dict[str, Any]) -> None:
         """Put back what `state` returned."""
-        self.model.set_weights(
-            {name[6:]: array.copy() for name, array in arrays.items() if name.startswith("model/")}
-        )
+        self.model.set_weights(model_arrays(arrays))
         for name, parameter in self.model.named_parameters():
             saved = {
                 key: torch.from_numpy(arrays[f"adam/{key}/{name}"].copy())
@@ -218,6 +222,11 @@ class PPOAgent(parl.Agent):
         self.scaler.count, self.scaler.mean, self.scaler.var = counters["scaler"]
         self.update = counters["update"]
         self.learning_rate = counters["learning_rate"]
+
+
+def model_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The model's own arrays out of those of an agent's `state`."""
+    return {n.removeprefix(_MODEL): a for n, a in arrays.items() if n.startswith(_MODEL)}
 
 
 def _explained_variance(estimates: dict[str, np.ndarray], valid: np.ndarray) -> float:

@@ -49,7 +49,7 @@ class PPO(parl.Algorithm):
         self.optimizer = torch.optim.Adam(
             model.parameters(), lr=config.learning_rate, eps=config.adam_eps, fused=True
         )
-        self.compiled = compile_pays(config)
+        self.compiled, self.note = choose_compile(config)
         self._loss = torch.compile(self.loss, dynamic=False) if self.compiled else self.loss
         device = next(model.parameters()).device
         self._clip = torch.tensor(config.clip_range, device=device)
@@ -114,13 +114,14 @@ class PPO(parl.Algorithm):
         self._clip.fill_(clip_range)
 
 
-def compile_pays(config: Config) -> bool:
-    """Whether the minibatch loss is compiled, by the configuration and the compiler at hand."""
-    if config.compile == "off":
-        return False
+def choose_compile(config: Config) -> tuple[bool, str]:
+    """Whether the minibatch loss is compiled, and a line for the user where that is news."""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    if config.compile == "on":
-        return compiler is not None
     steps_per_epoch = config.steps_per_update // config.minibatch_size
     gradient_steps = config.updates * config.update_epochs * steps_per_epoch
-    return compiler is not None and gradient_steps >= _STEPS_THAT_PAY[config.network]
+    pays = gradient_steps >= _STEPS_THAT_PAY[config.network]
+    if config.compile == "off" or (config.compile == "auto" and not pays):
+        return False, ""
+    if compiler is None:
+        return False, "no C++ compiler found: the loss is not compiled, training is slower"
+    return True, "compiling the loss: the first update takes some 20 s, or 5 s where it is cached"

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 import yaml
 
-from envs import UnknownEnv, family_of
+from envs import family_of
+from errors import UserError
 
 ROOT = Path(__file__).resolve().parent
 
@@ -27,7 +28,7 @@ MAY_CHANGE_ON_RESUME = {
 }  # fmt: skip
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A setting that cannot work. The message names the value, the rule and the remedy."""
 
 
@@ -168,7 +169,7 @@ class Config:
 
     @property
     def updates(self) -> int:
-        """Updates in the run."""
+        """Updates in the run, about: the reset rows of ended episodes are not counted as steps."""
         return max(1, math.ceil(self.train_total_steps / self.steps_per_update))
 
     @property
@@ -242,7 +243,7 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
         arguments: the flags, without the program's name.
 
     Raises:
-        ConfigError: for a value that breaks a rule.
+        ConfigError, UnknownEnv: for a value that breaks a rule.
         SystemExit: 2 for a flag that does not exist or does not parse; 0 after --help.
     """
     import tyro
@@ -274,10 +275,7 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
 
 def preset(env: str) -> Config:
     """The defaults for an env: those of its family, then its own (`presets/<family>.yaml`)."""
-    try:
-        family = family_of(env)
-    except UnknownEnv as error:
-        raise ConfigError(str(error)) from None
+    family = family_of(env)
     settings: dict[str, Any] = {"env": env}
     path = ROOT / "presets" / f"{family}.yaml"
     if path.exists():

@@ -19,6 +19,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from errors import UserError
+
 
 class Distribution(Protocol):
     """What a policy distribution offers."""
@@ -191,7 +193,7 @@ def _log_beta(alpha: Tensor, beta: Tensor) -> Tensor:
     return torch.lgamma(alpha) + torch.lgamma(beta) - torch.lgamma(alpha + beta)
 
 
-class WrongDistribution(ValueError):
+class WrongDistribution(UserError):
     """A distribution that does not fit the action space."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from cluster.xparl_shim import load_parl
 from config import Config
 from distributions import Distribution, Normal, make_distribution
+from errors import UserError
 
 parl = load_parl()
 
@@ -26,7 +28,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }  # fmt: skip
 
 
-class WrongNetwork(ValueError):
+class WrongNetwork(UserError):
     """A network that does not fit the observations."""
 
 
@@ -150,6 +152,16 @@ class ActorCritic(parl.Model):
         features = self.actor(obs)
         critic_features = features if self.shared else self.critic(obs)
         return self._params(features), self.value_head(critic_features).squeeze(-1)
+
+    def get_weights(self) -> dict[str, np.ndarray]:
+        """Parameters and buffers by name, copied: PARL's own version aliases the live ones."""
+        return {n: t.detach().cpu().numpy().copy() for n, t in self.state_dict().items()}
+
+    def set_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Take over parameters and buffers from arrays, read-only ones too."""
+        with torch.no_grad():
+            for name, tensor in self.state_dict().items():
+                tensor.copy_(torch.from_numpy(np.array(weights[name])))
 
     @torch.inference_mode()
     def act(self, obs: np.ndarray, noise: np.ndarray | None) -> tuple[Tensor, Tensor]:

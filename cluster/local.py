@@ -25,8 +25,9 @@ import numpy as np
 
 from cluster import wire
 from cluster.pool import Request, SamplerError, SamplerPool
-from cluster.sampler import BadEnvironment, Sampler, TimedEpisode
+from cluster.sampler import Sampler, TimedEpisode
 from config import Config
+from envs import BadEnvironment
 from rollout import Rollout, RolloutSpec, Weights
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -182,7 +183,7 @@ def serve() -> None:
             answer(episodes=[])
             while True:
                 request = Request(**json.loads(connection.recv_bytes()))
-                sampler.set_weights(wire.unpack(weights)[1])
+                sampler.model.set_weights(wire.unpack(weights)[1])
                 out = columns[request.fragment % 2]
                 answer(episodes=sampler.collect(request.fragment, request.reset, out))
         except (EOFError, ConnectionError):

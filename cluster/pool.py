@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 from cluster.sampler import Sampler, TimedEpisode
 from config import Config
+from errors import UserError
 from rollout import Episode, Rollout, RolloutSpec, Weights, spread
 
 
-class SamplerError(RuntimeError):
+class SamplerError(UserError):
     """A sampler failed. The message names it and says why."""
 
 
@@ -110,7 +111,7 @@ class InlinePool(SamplerPool):
         self._episodes: list[TimedEpisode] = []
 
     def _publish(self, weights: Weights) -> None:
-        self._sampler.set_weights(weights.arrays)
+        self._sampler.model.set_weights(weights.arrays)
 
     def _send(self, index: int, request: Request) -> None:
         import torch

@@ -7,16 +7,14 @@ run and each sampler takes its columns, so neither the pool nor the number of sa
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import gymnasium
 import numpy as np
 import torch
-from gymnasium import spaces
 
 from config import Config
 from distributions import Distribution
-from envs import frame_stack_of, make_vec_env
+from envs import BadEnvironment, Spaces, make_vec_env, spaces_of_vec_env
 from model import make_model
 from rollout import Rollout, RolloutSpec
 
@@ -28,38 +26,6 @@ class TimedEpisode(NamedTuple):
     env: int
     episode_return: float
     length: int
-
-
-class BadEnvironment(ValueError):
-    """An environment that gave what no policy can learn from. The message says which and when."""
-
-
-class Spaces(NamedTuple):
-    """An environment's spaces, and the number of frames that an observation stacks (or 0)."""
-
-    observation: spaces.Box
-    action: spaces.Space
-    frame_stack: int
-
-
-def spaces_of(env: str) -> Spaces:
-    """Make one environment and look.
-
-    Raises:
-        UnknownEnv, UnsupportedEnv, BadEnvironment: with the remedy.
-    """
-    try:
-        venv = make_vec_env(env, 1)
-    except gymnasium.error.Error as error:
-        raise BadEnvironment(f"env {env} cannot be made: {error}") from None
-    try:
-        return _spaces(venv)
-    finally:
-        venv.close()
-
-
-def _spaces(venv: Any) -> Spaces:
-    return Spaces(venv.single_observation_space, venv.single_action_space, frame_stack_of(venv))
 
 
 def spec_of(env_spaces: Spaces, distribution: Distribution, steps: int) -> RolloutSpec:
@@ -89,7 +55,7 @@ class Sampler:
     def __init__(self, config: Config, first: int, last: int, index: int = 0):
         self.config, self.first, self.last, self.index = config, first, last, index
         self.venv = make_vec_env(config.env, last - first)
-        self.spaces = _spaces(self.venv)
+        self.spaces = spaces_of_vec_env(self.venv)
         self.model = make_model(self.spaces.observation, self.spaces.action, config)
         self.spec = spec_of(self.spaces, self.model.distribution, config.steps_per_rollout)
         envs = last - first
@@ -97,11 +63,6 @@ class Sampler:
         self._resetting = np.zeros(envs, bool)  # the next action of these is ignored
         self._return = np.zeros(envs, np.float64)  # of the episodes in progress
         self._length = np.zeros(envs, np.int64)
-
-    def set_weights(self, arrays: dict[str, np.ndarray]) -> None:
-        with torch.no_grad():
-            for name, tensor in self.model.state_dict().items():
-                tensor.copy_(torch.from_numpy(np.array(arrays[name])))
 
     def collect(self, fragment: int, reset: bool, out: Rollout) -> list[TimedEpisode]:
         """Fill `out` with the next T steps under the current weights.

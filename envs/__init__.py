@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from gymnasium.vector import VectorEnv
+import gymnasium
+from gymnasium import spaces
+from gymnasium.vector import VectorEnv
+
+from errors import UserError
 
 _MODULES = {
     "atari": "envs.atari",
@@ -24,12 +27,24 @@ _MODULES = {
 }
 
 
-class UnknownEnv(ValueError):
+class UnknownEnv(UserError):
     """No such environment. The message has the nearest names."""
 
 
-class UnsupportedEnv(ValueError):
+class UnsupportedEnv(UserError):
     """An environment whose spaces this project cannot train on."""
+
+
+class BadEnvironment(UserError):
+    """An environment that cannot be made, or that gives what no policy can learn from."""
+
+
+class Spaces(NamedTuple):
+    """An environment's spaces, and the number of frames that an observation stacks (or 0)."""
+
+    observation: spaces.Box
+    action: spaces.Space
+    frame_stack: int
 
 
 def family_of(env: str) -> str:
@@ -38,8 +53,6 @@ def family_of(env: str) -> str:
     Raises:
         UnknownEnv: for an id that nothing is registered under.
     """
-    import gymnasium
-
     from envs.atari import rom_of, supported_ids
 
     if rom_of(env) is not None:
@@ -72,6 +85,23 @@ def make_vec_env(env: str, num_envs: int) -> VectorEnv:
     return importlib.import_module(_MODULES[family_of(env)]).make(env, num_envs)
 
 
-def frame_stack_of(env: VectorEnv) -> int:
-    """Number of frames that an observation stacks, 0 where it stacks none."""
-    return getattr(env, "frame_stack", 0)
+def spaces_of(env: str) -> Spaces:
+    """Make one environment and look.
+
+    Raises:
+        UnknownEnv, UnsupportedEnv, BadEnvironment: with the remedy.
+    """
+    try:
+        venv = make_vec_env(env, 1)
+    except gymnasium.error.Error as error:
+        raise BadEnvironment(f"env {env} cannot be made: {error}") from None
+    try:
+        return spaces_of_vec_env(venv)
+    finally:
+        venv.close()
+
+
+def spaces_of_vec_env(venv: VectorEnv) -> Spaces:
+    observation = venv.single_observation_space
+    assert isinstance(observation, spaces.Box)  # what every family's `make` sees to
+    return Spaces(observation, venv.single_action_space, getattr(venv, "frame_stack", 0))

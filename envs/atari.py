@@ -50,9 +50,11 @@ class AtariEnvs(AtariVectorEnv):
         )
 
 
-def make(env: str, num_envs: int) -> AtariEnvs:
+def make(env: str, num_envs: int, colour: bool = False) -> AtariEnvs:
+    """The environments of an id. `colour`: the whole screen in colour, for people to look at."""
     rom = rom_of(env)
     assert rom is not None, env
+    screen = {"grayscale": False, "img_height": 210, "img_width": 160} if colour else {}
     return AtariEnvs(
         rom,
         num_envs,
@@ -62,4 +64,5 @@ def make(env: str, num_envs: int) -> AtariEnvs:
         full_action_space=False,
         reward_clipping=False,
         autoreset_mode=AutoresetMode.NEXT_STEP,
+        **screen,
     )

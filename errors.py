@@ -1,0 +1,8 @@
+"""The one error that a user is meant to read."""
+
+
+class UserError(Exception):
+    """Something that the user can mend. The message names the value, the rule and the remedy.
+
+    Commands print it as one line and exit with 2.
+    """

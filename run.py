@@ -1,0 +1,253 @@
+"""One run: its parts, its counters, its folder."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+import signal
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import checkpoint
+from agent import PPOAgent
+from algorithm import PPO
+from cluster.pool import InlinePool, SamplerPool
+from cluster.sampler import spec_of
+from config import Config
+from envs import Spaces
+from evaluate import Evaluation, Evaluator
+from model import make_model
+from report import Report, write_json
+from rollout import Rollout, RolloutSpec, Weights
+
+VERSIONED = (
+    "torch", "numpy", "gymnasium", "mujoco", "ale-py", "parl", "numba", "grpcio", "pyzmq",
+)  # fmt: skip
+_BEHAVIOUR = "behaviour/"
+
+
+class Stopped(Exception):
+    """A signal asked the run to end."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.reason = signal.Signals(number).name.lower()
+
+
+class StopSignals:
+    """SIGTERM and SIGINT: end at once while waiting, otherwise at the next wait."""
+
+    def __init__(self) -> None:
+        self._asked: int | None = None
+        self._waiting = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        self._asked = number
+        if self._waiting:
+            raise Stopped(number)
+
+    @contextlib.contextmanager
+    def interrupting(self):
+        """Wait in here: a signal, also one that came before, raises `Stopped`."""
+        self._waiting = True
+        try:
+            if self._asked is not None:
+                raise Stopped(self._asked)
+            yield
+        finally:
+            self._waiting = False
+
+
+class Run:
+    """Agent, pool, evaluator and report of one run, wired, and what it counts.
+
+    Args:
+        config: the settings, checked.
+        run_dir: the run's folder, with its config.yaml.
+        device: the learner's.
+        env_spaces: the environment's.
+    """
+
+    def __init__(self, config: Config, run_dir: Path, device: str, env_spaces: Spaces):
+        self.config, self.run_dir, self.device = config, run_dir, device
+        self.checkpoints = run_dir / "checkpoints"
+        torch.set_num_threads(config.torch_threads or os.cpu_count() or 1)
+        model = make_model(env_spaces.observation, env_spaces.action, config).to(device)
+        self.agent = PPOAgent(PPO(model, config), config)
+        self.global_step = 0
+        self.best: float | None = None  # mean return of the best evaluation
+        self.last_evaluation: float | None = None
+        self.behaviour = self.agent.weights()  # what the samplers were last given
+        report_state = self._restore() if config.resume is not None else None
+        self.first_update = self.agent.update
+        every = config.steps_per_evaluation
+        self._next_evaluation = (self.global_step // every + 1) * every
+        self.signals = StopSignals()
+        spec = spec_of(env_spaces, model.distribution, config.steps_per_rollout)
+        with contextlib.ExitStack() as opened:
+            self.report = Report(run_dir, config, self.global_step, report_state)
+            opened.callback(self.report.close)
+            self.pool = make_pool(config, spec, self.behaviour)
+            opened.callback(self.pool.close)
+            self.evaluator = Evaluator(config, self.behaviour)
+            opened.callback(self.evaluator.close)
+            self._opened = opened.pop_all()
+        self._update_end = time.perf_counter()
+        self._first_update: tuple[float, int] | None = None  # when it ended, and its step
+
+    def close(self) -> None:
+        """Leave no process and no open file behind."""
+        self._opened.close()
+
+    def progress(self, rollout: Rollout | None = None) -> float:
+        """Share of the run that is over, in [0, 1], or that will be once `rollout` is counted."""
+        step = self.global_step + (rollout.steps if rollout is not None else 0)
+        return min(1.0, step / self.config.train_total_steps)
+
+    def resets_before(self, update: int) -> bool:
+        """Whether all environments are reset before the fragment of this update.
+
+        They are after every checkpoint, which cannot hold their state, so that a resumed run and
+        one that was never interrupted do the same.
+        """
+        return update % self.config.updates_per_checkpoint == 0 or update == self.first_update
+
+    def record(self, rollout: Rollout, metrics: dict[str, float], times: dict[str, float]) -> None:
+        """Count an update, have its weights evaluated where that is due, and report."""
+        self.global_step += rollout.steps
+        self.report.add_episodes(rollout.episodes)
+        now = time.perf_counter()
+        line: dict[str, Any] = {
+            "update": self.agent.update,
+            "global_step": self.global_step,
+            "sps": rollout.steps / (now - self._update_end),
+            "policy_lag_mean": float(self.agent.update - 1 - rollout.policy_version),
+            "dropped_fragments": 0,
+            "samplers_alive": self.pool.samplers,
+            "restarts": 0,
+            **metrics,
+            **{f"time/{name}": seconds for name, seconds in times.items()},
+        }
+        self._update_end = now
+        self._first_update = self._first_update or (now, self.global_step)
+        if self.progress() >= 1.0:
+            with self.signals.interrupting():
+                evaluation = self.evaluator.last(self.agent.weights(), self.global_step)
+        else:
+            if self.global_step >= self._next_evaluation:
+                self._next_evaluation += self.config.steps_per_evaluation
+                self.evaluator.submit(self.agent.weights(), self.global_step)
+            evaluation = self.evaluator.poll()
+        if evaluation is not None:
+            line |= self._note(evaluation)
+        self.report.write(line)
+
+    def _note(self, evaluation: Evaluation) -> dict[str, Any]:
+        scores, mean = evaluation.scores, evaluation.scores.mean()
+        self.last_evaluation = mean
+        self.report.say(
+            f"evaluation at {evaluation.step:,} steps: return mean {mean:.2f}, std"
+            f" {scores.std():.2f}, episodes {len(scores.returns)}"
+        )
+        if self.best is None or mean > self.best:
+            self.best = mean
+            arrays = {f"model/{n}": a for n, a in evaluation.weights.arrays.items()}
+            state = {"global_step": evaluation.step, "return_mean": mean}
+            checkpoint.write(self.checkpoints / "best", arrays, state)
+        return {
+            "eval/return_mean": mean,
+            "eval/return_std": scores.std(),
+            "eval/episodes": len(scores.returns),
+            "eval/global_step": evaluation.step,
+        }
+
+    def save(self) -> None:
+        """Write a checkpoint of the state after the last update."""
+        arrays, state = self.agent.state()
+        # with lag 1 the fragment after this update is collected under the weights from before it
+        arrays |= {f"{_BEHAVIOUR}{n}": a for n, a in self.behaviour.arrays.items()}
+        state |= {
+            "behaviour_version": self.behaviour.version,
+            "global_step": self.global_step,
+            "best": self.best,
+            "report": self.report.state(),
+        }
+        checkpoint.save(self.checkpoints, self.agent.update, arrays, state)
+
+    def _restore(self) -> dict[str, Any]:
+        saved, complaints = checkpoint.load_newest(self.checkpoints)
+        for complaint in complaints:
+            print(f"train.py: {complaint}; using the one before it", file=sys.stderr)
+        self.agent.load_state(saved.arrays, saved.state)
+        behaviour = {
+            n.removeprefix(_BEHAVIOUR): a for n, a in saved.arrays.items() if n.startswith(_BEHAVIOUR)
+        }
+        self.behaviour = Weights(saved.state["behaviour_version"], behaviour)
+        self.global_step, self.best = saved.state["global_step"], saved.state["best"]
+        return saved.state["report"]
+
+    def summarize(self, reason: str) -> None:
+        """Write summary.json and say how the run ended."""
+        mean_return, _ = self.report.means()
+        rate = 0.0
+        if self._first_update is not None:
+            then, step = self._first_update
+            rate = (self.global_step - step) / max(self._update_end - then, 1e-9)
+        weights = self.agent.model.get_weights()
+        parameters = sorted(name for name, _ in self.agent.model.named_parameters())
+        digest = hashlib.sha256(b"".join(weights[name].tobytes() for name in parameters))
+        seconds = round(self.report.time_s, 3)
+        write_json(
+            self.run_dir / "summary.json",
+            {
+                "global_step": self.global_step,
+                "time_s": seconds,
+                "sps": rate,
+                "train_return_last100": mean_return,
+                "eval_return_mean": self.last_evaluation,
+                "eval_return_best": self.best,
+                "weights_sha256": digest.hexdigest(),
+                "exit_reason": reason,
+                "samplers": self.pool.samplers,
+                "pool": self.pool.name,
+                "device": self.device,
+                "versions": versions(),
+            },
+        )
+        shown = "none" if mean_return is None else f"{mean_return:.1f}"
+        self.report.say(
+            f"{reason}: {self.global_step:,} steps in {seconds:.1f} s, {rate:,.0f} steps/s, mean"
+            f" return of the last episodes {shown}; {self.run_dir}"
+        )
+
+
+def make_pool(config: Config, spec: RolloutSpec, weights: Weights) -> SamplerPool:
+    """The pool that the configuration asks for, its samplers started."""
+    if config.samplers == 0:
+        return InlinePool(config, spec)
+    if config.xparl_addr is not None:
+        from cluster.xparl import XparlPool
+
+        return XparlPool(config, spec, config.samplers or 1)
+    from cluster.local import LocalPool
+
+    samplers = config.samplers or min(config.env_num, max(1, (os.cpu_count() or 1) - 1))
+    return LocalPool(config, spec, samplers, weights)
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that a run's result depends on."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONED:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found

@@ -1,0 +1,170 @@
+"""Train an agent with distributed PPO: `python train.py --env HalfCheetah-v4 --continuous_action`.
+
+The loop is `train`. With policy_lag 1 both sides always work: while the learner does update k on
+fragment k, the samplers collect fragment k+1 under the weights of update k-1.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from config import Config
+    from envs import Spaces
+    from run import Run
+
+# What is heavy to import is imported where it is used, so that a mistyped flag is answered at once.
+NEEDED = ("parl", "torch", "gymnasium", "ale_py", "numba", "tyro", "yaml", "visualdl", "safetensors")
+
+
+def train(run: Run) -> str:
+    """Train to the end or to a signal; return which: finished, sigterm or sigint."""
+    from run import Stopped
+
+    agent, pool, lag = run.agent, run.pool, run.config.policy_lag
+    try:
+        while (progress := run.progress()) < 1.0:
+            update, start = agent.update, time.perf_counter()
+            if lag == 0 or update == run.first_update:
+                pool.request(run.behaviour, update, run.resets_before(update))
+            with run.signals.interrupting():
+                rollout = pool.gather()
+            gathered = time.perf_counter()
+            if lag == 1:
+                run.behaviour = agent.weights()
+                if run.progress(rollout) < 1.0:
+                    pool.request(run.behaviour, update + 1, run.resets_before(update + 1))
+            requested = time.perf_counter()
+            metrics = agent.learn(rollout, progress, fresh=run.resets_before(update))
+            learned = time.perf_counter()
+            if lag == 0:
+                run.behaviour = agent.weights()
+            times = {
+                "sample_wait": gathered - start,
+                "transfer": requested - gathered,
+                "learn": learned - requested,
+            }
+            run.record(rollout, metrics, times)
+            if run.resets_before(update + 1):
+                run.save()
+    except Stopped as stop:
+        return stop.reason
+    return "finished"
+
+
+def check(config: Config) -> Spaces:
+    """Ask the environment and the cluster whether they can do what the settings say.
+
+    Raises:
+        UserError: where they cannot.
+    """
+    from gymnasium import spaces
+
+    from config import ConfigError
+    from envs import spaces_of
+
+    found = spaces_of(config.env)
+    if config.continuous_action and isinstance(found.action, spaces.Discrete):
+        raise ConfigError(
+            f"continuous_action was given, but env {config.env} has discrete actions,"
+            f" {found.action}: leave the flag out"
+        )
+    if config.xparl_addr is not None and config.samplers != 0:
+        from cluster.xparl import cluster_cpus
+
+        wanted = config.samplers or 1
+        free, total = cluster_cpus(config.xparl_addr, wanted)
+        if free < wanted:
+            raise ConfigError(
+                f"samplers is {wanted}, but the cluster at {config.xparl_addr} has {total} CPUs,"
+                f" {free} of them free: give fewer --samplers, or add CPUs with `xparl connect`"
+            )
+        if config.samplers is None:
+            config.samplers = min(config.env_num, free)
+    return found
+
+
+def choose_device(config: Config) -> str:
+    import torch
+
+    from config import ConfigError
+
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is cuda, but torch finds no GPU here: give --device cpu or auto")
+    if config.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return config.device
+
+
+def prepare_folder(config: Config) -> Path:
+    """The run's folder; a new one gets its config.yaml."""
+    import yaml
+
+    from config import ConfigError
+    from run import versions
+
+    if config.resume is not None:
+        return Path(config.resume)
+    name = config.env.replace("/", "-").replace(":", "-")
+    default = f"runs/{name}__s{config.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+    run_dir = Path(config.run_dir or default)
+    if (run_dir / "config.yaml").exists():
+        raise ConfigError(
+            f"run_dir {run_dir} already holds a run: go on with it by --resume {run_dir}, or name"
+            f" another folder"
+        )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    content = {"config": config.to_dict(), "versions": versions(), "command": sys.argv}
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return run_dir
+
+
+def main() -> None:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"train.py: {', '.join(missing)} not installed: run `make venv`, then"
+              f" `.venv/bin/python train.py`", file=sys.stderr)  # fmt: skip
+        sys.exit(2)
+    from config import parse
+    from errors import UserError
+
+    try:
+        config = parse(sys.argv[1:])
+        found = check(config)
+
+        from agent import NotFinite
+        from run import Run
+
+        device = choose_device(config)
+        run_dir = prepare_folder(config)
+        run = Run(config, run_dir, device, found)
+        if run.agent.alg.note:
+            run.report.say(run.agent.alg.note)
+        try:
+            run.report.say(
+                f"run folder {run_dir} ({run.pool.name} pool, {run.pool.samplers} samplers, {device});"
+                f" curves: visualdl --logdir {run_dir.parent} --language en"
+            )
+            reason = "error"
+            try:
+                reason = train(run)
+                run.save()
+            except UserError as error:
+                if not isinstance(error, NotFinite):  # which leaves its optimiser spoilt
+                    run.save()
+                raise
+            finally:
+                run.summarize(reason)
+        finally:
+            run.close()
+    except UserError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
