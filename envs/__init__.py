@@ -93,7 +93,7 @@ def spaces_of(env: str) -> Spaces:
     """
     try:
         venv = make_vec_env(env, 1)
-    except gymnasium.error.Error as error:
+    except (gymnasium.error.Error, ImportError) as error:
         raise BadEnvironment(f"env {env} cannot be made: {error}") from None
     try:
         return spaces_of_vec_env(venv)

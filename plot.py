@@ -1,0 +1,134 @@
+"""Learning curves: `python plot.py RUN_DIR... [--out curves.png]`.
+
+Runs that differ in nothing but their seed are one line, their mean with a 95% confidence band;
+there is one panel per environment.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from config import Config, ConfigError, load_run
+from errors import UserError
+
+# Settings that tell seeds and places apart, not experiments.
+NOT_AN_EXPERIMENT = ("seed", "run_dir", "resume", "config", "xparl_addr", "samplers", "continuous_action")
+# Student's t at 97.5% for 1, 2, ... degrees of freedom, then the normal's.
+_T = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+_POINTS = 200
+
+
+@dataclass
+class Arguments:
+    """Draw the learning curves of runs."""
+
+    run_dirs: list[Path]
+    """Folders of runs; several seeds of one experiment become one line."""
+    out: Path = Path("curves.png")
+    """The PNG to write."""
+
+
+class Curve(NamedTuple):
+    """Mean training return over the last episodes, against environment steps."""
+
+    step: np.ndarray
+    episode_return: np.ndarray
+
+
+def read(run_dir: Path) -> Curve:
+    """The curve of a run. A resumed run's later lines replace those it overtook.
+
+    Raises:
+        ConfigError: where no episode has ended yet.
+    """
+    path = run_dir / "metrics.jsonl"
+    rows: dict[int, tuple[int, float]] = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            metrics = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # the line that a killed run was writing
+        if metrics["episode_return_mean"] is not None:
+            rows[metrics["update"]] = (metrics["global_step"], metrics["episode_return_mean"])
+    if not rows:
+        raise ConfigError(f"{path} has no finished episode to draw: train for longer")
+    step, episode_return = np.array([rows[update] for update in sorted(rows)]).T
+    return Curve(step, episode_return)
+
+
+def band(curves: list[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Common steps, the mean over seeds, and half the width of its 95% confidence interval."""
+    first, last = max(c.step[0] for c in curves), min(c.step[-1] for c in curves)
+    step = np.linspace(min(first, last), last, _POINTS)
+    values = np.stack([np.interp(step, c.step, c.episode_return) for c in curves])
+    if len(curves) == 1:
+        return step, values[0], None
+    t = _T[len(curves) - 2] if len(curves) - 2 < len(_T) else 1.96
+    return step, values.mean(0), t * values.std(0, ddof=1) / np.sqrt(len(curves))
+
+
+def group(run_dirs: list[Path]) -> dict[str, dict[str, list[Curve]]]:
+    """Environment -> label of an experiment -> the curves of its seeds."""
+    runs: dict[str, list[tuple[Config, Curve]]] = defaultdict(list)
+    for run_dir in run_dirs:
+        config = load_run(run_dir)
+        runs[config.env].append((config, read(run_dir)))
+    grouped: dict[str, dict[str, list[Curve]]] = {}
+    for env, members in runs.items():
+        settings = [
+            {k: str(v) for k, v in config.to_dict().items() if k not in NOT_AN_EXPERIMENT}
+            for config, _ in members
+        ]
+        differing = [k for k in settings[0] if len({s[k] for s in settings}) > 1]
+        lines: dict[str, list[Curve]] = defaultdict(list)
+        for one, (_, curve) in zip(settings, members, strict=True):
+            lines[", ".join(f"{k} {one[k]}" for k in differing) or "PPO"].append(curve)
+        grouped[env] = dict(lines)
+    return grouped
+
+
+def draw(grouped: dict[str, dict[str, list[Curve]]], out: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        1, len(grouped), figsize=(6.4 * len(grouped), 4.4), squeeze=False, layout="constrained"
+    )
+    for axis, (env, lines) in zip(axes[0], grouped.items(), strict=True):
+        for label, curves in lines.items():
+            step, mean, half = band(curves)
+            seeds = f"{len(curves)} seeds" if len(curves) > 1 else "1 seed"
+            (line,) = axis.plot(step, mean, label=f"{label} ({seeds})")
+            if half is not None:
+                axis.fill_between(step, mean - half, mean + half, color=line.get_color(), alpha=0.2)
+        axis.set(title=env, xlabel="environment steps", ylabel="mean training return")
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.savefig(out, dpi=120)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    import tyro
+
+    arguments = tyro.cli(Arguments, prog="plot.py", config=(tyro.conf.PositionalRequiredArgs,))
+    try:
+        grouped = group(arguments.run_dirs)
+        draw(grouped, arguments.out)
+    except UserError as error:
+        print(f"plot.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# numba compiles in a test's first call, and machines are shared
+settings.register_profile("project", deadline=None, max_examples=60)
+settings.load_profile("project")
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+
+
+def run_command(*arguments: str, cwd: Path = ROOT, timeout: float = 150) -> subprocess.CompletedProcess:
+    """Run one of the project's commands as a user would, and return what it printed."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd, timeout=timeout, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def xparl_cluster() -> Iterator[str]:
+    """A real xparl cluster of 4 CPUs, started by the project's own console command."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    started = subprocess.run(
+        [str(BIN / "xparl"), "start", "--port", str(port), "--cpu_num", "4"],
+        timeout=90, capture_output=True, text=True, stdin=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    assert started.returncode == 0, started.stdout + started.stderr
+    try:
+        yield f"localhost:{port}"
+    finally:
+        for process in cluster_processes(port):
+            os.kill(process, signal.SIGKILL)
+
+
+def cluster_processes(port: int) -> list[int]:
+    """The processes of the cluster at a port: all share its session."""
+    sessions = {
+        int(stat.rpartition(")")[2].split()[3])
+        for stat, command in _processes()
+        if f"localhost:{port}" in command or f"--port {port}" in command.replace("\0", " ")
+    }
+    return [
+        int(stat.split()[0])
+        for stat, _ in _processes()
+        if int(stat.rpartition(")")[2].split()[3]) in sessions
+    ]
+
+
+def _processes() -> list[tuple[str, str]]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            found.append(((folder / "stat").read_text(), (folder / "cmdline").read_text()))
+        except OSError:
+            continue
+    return found
+
+
+def processes_mentioning(text: str) -> list[int]:
+    return [int(stat.split()[0]) for stat, command in _processes() if text in command]
+
+
+def wait_until(condition, timeout: float, what: str) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout} s for {what}"
+        time.sleep(0.05)

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from config import FIELDS, ROOT, Config, ConfigError, parse, preset
+from envs import UnknownEnv
+
+
+def test_precedence_default_family_env_file_flags(tmp_path):
+    settings = tmp_path / "mine.yaml"
+    settings.write_text("gamma: 0.5\nlearning_rate: 0.125\n")
+    config = parse(["--env", "CartPole-v1", "--config", str(settings), "--learning_rate", "0.25"])
+    assert config.adam_eps == Config.adam_eps  # the default
+    assert config.minibatch_size == 256  # the family's
+    assert config.gae_lambda == 0.8  # the env's, over the family's
+    assert config.gamma == 0.5  # the file's, over the env's
+    assert config.learning_rate == 0.25  # the flag's, over the file's
+
+
+def test_a_file_may_name_the_env(tmp_path):
+    settings = tmp_path / "mine.yaml"
+    settings.write_text("env: HalfCheetah-v4\nseed: 0\n")
+    config = parse(["--config", str(settings)])
+    assert (config.env, config.seed, config.env_num) == ("HalfCheetah-v4", 0, 64)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda p: p.stem)
+def test_presets_are_valid_for_every_task_they_name(path: Path):
+    content = yaml.safe_load(path.read_text())
+    assert set(content["family"]) <= FIELDS
+    for task, settings in content.get("tasks", {}).items():
+        assert set(settings) <= FIELDS
+        preset(task).validate()
+
+
+@pytest.mark.parametrize("env_num", [1, 2, 5, 7, 8, 24, 64, 100, 300])
+def test_any_number_of_environments_gives_whole_minibatches_near_the_batch_size(env_num):
+    config = parse(["--env", "HalfCheetah-v4", "--env_num", str(env_num)])
+    assert config.steps_per_update % config.minibatch_size == 0
+    assert config.steps_per_update == config.steps_per_rollout * env_num
+    assert config.steps_per_rollout >= 1
+    if env_num <= 8:
+        assert 0.6 < config.steps_per_update / config.batch_size < 1.7
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--env_num", "0"], "env_num is 0, but must be at least 1"),
+        (["--env_num", "-3"], "env_num is -3"),
+        (["--minibatch_size", "100"], "minibatch_size 100 does not divide batch_size 1024"),
+        (["--rollout_steps", "7"], "does not divide the batch of rollout_steps 7 x env_num 8"),
+        (["--samplers", "9"], "only 8 environments"),
+        (["--gamma", "1.5"], "gamma is 1.5, but must lie between 0 and 1"),
+        (["--learning_rate", "0"], "learning_rate is 0"),
+        (["--policy_lag", "3"], "policy_lag is 3"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--config", "/nowhere.yaml"], "cannot read the settings in /nowhere.yaml"),
+        (["--resume", "/tmp"], "/tmp is not the folder of a run"),
+    ],
+)
+def test_bad_settings_name_the_value_and_the_rule(flags, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        parse(flags)
+
+
+def test_unknown_settings_in_a_file_are_refused(tmp_path):
+    settings = tmp_path / "mine.yaml"
+    settings.write_text("gama: 0.9\n")
+    with pytest.raises(ConfigError, match="gama: no such setting"):
+        parse(["--config", str(settings)])
+
+
+def test_unknown_env():
+    with pytest.raises(UnknownEnv, match="CartPole-v1"):
+        parse(["--env", "CartPol-v1"])
+
+
+def saved_run(folder: Path) -> Path:
+    config = parse(["--env", "CartPole-v1", "--seed", "0"])
+    (folder / "config.yaml").write_text(yaml.safe_dump({"config": config.to_dict()}))
+    return folder
+
+
+def test_resuming_takes_the_runs_settings(tmp_path):
+    config = parse(["--resume", str(saved_run(tmp_path)), "--samplers", "0"])
+    assert (config.env, config.seed, config.samplers) == ("CartPole-v1", 0, 0)
+    assert config.run_dir == str(tmp_path)
+
+
+@pytest.mark.parametrize("flags", [["--seed", "3"], ["--env", "Acrobot-v1"], ["--env_num", "4"]])
+def test_a_flag_that_contradicts_the_resumed_run_is_refused(tmp_path, flags):
+    with pytest.raises(ConfigError, match=f"{flags[0]} {flags[1]} contradicts the run"):
+        parse(["--resume", str(saved_run(tmp_path)), *flags])
+
+
+def test_every_setting_is_read_somewhere():
+    sources = "".join(
+        path.read_text()
+        for folder in (".", "cluster", "envs")
+        for path in (ROOT / folder).glob("*.py")
+    )
+    unread = [name for name in FIELDS if f"config.{name}" not in sources and f"self.{name}" not in sources]
+    assert unread == []

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from returns import ReturnScaler, gae
+
+
+def random_rollout(seed: int, steps: int, envs: int):
+    """Random rewards and values, with ends and the reset rows that follow them."""
+    rng = np.random.default_rng(seed)
+    ends = rng.random((steps, envs)) < 0.25
+    valid = np.ones((steps, envs), bool)
+    valid[0] = rng.random(envs) < 0.8
+    for t in range(steps):
+        ends[t] &= valid[t]
+        if t + 1 < steps:
+            valid[t + 1] = ~ends[t]
+    kind = rng.random((steps, envs)) < 0.5
+    reward = np.where(valid, rng.normal(size=(steps, envs)), 0.0)
+    value = rng.normal(size=(steps + 1, envs))
+    return reward, value, ends & kind, ends & ~kind, valid
+
+
+def slow_gae(reward, value, terminated, truncated, valid, gamma, lam):
+    """The definition, for each t a sum over the rest of its episode."""
+    steps, envs = reward.shape
+    advantage = np.zeros((steps, envs))
+    for n in range(envs):
+        for t in range(steps):
+            if not valid[t, n]:
+                continue
+            for k in range(t, steps):
+                bootstrap = 0.0 if terminated[k, n] else value[k + 1, n]
+                delta = reward[k, n] + gamma * bootstrap - value[k, n]
+                advantage[t, n] += (gamma * lam) ** (k - t) * delta
+                if terminated[k, n] or truncated[k, n]:
+                    break
+    return advantage
+
+
+@given(
+    st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 4), st.floats(0, 1), st.floats(0, 1)
+)
+def test_gae_is_its_definition(seed, steps, envs, gamma, lam):
+    rollout = random_rollout(seed, steps, envs)
+    advantage, target = gae(*rollout, gamma, lam)
+    expected = slow_gae(*rollout, gamma, lam)
+    np.testing.assert_allclose(advantage, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(target, expected + rollout[1][:-1], rtol=1e-4, atol=1e-5)
+
+
+def test_gae_with_lambda_0_is_the_one_step_error():
+    reward, value, terminated, truncated, valid = random_rollout(3, 20, 5)
+    advantage, _ = gae(reward, value, terminated, truncated, valid, 0.9, 0.0)
+    delta = reward + 0.9 * np.where(terminated, 0, value[1:]) - value[:-1]
+    np.testing.assert_allclose(advantage, np.where(valid, delta, 0), rtol=1e-5, atol=1e-6)
+
+
+def test_a_cut_off_episode_bootstraps_from_its_final_observation_and_an_ended_one_does_not():
+    reward, value = np.ones((2, 2)), np.array([[0.0, 0.0], [50.0, 50.0], [7.0, 7.0]])
+    terminated, truncated = np.zeros((2, 2), bool), np.zeros((2, 2), bool)
+    terminated[0, 0] = truncated[0, 1] = True
+    valid = np.array([[True, True], [False, False]])
+    advantage, _ = gae(reward, value, terminated, truncated, valid, 0.99, 0.95)
+    np.testing.assert_allclose(advantage, [[1.0, 1.0 + 0.99 * 50.0], [0.0, 0.0]], rtol=1e-6)
+
+
+def test_what_stands_in_a_reset_row_changes_nothing():
+    reward, value, terminated, truncated, valid = random_rollout(5, 30, 4)
+    one, _ = gae(reward, value, terminated, truncated, valid, 0.99, 0.95)
+    spoilt = np.where(valid, reward, 1e6)
+    two, _ = gae(spoilt, value, terminated, truncated, valid, 0.99, 0.95)
+    assert np.array_equal(one, two)
+
+
+def slow_scaler(fragments, gamma, clip):
+    """One environment at a time, one step at a time, all returns kept."""
+    envs = fragments[0][0].shape[1]
+    running, seen, out = [0.0] * envs, [], []
+    for reward, ended, valid in fragments:
+        for t in range(len(reward)):
+            for n in range(envs):
+                running[n] = gamma * running[n] + reward[t, n] if valid[t, n] else 0.0
+                if valid[t, n]:
+                    seen.append(running[n])
+                if ended[t, n]:
+                    running[n] = 0.0
+        out.append(np.clip(reward / np.sqrt(np.var(seen) + 1e-8), -clip, clip))
+    return out
+
+
+def test_rewards_are_scaled_by_the_deviation_of_all_discounted_returns_so_far():
+    fragments = []
+    for seed in range(4):
+        reward, _, terminated, truncated, valid = random_rollout(seed, 15, 3)
+        fragments.append((reward * 5, terminated | truncated, valid))
+    scaler = ReturnScaler(3, 0.9, 2.0)
+    for fragment, expected in zip(fragments, slow_scaler(fragments, 0.9, 2.0), strict=True):
+        np.testing.assert_allclose(scaler(*fragment), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_restart_forgets_the_streams_but_not_the_scale():
+    ones, no, yes = np.ones((5, 2)), np.zeros((5, 2), bool), np.ones((5, 2), bool)
+    scaler = ReturnScaler(2, 0.9, 10.0)
+    scaler(ones, no, yes)
+    count = scaler.count
+    assert scaler.running == pytest.approx([sum(0.9**k for k in range(5))] * 2)
+    scaler.restart()
+    assert scaler.running == pytest.approx([0.0, 0.0])
+    assert scaler.count == count
