@@ -11,8 +11,11 @@ from __future__ import annotations
 import abc
 from typing import NamedTuple
 
+import torch
+
 from cluster.sampler import Sampler, TimedEpisode
 from config import Config
+from envs import BadEnvironment
 from errors import UserError
 from rollout import Episode, Rollout, RolloutSpec, Weights, spread
 
@@ -51,7 +54,7 @@ class SamplerPool(abc.ABC):
         return len(self.ranges)
 
     def request(self, weights: Weights, fragment: int, reset: bool) -> None:
-        """Ask every sampler for its part of a fragment. Returns at once (but for inline pools)."""
+        """Ask every sampler for its part of a fragment. Returns at once."""
         if self._in_flight is not None:
             raise RuntimeError(f"fragment {self._in_flight.fragment} has not been gathered yet")
         self._in_flight = Request(fragment, reset, weights.version)
@@ -101,33 +104,29 @@ class SamplerPool(abc.ABC):
 
 
 class InlinePool(SamplerPool):
-    """One sampler in the learner's own process, for debugging: `request` does all the work."""
+    """One sampler in the learner's own process, for debugging: `gather` does all the work."""
 
     name = "inline"
 
     def __init__(self, config: Config, spec: RolloutSpec):
         super().__init__(config, spec, samplers=1)
         self._sampler = Sampler(config, 0, config.env_num)
-        self._episodes: list[TimedEpisode] = []
 
     def _publish(self, weights: Weights) -> None:
         self._sampler.model.set_weights(weights.arrays)
 
     def _send(self, index: int, request: Request) -> None:
-        import torch
+        pass
 
+    def _receive(self, index: int, request: Request) -> list[TimedEpisode]:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as in every other pool: more would sum in another order
         try:
-            out = self._slot(request)
-            self._episodes = self._sampler.collect(request.fragment, request.reset, out)
-        except Exception as error:
-            raise SamplerError(f"sampler 0: {error}") from error
+            return self._sampler.collect(request.fragment, request.reset, self._slot(request))
+        except BadEnvironment as error:
+            raise SamplerError(f"sampler 0: {error}") from None
         finally:
             torch.set_num_threads(threads)
-
-    def _receive(self, index: int, request: Request) -> list[TimedEpisode]:
-        return self._episodes
 
     def close(self) -> None:
         self._sampler.close()

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from cluster.local import LocalPool
+from cluster.pool import InlinePool, SamplerError, SamplerPool
+from cluster.sampler import spec_of
+from config import Config, preset
+from envs import spaces_of
+from model import make_model
+from rollout import Rollout, Weights
+from tests.conftest import processes_mentioning, wait_until
+
+
+def make(config: Config, samplers: int) -> tuple[SamplerPool, Weights]:
+    found = spaces_of(config.env)
+    model = make_model(found.observation, found.action, config)
+    spec = spec_of(found, model.distribution, config.steps_per_rollout)
+    weights = Weights(0, model.get_weights())
+    if samplers == 0:
+        return InlinePool(config, spec), weights
+    return LocalPool(config, spec, samplers, weights), weights
+
+
+def toy(name: str, **settings) -> Config:
+    return Config(env=f"tests.toy_envs:{name}", **({"env_num": 4, "batch_size": 64, "minibatch_size": 16} | settings))
+
+
+def gathered(config: Config, samplers: int) -> list[Rollout]:
+    pool, weights = make(config, samplers)
+    rollouts = []
+    try:
+        for fragment in range(3):
+            changed = {n: a * np.asarray(1 + fragment, a.dtype) for n, a in weights.arrays.items()}
+            pool.request(Weights(fragment, changed), fragment, reset=fragment in (0, 2))
+            rollout = pool.gather()
+            copies = {n: a.copy() for n, a in rollout.arrays().items()}
+            rollouts.append(dataclasses.replace(rollout, **copies))
+    finally:
+        pool.close()
+    return rollouts
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "HalfCheetah-v4", "PongNoFrameskip-v4"])
+def test_neither_the_pool_nor_the_number_of_samplers_shows_in_a_rollout(env):
+    config = dataclasses.replace(preset(env), env_num=5, batch_size=160, minibatch_size=32)
+    expected = gathered(config, 0)
+    for samplers in (1, 3, 5):
+        for one, two in zip(expected, gathered(config, samplers), strict=True):
+            assert one.policy_version == two.policy_version
+            assert one.episodes == two.episodes
+            for name, array in one.arrays().items():
+                assert np.array_equal(array, two.arrays()[name]), (samplers, name)
+
+
+def test_episodes_are_raw_and_complete_across_fragments():
+    config = toy("ConstantReward", env_num=2, batch_size=48, minibatch_size=16)
+    pool, weights = make(config, 0)
+    episodes = []
+    for fragment in range(4):
+        pool.request(weights, fragment, fragment == 0)
+        episodes += pool.gather().episodes
+    # 96 rows an environment, 11 rows an episode: 10 steps and a reset
+    assert [(e.episode_return, e.length) for e in episodes] == [(10.0, 10)] * 16
+
+
+def test_a_reset_begins_episodes_anew():
+    config = toy("ConstantReward", env_num=2, batch_size=16, minibatch_size=16)
+    pool, weights = make(config, 0)
+    for fragment in range(6):
+        pool.request(weights, fragment, reset=True)
+        rollout = pool.gather()
+        assert rollout.episodes == []  # 8 steps a fragment never reach 10
+        assert rollout.valid.all()
+
+
+def test_samplers_work_at_the_same_time_and_while_the_learner_does():
+    config = toy("Slow", batch_size=32, minibatch_size=16)  # 8 steps of 4 x 50 ms, if in turn
+    pool, weights = make(config, 4)
+    try:
+        start = time.monotonic()
+        pool.request(weights, 0, True)
+        asked = time.monotonic() - start
+        pool.gather()
+        both = time.monotonic() - start
+        assert asked < 0.1
+        assert both < 1.2  # 8 x 50 ms side by side; in turn it would be 1.6 s
+    finally:
+        pool.close()
+
+
+def test_a_gathered_rollout_outlives_the_next_request():
+    config = toy("Counter", distribution="normal")
+    pool, weights = make(config, 2)
+    try:
+        pool.request(weights, 0, True)
+        rollout = pool.gather()
+        before = rollout.obs.copy()
+        pool.request(weights, 1, True)
+        np.testing.assert_array_equal(rollout.obs, before)
+        other = pool.gather()
+        np.testing.assert_array_equal(rollout.obs, before)
+        assert not np.array_equal(other.obs, before)
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize("samplers", [0, 2])
+@pytest.mark.parametrize(
+    ("env", "what"), [("NotANumberReward", "reward"), ("NotANumberObservation", "observation")]
+)
+def test_nan_names_environment_step_and_sampler(samplers, env, what):
+    pool, weights = make(toy(env, env_num=4, batch_size=128, minibatch_size=32), samplers)
+    try:
+        pool.request(weights, 0, True)
+        with pytest.raises(SamplerError, match=rf"{what} of environment 0 .* at step 2[45] .*sampler 0"):
+            pool.gather()
+    finally:
+        pool.close()
+
+
+def test_a_killed_sampler_is_an_error_and_no_hang():
+    pool, weights = make(toy("Slow"), 2)
+    assert isinstance(pool, LocalPool)
+    try:
+        pool.request(weights, 0, True)
+        os.kill(pool._processes[1].pid, signal.SIGKILL)
+        start = time.monotonic()
+        with pytest.raises(SamplerError, match=r"sampler 1 \(process \d+\) was killed by signal 9"):
+            pool.gather()
+        assert time.monotonic() - start < 10
+    finally:
+        pool.close()
+
+
+def test_closing_leaves_no_process():
+    pool, _ = make(toy("Counter"), 2)
+    assert isinstance(pool, LocalPool)
+    processes = [process.pid for process in pool._processes]
+    pool.close()
+    wait_until(
+        lambda: not set(processes) & set(processes_mentioning("cluster.local")), 5, "samplers to end"
+    )
+
+
+def test_a_second_request_before_the_first_is_gathered_is_refused():
+    pool, weights = make(toy("Counter"), 0)
+    pool.request(weights, 0, True)
+    with pytest.raises(RuntimeError, match="fragment 0 has not been gathered"):
+        pool.request(weights, 1, False)
