@@ -261,10 +261,14 @@ class XparlPool(SamplerPool):
         for thread in self._threads:
             thread.stop()
         self._actors.clear()  # PARL releases an actor when its last reference goes
-        if client.GLOBAL_CLIENT is not None:
-            client.GLOBAL_CLIENT.connected_to_master = False
-            client.GLOBAL_CLIENT.client_is_alive.value = False
-            client.GLOBAL_CLIENT = None
+        connection, client.GLOBAL_CLIENT = client.GLOBAL_CLIENT, None
+        if connection is not None:
+            # PARL's own `destroy` first waits for threads that sleep up to 10 s
+            connection.connected_to_master = False
+            connection.client_is_alive.value = False
+            connection.dead_job_queue.put("exit")
+            connection.master_heartbeat_thread.exit()
+            connection.job_heartbeat_process.join()
 
 
 def _project_files() -> bytes:

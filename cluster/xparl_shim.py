@@ -196,14 +196,14 @@ def _parl_modules() -> list[types.ModuleType]:
 
 
 def _mend_logging() -> None:
-    """PARL's log goes to stderr, errors only: what a user must know, this project says itself."""
+    """PARL's log keeps to its files: what a user must know, this project says itself."""
     from parl.utils import logger as parl_logger
 
     parl_logger._logger.handlers.clear()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("PARL: %(message)s"))
     parl_logger._logger.addHandler(handler)
-    parl_logger._logger.setLevel(logging.ERROR)
+    handler.setLevel(logging.CRITICAL)
 
 
 def _mend_addresses() -> None:
@@ -379,9 +379,20 @@ def _mend_addresses_of_scripts(scripts: types.ModuleType) -> None:
     scripts.get_ip_address = bind_host  # pyright: ignore
 
 
+def _detach_stderr() -> None:
+    """Errors of the long-lived processes go to a file: PARL leaves them the terminal's stderr,
+    and whoever reads the output of `xparl start` through a pipe would wait for them for ever."""
+    folder = os.path.expanduser("~/.parl_data")
+    os.makedirs(folder, exist_ok=True)
+    log = os.open(os.path.join(folder, "stderr.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, 2)
+    os.close(log)
+
+
 def _run_child() -> None:
     script = sys.argv[1]
     sys.argv = sys.argv[1:]
+    _detach_stderr()
     sys.path[0] = os.path.dirname(script)
     os.environ[SKIP_CORE_VARIABLE] = "true"
     load_parl()
