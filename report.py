@@ -113,10 +113,10 @@ class Report:
             )
         elif now >= self._line_due or step >= self._total:
             self._line_due = now + _LINE_EVERY_S
-            left = max(0, self._total - step) / max(rate, 1e-9)
+            left = _clock(max(0, self._total - step) / rate) if rate > 0 else "-"
             print(
                 f"{step:,}/{self._total:,} steps {min(1.0, step / self._total):4.0%}  "
-                f"ETA {_clock(left)}  {rate:,.0f} steps/s  return {shown}  {losses}",
+                f"ETA {left}  {rate:,.0f} steps/s  return {shown}  {losses}",
                 flush=True,
             )
 

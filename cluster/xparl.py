@@ -32,7 +32,7 @@ from rollout import Rollout, RolloutSpec, Weights
 ROOT = Path(__file__).resolve().parent.parent
 MUST_MATCH = ("numpy", "torch", "gymnasium", "mujoco", "ale-py")
 CONNECT_TIMEOUT_S = 3.0
-CPU_TIMEOUT_S = 9.0  # a worker reports its CPUs every 10 s, and its first time after a few
+CPU_TIMEOUT_S = 7.0  # workers report their CPUs now and then, and first after some seconds
 
 
 class ClusterError(UserError):
@@ -149,7 +149,8 @@ def cluster_cpus(address: str, wanted: int = 1) -> tuple[int, int]:
                     ) from None
             # "has 1 used cpus, 7 vacant cpus, ..."
             used, free = int(words[1]), int(words[4])
-            if free >= wanted or time.monotonic() > deadline:
+            hopeless = 0 < used + free < wanted
+            if free >= wanted or hopeless or time.monotonic() > deadline:
                 return free, used + free
             time.sleep(0.5)
     finally:
