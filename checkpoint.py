@@ -44,7 +44,9 @@ class Checkpoint(NamedTuple):
 def write(folder: Path, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
     """Write one checkpoint at `folder`, replacing what is there, all or nothing."""
     contents = {
-        "arrays.safetensors": format_arrays({k: np.asarray(v, order="C") for k, v in arrays.items()}),
+        "arrays.safetensors": format_arrays(
+            {k: np.asarray(v, order="C") for k, v in arrays.items()}
+        ),
         "state.json": json.dumps(state, indent=1).encode(),
     }
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
@@ -70,7 +72,9 @@ def write(folder: Path, arrays: dict[str, np.ndarray], state: dict[str, Any]) ->
     _sync(folder.parent)
 
 
-def save(checkpoints: Path, update: int, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
+def save(
+    checkpoints: Path, update: int, arrays: dict[str, np.ndarray], state: dict[str, Any]
+) -> None:
     """Write the checkpoint of an update, point `last` at it, and keep the newest `KEEP`."""
     folder = checkpoints / f"update-{update:08d}"
     write(folder, arrays, state)
@@ -95,7 +99,9 @@ def load(folder: Path) -> Checkpoint:
         contents = {name: (folder / name).read_bytes() for name in digests}
         for name, content in contents.items():
             if hashlib.sha256(content).hexdigest() != digests[name]:
-                raise BadCheckpoint(f"checkpoint {folder} is corrupt: {name} does not match its hash")
+                raise BadCheckpoint(
+                    f"checkpoint {folder} is corrupt: {name} does not match its hash"
+                )
         return Checkpoint(
             parse_arrays(contents["arrays.safetensors"]), json.loads(contents["state.json"]), folder
         )

@@ -26,10 +26,14 @@ class Distribution(Protocol):
     """What a policy distribution offers."""
 
     params: int  # P, the number of parameters for one action
-    noise: Literal["normal", "uniform"]  # the noise that `sample` consumes
     noise_shape: tuple[int, ...]  # of one action
     action_shape: tuple[int, ...]
     action_dtype: str
+
+    @property
+    def noise(self) -> Literal["normal", "uniform"]:
+        """The kind of noise that `sample` consumes."""
+        ...
 
     def sample(self, params: Tensor, noise: Tensor) -> Tensor: ...
     def mode(self, params: Tensor) -> Tensor: ...

@@ -78,8 +78,12 @@ def score(
             for step in range(config.test_max_steps):
                 if abandon is not None and step % 50 == 0 and abandon():
                     raise Abandoned
-                action = model.act(as_stored(obs), draw_noise(distribution, generator, count, greedy))[0]
-                obs, reward, terminated, truncated, _ = venv.step(distribution.to_env(action.numpy()))
+                action = model.act(
+                    as_stored(obs), draw_noise(distribution, generator, count, greedy)
+                )[0]
+                obs, reward, terminated, truncated, _ = venv.step(
+                    distribution.to_env(action.numpy())
+                )
                 total += np.where(playing, reward, 0.0)
                 length += playing
                 playing &= ~(terminated | truncated)

@@ -182,9 +182,7 @@ class ActorCritic(parl.Model):
         return self.distribution.sample(params, torch.from_numpy(noise)), params
 
 
-def make_model(
-    obs_space: spaces.Space, action_space: spaces.Space, config: Config
-) -> ActorCritic:
+def make_model(obs_space: spaces.Space, action_space: spaces.Space, config: Config) -> ActorCritic:
     """The model for an environment's spaces, initialised from the run's seed.
 
     Raises:

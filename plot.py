@@ -19,7 +19,15 @@ from config import Config, ConfigError, load_run
 from errors import UserError
 
 # Settings that tell seeds and places apart, not experiments.
-NOT_AN_EXPERIMENT = ("seed", "run_dir", "resume", "config", "xparl_addr", "samplers", "continuous_action")
+NOT_AN_EXPERIMENT = (
+    "seed",
+    "run_dir",
+    "resume",
+    "config",
+    "xparl_addr",
+    "samplers",
+    "continuous_action",
+)
 # Student's t at 97.5% for 1, 2, ... degrees of freedom, then the normal's.
 _T = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 _POINTS = 200

@@ -31,7 +31,11 @@ class Report:
     """
 
     def __init__(
-        self, run_dir: Path, config: Config, start_step: int = 0, state: dict[str, Any] | None = None
+        self,
+        run_dir: Path,
+        config: Config,
+        start_step: int = 0,
+        state: dict[str, Any] | None = None,
     ):
         from visualdl import LogWriter
 
@@ -109,7 +113,11 @@ class Report:
         losses = f"policy {metrics['loss/policy']:+.4f} value {metrics['loss/value']:.4f}"
         if self._progress:
             self._progress.update(
-                self._progress.task_ids[0], completed=step, rate=f"{rate:,.0f}", shown=shown, losses=losses
+                self._progress.task_ids[0],
+                completed=step,
+                rate=f"{rate:,.0f}",
+                shown=shown,
+                losses=losses,
             )
         elif now >= self._line_due or step >= self._total:
             self._line_due = now + _LINE_EVERY_S

@@ -8,7 +8,8 @@ holds the episode's true final observation, and that row's own action was ignore
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -81,11 +82,24 @@ class Rollout:
     @classmethod
     def empty(cls, spec: RolloutSpec, envs: int) -> Rollout:
         shapes = spec.arrays(envs)
-        return cls(**{name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()})
+        return cls.of({name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()})
+
+    @classmethod
+    def of(cls, arrays: dict[str, np.ndarray]) -> Rollout:
+        """A rollout of existing arrays, which are taken over as they are."""
+        return cls(**cast(dict[str, Any], arrays))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays by name, `history` only where there is one."""
-        names = ("obs", "action", "behaviour_log_prob", "reward", "terminated", "truncated", "valid")
+        names = (
+            "obs",
+            "action",
+            "behaviour_log_prob",
+            "reward",
+            "terminated",
+            "truncated",
+            "valid",
+        )
         arrays = {name: getattr(self, name) for name in names}
         if self.history is not None:
             arrays["history"] = self.history
@@ -93,7 +107,7 @@ class Rollout:
 
     def columns(self, first: int, last: int) -> Rollout:
         """The environments [first, last) as views: what is written there is written here."""
-        return Rollout(**{name: array[:, first:last] for name, array in self.arrays().items()})
+        return Rollout.of({name: array[:, first:last] for name, array in self.arrays().items()})
 
     @property
     def steps(self) -> int:
@@ -125,4 +139,4 @@ class Rollout:
 def spread(envs: int, samplers: int) -> list[tuple[int, int]]:
     """Ranges [first, last) of environments, one per sampler, sizes differing by one at most."""
     edges = [round(envs * i / samplers) for i in range(samplers + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))

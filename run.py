@@ -189,7 +189,9 @@ class Run:
             print(f"train.py: {complaint}; using the one before it", file=sys.stderr)
         self.agent.load_state(saved.arrays, saved.state)
         behaviour = {
-            n.removeprefix(_BEHAVIOUR): a for n, a in saved.arrays.items() if n.startswith(_BEHAVIOUR)
+            n.removeprefix(_BEHAVIOUR): a
+            for n, a in saved.arrays.items()
+            if n.startswith(_BEHAVIOUR)
         }
         self.behaviour = Weights(saved.state["behaviour_version"], behaviour)
         self.global_step, self.best = saved.state["global_step"], saved.state["best"]

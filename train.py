@@ -18,7 +18,17 @@ if TYPE_CHECKING:
     from run import Run
 
 # What is heavy to import is imported where it is used, so that a mistyped flag is answered at once.
-NEEDED = ("parl", "torch", "gymnasium", "ale_py", "numba", "tyro", "yaml", "visualdl", "safetensors")
+NEEDED = (
+    "parl",
+    "torch",
+    "gymnasium",
+    "ale_py",
+    "numba",
+    "tyro",
+    "yaml",
+    "visualdl",
+    "safetensors",
+)
 
 
 def train(run: Run) -> str:

@@ -50,7 +50,9 @@ def film(model: ActorCritic, config: Config, path: Path, seed: int, greedy: bool
     frames = _play_atari if atari else _play
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
-    with imageio.get_writer(path, format="FFMPEG", fps=15 if atari else 30, macro_block_size=2) as out:  # pyright: ignore
+    with imageio.get_writer(
+        path, format="FFMPEG", fps=15 if atari else 30, macro_block_size=2
+    ) as out:  # pyright: ignore
         for frame in frames(model, config, seed, greedy):
             out.append_data(frame)
             count += 1
@@ -66,9 +68,7 @@ def _play(model: ActorCritic, config: Config, seed: int, greedy: bool) -> Iterat
         obs, _ = env.reset(seed=seed)
         first = env.render()
     except Exception as error:  # whatever a renderer raises, the user needs to know one thing
-        raise BadEnvironment(
-            f"env {config.env} cannot be rendered as images: {error!r}"
-        ) from None
+        raise BadEnvironment(f"env {config.env} cannot be rendered as images: {error!r}") from None
     if not isinstance(first, np.ndarray):
         raise BadEnvironment(f"env {config.env} renders {type(first).__name__}, not an image")
     yield first
@@ -82,7 +82,9 @@ def _play(model: ActorCritic, config: Config, seed: int, greedy: bool) -> Iterat
     env.close()
 
 
-def _play_atari(model: ActorCritic, config: Config, seed: int, greedy: bool) -> Iterator[np.ndarray]:
+def _play_atari(
+    model: ActorCritic, config: Config, seed: int, greedy: bool
+) -> Iterator[np.ndarray]:
     """Two emulators with one seed and the same actions: one for the policy's eyes, one in colour."""
     from envs.atari import make
 

@@ -63,16 +63,15 @@ def _slots(memory: SharedMemory, spec: RolloutSpec, envs: int) -> list[Rollout]:
     """The two rollouts that live in a block of shared memory."""
     offsets, size = _slot_layout(spec, envs)
     view = memory.view()
+
+    def array(slot: int, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        offset = slot * size + offsets[name]
+        return np.frombuffer(view, dtype, int(np.prod(shape)), offset).reshape(shape)
+
+    shapes = spec.arrays(envs).items()
     return [
-        Rollout(
-            **{
-                name: np.frombuffer(view, dtype, int(np.prod(shape)), slot * size + offsets[name])
-                .reshape(shape)
-                for name, (shape, dtype) in spec.arrays(envs).items()
-            }
-        )
-        for slot in range(2)
-    ]  # fmt: skip
+        Rollout.of({name: array(slot, name, *shape) for name, shape in shapes}) for slot in range(2)
+    ]
 
 
 class LocalPool(SamplerPool):
@@ -128,7 +127,11 @@ class LocalPool(SamplerPool):
                 code: Any = process.wait(timeout=_CLOSE_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 code = "unknown"
-            reason = f"was killed by signal {-code}" if isinstance(code, int) and code < 0 else f"ended with code {code}"
+            reason = (
+                f"was killed by signal {-code}"
+                if isinstance(code, int) and code < 0
+                else f"ended with code {code}"
+            )
             raise SamplerError(f"sampler {index} (process {process.pid}) {reason}") from None
         if "error" in answer:
             raise SamplerError(f"sampler {index}: {answer['error']}")
@@ -177,7 +180,9 @@ def serve() -> None:
             torch.set_num_threads(1)
             config = Config(**hello["config"])
             sampler = Sampler(config, hello["first"], hello["last"], hello["index"])
-            slots = _slots(SharedMemory(hello["rollouts"], descriptors[1]), sampler.spec, config.env_num)
+            slots = _slots(
+                SharedMemory(hello["rollouts"], descriptors[1]), sampler.spec, config.env_num
+            )
             columns = [slot.columns(sampler.first, sampler.last) for slot in slots]
             weights = SharedMemory(hello["weights"], descriptors[2]).view()
             answer(episodes=[])

@@ -104,7 +104,9 @@ class Sampler:
         self.venv.close()
 
     def _reset(self, fragment: int) -> None:
-        seeds = _generator(self.config.seed, fragment, 0).integers(2**31 - 1, size=self.config.env_num)
+        seeds = _generator(self.config.seed, fragment, 0).integers(
+            2**31 - 1, size=self.config.env_num
+        )
         self._obs, _ = self.venv.reset(seed=seeds[self.first : self.last].tolist())
         self._resetting[:] = False
         self._return[:] = 0.0
@@ -144,7 +146,9 @@ class Sampler:
             self._return[n] += returns[t, n]
             self._length[n] += lengths[t, n]
             episodes.append(
-                TimedEpisode(int(t), self.first + int(n), float(self._return[n]), int(self._length[n]))
+                TimedEpisode(
+                    int(t), self.first + int(n), float(self._return[n]), int(self._length[n])
+                )
             )
             # what this fragment gives to the next episode begins after t
             self._return[n], self._length[n] = -returns[t, n], -lengths[t, n]

@@ -25,8 +25,8 @@ from cluster.pool import Request, SamplerError, SamplerPool
 from cluster.sampler import Sampler, TimedEpisode
 from cluster.xparl_shim import HOST_VARIABLE, load_parl
 from config import Config
-from errors import UserError
 from envs import BadEnvironment
+from errors import UserError
 from rollout import Rollout, RolloutSpec, Weights
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -215,7 +215,9 @@ class XparlPool(SamplerPool):
             self._actors = [actor.result() for actor in made]
             self._answers = [
                 thread.submit(actor.call, wire.pack(self._hello(index)))
-                for index, (thread, actor) in enumerate(zip(self._threads, self._actors, strict=True))
+                for index, (thread, actor) in enumerate(
+                    zip(self._threads, self._actors, strict=True)
+                )
             ]
             for index in range(samplers):
                 self._answer(index)

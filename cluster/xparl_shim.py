@@ -11,10 +11,8 @@ this module mends exactly those, from outside, leaving PARL's own files alone:
 * it listens on every interface, without authentication. Here it listens on one address:
   127.0.0.1, unless `xparl start --host IP` says otherwise.
 
-Three ways in: `load_parl()` is the client's `import parl`; `main()` is the console command
-`xparl`; and run as a script, `python xparl_shim.py SCRIPT ARGS` runs one of PARL's own child
-processes (master, worker, job, monitor, log server) through the shim. This file imports
-nothing of the project, so any floor may import it.
+`load_parl()` is the project's `import parl`. This file imports nothing of the project, so any
+floor may import it.
 """
 
 from __future__ import annotations
@@ -26,7 +24,6 @@ import importlib.util
 import io
 import logging
 import os
-import runpy
 import sys
 import threading
 import time
@@ -186,12 +183,14 @@ def _heartbeat_messages() -> types.ModuleType:
     pool.Add(file)
     module = types.ModuleType("parl.remote.grpc_heartbeat.heartbeat_pb2")
     for name in fields:
-        message_class = message_factory.GetMessageClass(pool.FindMessageTypeByName(f"dppo_parl.{name}"))
+        message_class = message_factory.GetMessageClass(
+            pool.FindMessageTypeByName(f"dppo_parl.{name}")
+        )
         setattr(module, name, message_class)
     return module
 
 
-def _parl_modules() -> list[types.ModuleType]:
+def parl_modules() -> list[types.ModuleType]:
     return [m for name, m in list(sys.modules.items()) if name.partition(".")[0] == "parl" and m]
 
 
@@ -214,7 +213,7 @@ def _mend_addresses() -> None:
     from parl.utils import machine_info
 
     unpatched = machine_info.get_ip_address
-    for module in _parl_modules():
+    for module in parl_modules():
         if getattr(module, "get_ip_address", None) is unpatched:
             module.get_ip_address = bind_host  # pyright: ignore
 
@@ -263,7 +262,7 @@ def _mend_client() -> None:
 
             from parl.remote.grpc_heartbeat import heartbeat_pb2_grpc
 
-            self._alive = host_is_alive
+            self._count, self._alive, self._dead = client_count, host_is_alive, dead_job_queue
             self._servicer = heartbeat_server.GrpcHeartbeatServer(
                 client_count, host_is_alive, dead_job_queue
             )
@@ -287,8 +286,8 @@ def _mend_client() -> None:
                 deadline = time.time() - remote_constants.HEARTBEAT_RCVTIMEO_S
                 for instance in [name for name, seen in list(last_seen.items()) if seen < deadline]:
                     del last_seen[instance]
-                    self._servicer.dead_job_queue.put(instance)
-                self._servicer.client_count.value = len(last_seen)
+                    self._dead.put(instance)
+                self._count.value = len(last_seen)
 
     def check_job(self: Any, job_ping_address: str, max_memory: Any, gpu: str) -> Any:
         """Ping a granted job. PARL gives it 0.9 s, and on a busy host leaks the slot for ever."""
@@ -311,95 +310,3 @@ def _mend_client() -> None:
 
     client.HeartbeatServerProcess = HeartbeatServerInProcess
     client.Client._check_job = check_job
-
-
-def child_command() -> list[str]:
-    """The command that PARL starts its child processes with."""
-    return [sys.executable, "-W", "ignore", os.path.abspath(__file__)]
-
-
-def _mend_children() -> None:
-    """Make PARL start its child processes through this shim."""
-    for module in _parl_modules():
-        if hasattr(module, "XPARL_PYTHON"):
-            module.XPARL_PYTHON = child_command()  # pyright: ignore
-
-
-def _mend_servers() -> None:
-    """For PARL's own processes: Flask on one address, and a master that survives a bad message."""
-    import flask
-    import zmq
-    from parl.remote import master
-
-    run, receive = flask.Flask.run, master.Master._receive_message
-
-    def run_on_host(self: Any, host: str | None = None, *args: Any, **options: Any) -> None:
-        run(self, bind_host(), *args, **options)
-
-    def receive_or_reply(self: Any) -> None:
-        try:
-            receive(self)
-        except zmq.error.Again:
-            raise  # PARL's idle tick
-        except Exception as error:  # one bad frame must not end the master for everybody
-            master.logger.error(f"[Master] refused a message: {error!r}")
-            with contextlib.suppress(zmq.ZMQError):  # it had been answered before it failed
-                self.client_socket.send_multipart([b"[EXCEPTION]", repr(error).encode()])
-
-    flask.Flask.run = run_on_host  # pyright: ignore
-    master.Master._receive_message = receive_or_reply
-
-
-def main() -> None:
-    """The console command `xparl`: PARL's own, same flags, plus `--host IP` for start and connect."""
-    arguments = sys.argv[1:]
-    if "--host" in arguments:
-        at = arguments.index("--host")
-        if at + 1 >= len(arguments):
-            sys.exit("xparl: --host needs an IP address, for example --host 192.168.1.10")
-        os.environ[HOST_VARIABLE] = arguments[at + 1]
-        del arguments[at : at + 2]
-    os.environ[SKIP_CORE_VARIABLE] = "true"  # a cluster command has no use for torch
-    try:
-        load_parl()
-    except ParlMissing as error:
-        sys.exit(f"xparl: {error}")
-    from parl.remote import scripts
-
-    _mend_addresses_of_scripts(scripts)
-    _mend_children()
-    sys.argv = ["xparl", *arguments]
-    try:
-        scripts.cli(standalone_mode=True)
-    except Exception as error:  # PARL raises bare Exceptions with a sentence for the user
-        sys.exit(f"xparl: {error}")
-
-
-def _mend_addresses_of_scripts(scripts: types.ModuleType) -> None:
-    scripts.get_ip_address = bind_host  # pyright: ignore
-
-
-def _detach_stderr() -> None:
-    """Errors of the long-lived processes go to a file: PARL leaves them the terminal's stderr,
-    and whoever reads the output of `xparl start` through a pipe would wait for them for ever."""
-    folder = os.path.expanduser("~/.parl_data")
-    os.makedirs(folder, exist_ok=True)
-    log = os.open(os.path.join(folder, "stderr.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(log, 2)
-    os.close(log)
-
-
-def _run_child() -> None:
-    script = sys.argv[1]
-    sys.argv = sys.argv[1:]
-    _detach_stderr()
-    sys.path[0] = os.path.dirname(script)
-    os.environ[SKIP_CORE_VARIABLE] = "true"
-    load_parl()
-    _mend_children()
-    _mend_servers()
-    runpy.run_path(script, run_name="__main__")
-
-
-if __name__ == "__main__":
-    _run_child()

@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
 
-def run_command(*arguments: str, cwd: Path = ROOT, timeout: float = 150) -> subprocess.CompletedProcess:
+def run_command(
+    *arguments: str, cwd: Path = ROOT, timeout: float = 150
+) -> subprocess.CompletedProcess:
     """Run one of the project's commands as a user would, and return what it printed."""
     return subprocess.run(
         [sys.executable, *arguments],

@@ -103,5 +103,7 @@ def test_every_setting_is_read_somewhere():
         for folder in (".", "cluster", "envs")
         for path in (ROOT / folder).glob("*.py")
     )
-    unread = [name for name in FIELDS if f"config.{name}" not in sources and f"self.{name}" not in sources]
+    unread = [
+        name for name in FIELDS if f"config.{name}" not in sources and f"self.{name}" not in sources
+    ]
     assert unread == []

@@ -34,19 +34,26 @@ def draw(distribution, params, count, seed=0):
 def test_entropy_is_minus_the_expected_log_probability(kind):
     distribution = KINDS[kind]
     params = params_for(distribution)
-    log_prob = distribution.log_prob(params.expand(200_000, -1), draw(distribution, params, 200_000))
+    log_prob = distribution.log_prob(
+        params.expand(200_000, -1), draw(distribution, params, 200_000)
+    )
     assert distribution.entropy(params).item() == pytest.approx(-log_prob.mean().item(), abs=0.02)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_kl_is_the_expected_log_ratio(kind):
     distribution = KINDS[kind]
-    one, two = params_for(distribution, seed=1, scale=0.5), params_for(distribution, seed=2, scale=0.5)
+    one, two = (
+        params_for(distribution, seed=1, scale=0.5),
+        params_for(distribution, seed=2, scale=0.5),
+    )
     action = draw(distribution, one, 200_000)
     ratio = distribution.log_prob(one.expand(200_000, -1), action) - distribution.log_prob(
         two.expand(200_000, -1), action
     )
-    assert distribution.kl(one, two).item() == pytest.approx(ratio.mean().item(), rel=0.05, abs=0.01)
+    assert distribution.kl(one, two).item() == pytest.approx(
+        ratio.mean().item(), rel=0.05, abs=0.01
+    )
     assert distribution.kl(one, one).item() == pytest.approx(0.0, abs=1e-6)
 
 
@@ -102,7 +109,10 @@ def test_gradients_are_those_of_finite_differences(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_is_the_same_in_any_company(kind):
     distribution = KINDS[kind]
-    params, action = params_for(distribution, rows=64), draw(distribution, params_for(distribution), 64)
+    params, action = (
+        params_for(distribution, rows=64),
+        draw(distribution, params_for(distribution), 64),
+    )
     whole = distribution.log_prob(params, action)
     for rows in range(1, 64):
         part = distribution.log_prob(params[:rows].clone(), action[:rows].clone())

@@ -123,7 +123,9 @@ class AtariReference:
         self.stack = np.concatenate([self.stack[1:], small[None]])
 
 
-@pytest.mark.parametrize(("env", "rom"), [("PongNoFrameskip-v4", "pong"), ("BreakoutNoFrameskip-v4", "breakout")])
+@pytest.mark.parametrize(
+    ("env", "rom"), [("PongNoFrameskip-v4", "pong"), ("BreakoutNoFrameskip-v4", "breakout")]
+)
 def test_atari_equals_the_emulator_stepped_by_hand(env, rom):
     venv = make_vec_env(env, 1)
     obs, info = venv.reset(seed=[7])

@@ -70,14 +70,20 @@ def test_the_evaluator_never_waits_and_skips_to_the_newest_weights():
 
 def video_of(env: str, folder: Path) -> list[np.ndarray]:
     path = folder / "episode.mp4"
-    done = run_command("evaluate.py", str(untrained(env, folder)), "--episodes", "1", "--video", str(path))
+    done = run_command(
+        "evaluate.py", str(untrained(env, folder)), "--episodes", "1", "--video", str(path)
+    )
     assert done.returncode == 0, done.stderr
     return [np.asarray(frame) for frame in imageio.get_reader(path)]  # pyright: ignore
 
 
 @pytest.mark.parametrize(
     ("env", "shape"),
-    [("HalfCheetah-v4", (480, 480, 3)), ("PongNoFrameskip-v4", (210, 160, 3)), ("CartPole-v1", (400, 600, 3))],
+    [
+        ("HalfCheetah-v4", (480, 480, 3)),
+        ("PongNoFrameskip-v4", (210, 160, 3)),
+        ("CartPole-v1", (400, 600, 3)),
+    ],
 )
 def test_a_video_shows_the_episode(env, shape, tmp_path):
     if env == "HalfCheetah-v4" and ctypes.util.find_library("OSMesa") is None:

@@ -27,7 +27,9 @@ def test_the_seed_decides_the_weights_and_nothing_else_is_disturbed():
     assert torch.equal(torch.rand(1), expected)
     for name, array in one.get_weights().items():
         np.testing.assert_array_equal(array, two.get_weights()[name])
-    assert not np.array_equal(one.get_weights()["actor.0.weight"], other.get_weights()["actor.0.weight"])
+    assert not np.array_equal(
+        one.get_weights()["actor.0.weight"], other.get_weights()["actor.0.weight"]
+    )
 
 
 def test_weights_are_a_copy():
@@ -62,7 +64,11 @@ def test_an_action_does_not_depend_on_how_many_environments_stand_beside_it(imag
     config = Config(network="nature_cnn" if image else "mlp", initial_log_std=-0.5)
     model = make_model(IMAGE if image else VECTOR, DISCRETE if image else CONTINUOUS, config)
     rows, rng = 24 if image else 100, np.random.default_rng(0)
-    obs = rng.integers(0, 255, (rows, 4, 84, 84), np.uint8) if image else rng.normal(size=(rows, 5)).astype("f")
+    obs = (
+        rng.integers(0, 255, (rows, 4, 84, 84), np.uint8)
+        if image
+        else rng.normal(size=(rows, 5)).astype("f")
+    )
     noise = rng.random(rows, np.float32) if image else rng.standard_normal((rows, 3), np.float32)
     torch.set_num_threads(1)
     action, params = model.act(obs, noise)

@@ -39,13 +39,18 @@ def test_runs_are_grouped_by_what_differs_except_the_seed(tmp_path):
         write_run(tmp_path / "c", [5, 6], seed=1, gamma=0.5),
     ]  # fmt: skip
     lines = group(folders)["CartPole-v1"]
-    assert {label: len(curves) for label, curves in lines.items()} == {"gamma 0.99": 2, "gamma 0.5": 1}
+    assert {label: len(curves) for label, curves in lines.items()} == {
+        "gamma 0.99": 2,
+        "gamma 0.5": 1,
+    }
 
 
 def test_a_resumed_runs_later_lines_replace_those_it_overtook(tmp_path):
     folder = write_run(tmp_path / "a", [1, 2, 3])
     with open(folder / "metrics.jsonl", "a") as file:
-        file.write('\n{"update": 2, "global_step": 20, "episode_return_mean": 9}\n{"update": 3, "gl')
+        file.write(
+            '\n{"update": 2, "global_step": 20, "episode_return_mean": 9}\n{"update": 3, "gl'
+        )
     np.testing.assert_array_equal(read(folder).episode_return, [1, 9, 3])
 
 

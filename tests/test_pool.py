@@ -29,7 +29,10 @@ def make(config: Config, samplers: int) -> tuple[SamplerPool, Weights]:
 
 
 def toy(name: str, **settings) -> Config:
-    return Config(env=f"tests.toy_envs:{name}", **({"env_num": 4, "batch_size": 64, "minibatch_size": 16} | settings))
+    return Config(
+        env=f"tests.toy_envs:{name}",
+        **({"env_num": 4, "batch_size": 64, "minibatch_size": 16} | settings),
+    )
 
 
 def gathered(config: Config, samplers: int) -> list[Rollout]:
@@ -119,7 +122,9 @@ def test_nan_names_environment_step_and_sampler(samplers, env, what):
     pool, weights = make(toy(env, env_num=4, batch_size=128, minibatch_size=32), samplers)
     try:
         pool.request(weights, 0, True)
-        with pytest.raises(SamplerError, match=rf"{what} of environment 0 .* at step 2[45] .*sampler 0"):
+        with pytest.raises(
+            SamplerError, match=rf"{what} of environment 0 .* at step 2[45] .*sampler 0"
+        ):
             pool.gather()
     finally:
         pool.close()
@@ -145,7 +150,9 @@ def test_closing_leaves_no_process():
     processes = [process.pid for process in pool._processes]
     pool.close()
     wait_until(
-        lambda: not set(processes) & set(processes_mentioning("cluster.local")), 5, "samplers to end"
+        lambda: not set(processes) & set(processes_mentioning("cluster.local")),
+        5,
+        "samplers to end",
     )
 
 

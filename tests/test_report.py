@@ -37,7 +37,9 @@ def test_metrics_are_one_object_a_line_and_what_is_unknown_is_null(tmp_path, cap
     assert second["episodes"] == 2
     printed = capsys.readouterr().out.splitlines()
     assert re.match(r"10/100 steps  10%  ETA .* steps/s  return -  policy", printed[0])
-    assert re.match(r"100/100 steps 100%  ETA 0:00:00  .* return 15.0  policy -0.5000 value 0.2500", printed[1])
+    assert re.match(
+        r"100/100 steps 100%  ETA 0:00:00  .* return 15.0  policy -0.5000 value 0.2500", printed[1]
+    )
 
 
 def test_the_mean_is_of_the_last_hundred_episodes(tmp_path):

@@ -168,7 +168,9 @@ def test_a_signal_saves_and_ends_within_ten_seconds(number, tmp_path):
 
 
 def process_group(leader: int) -> list[str]:
-    listed = subprocess.run(["ps", "-o", "args=", "-s", str(leader)], capture_output=True, text=True)
+    listed = subprocess.run(
+        ["ps", "-o", "args=", "-s", str(leader)], capture_output=True, text=True
+    )
     return listed.stdout.splitlines()
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,7 +20,9 @@ ARRAYS = st.dictionaries(
 )
 
 
-@given(ARRAYS, st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=3))
+@given(
+    ARRAYS, st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=3)
+)
 def test_what_is_packed_is_unpacked(arrays, meta):
     got_meta, got = unpack(pack(meta, arrays))
     assert got_meta == meta
@@ -45,10 +49,8 @@ def test_a_damaged_message_is_refused_or_read_but_never_more(data):
         message = message[: data.draw(st.integers(0, len(message) - 1))]
     else:
         message[data.draw(st.integers(0, len(message) - 1))] ^= data.draw(st.integers(1, 255))
-    try:
+    with contextlib.suppress(WireError):
         unpack(bytes(message))
-    except WireError:
-        pass
 
 
 @pytest.mark.parametrize("message", [b"", b"hello", b"\x80\x04]\x94.", b"DPPOwir1" + b"\xff" * 8])

@@ -132,7 +132,9 @@ def test_nan_in_a_remote_environment_names_its_place(xparl_cluster, tmp_path):
     process = start(xparl_cluster, tmp_path / "work", nan_at=5)
     _, errors = process.communicate(timeout=90)
     assert process.returncode == 2
-    assert "sampler 0 (remote actor): reward of environment 0 (my_env:Slow) is nan at step 4" in errors
+    assert (
+        "sampler 0 (remote actor): reward of environment 0 (my_env:Slow) is nan at step 4" in errors
+    )
     assert "Traceback" not in errors
 
 
@@ -161,11 +163,16 @@ def test_a_bad_message_does_not_end_the_master(xparl_cluster):
 
 
 def test_the_command_line_is_parls_own():
-    done = subprocess.run([str(BIN / "xparl"), "--help"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [str(BIN / "xparl"), "--help"], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0
     assert {"start", "connect", "stop", "status"} <= set(done.stdout.split())
     done = subprocess.run(
-        [str(BIN / "xparl"), "start", "--port", "9", "--host"], capture_output=True, text=True, timeout=60
+        [str(BIN / "xparl"), "start", "--port", "9", "--host"],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 1
     assert "--host needs an IP address" in done.stderr
