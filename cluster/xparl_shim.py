@@ -93,6 +93,8 @@ def _without_side_effects():
         "parl.remote.grpc_heartbeat.heartbeat_pb2": _heartbeat_messages(),
         # PARL calls an interface that pyarrow has dropped; None makes its import fail cleanly.
         "pyarrow": None,
+        # a second to import, for one function: scipy loads it when it is first used
+        "scipy.signal": types.ModuleType("scipy.signal"),
     }
     originals = {name: sys.modules[name] for name in stand_ins if name in sys.modules}
     sys.modules.update(stand_ins)  # pyright: ignore[reportArgumentType, reportCallIssue]
@@ -101,7 +103,7 @@ def _without_side_effects():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for name in ("pkg_resources", "pyarrow"):
+        for name in ("pkg_resources", "pyarrow", "scipy.signal"):
             sys.modules.pop(name, None)
             if name in originals:
                 sys.modules[name] = originals[name]
