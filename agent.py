@@ -23,7 +23,7 @@ _MODEL = "model/"  # prefix of the model's arrays in `state`
 
 
 class NotFinite(UserError):
-    """NaN or infinity appeared in an update. The agent's weights are those from before it."""
+    """NaN or infinity appeared in an update. The agent is as it was before it."""
 
 
 class PPOAgent(parl.Agent):
@@ -41,6 +41,7 @@ class PPOAgent(parl.Agent):
         self.update = 0
         self.learning_rate = config.learning_rate
         self.scaler = ReturnScaler(config.env_num, config.gamma, config.reward_clip)
+        self.before_update = self.state()  # what an update that fails goes back to
 
     @property
     def model(self) -> ActorCritic:
@@ -75,12 +76,12 @@ class PPOAgent(parl.Agent):
             metrics of the update.
 
         Raises:
-            NotFinite: where a loss or a gradient was; the weights are as before the call.
+            NotFinite: where a loss or a gradient was; everything is as before the call.
         """
         config, alg = self.config, self.alg
-        before = torch.nn.utils.parameters_to_vector(self.model.parameters()).detach().clone()
+        self.before_update = self.state()
         self._set_schedules(progress)
-        device = before.device
+        device = self.model.policy_head.weight.device
         steps, envs = rollout.reward.shape
         obs = torch.from_numpy(rollout.observations()).to(device)
         rows = obs[:steps].flatten(0, 1)
@@ -118,7 +119,7 @@ class PPOAgent(parl.Agent):
                     break
         table = torch.stack(statistics).cpu()
         if not bool(table.isfinite().all()):
-            torch.nn.utils.vector_to_parameters(before, self.model.parameters())
+            self.abandon_update()
             row = int((~table.isfinite()).any(1).nonzero()[0])
             names = [n for n, x in zip(STATISTICS, table[row], strict=True) if not x.isfinite()]
             raise NotFinite(
@@ -205,6 +206,10 @@ class PPOAgent(parl.Agent):
         }
         return arrays, counters
 
+    def abandon_update(self) -> None:
+        """Go back to the state from before the update in progress."""
+        self.load_state(*self.before_update)
+
     def load_state(self, arrays: dict[str, np.ndarray], counters: dict[str, Any]) -> None:
         """Put back what `state` returned."""
         self.model.set_weights(model_arrays(arrays))
@@ -214,10 +219,9 @@ class PPOAgent(parl.Agent):
                 for key in ("step", "exp_avg", "exp_avg_sq")
                 if f"adam/{key}/{name}" in arrays
             }
-            if saved:
-                self.alg.optimizer.state[parameter] = {
-                    key: value.to(parameter.device) for key, value in saved.items()
-                }
+            self.alg.optimizer.state[parameter] = {
+                key: value.to(parameter.device) for key, value in saved.items()
+            }
         self.scaler.running[:] = arrays["scaler/running"]
         self.scaler.count, self.scaler.mean, self.scaler.var = counters["scaler"]
         self.update = counters["update"]

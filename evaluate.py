@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from config import Config
+from errors import UserError
 
 if TYPE_CHECKING:
     from model import ActorCritic
@@ -37,6 +38,10 @@ class Scores(NamedTuple):
 
     def std(self) -> float:
         return float(np.std(self.returns))
+
+
+class EvaluationError(UserError):
+    """The evaluation process failed. The message says why."""
 
 
 class Abandoned(Exception):
@@ -156,7 +161,7 @@ class Evaluator:
         """A finished evaluation, if there is one. Never waits.
 
         Raises:
-            RuntimeError: where the evaluation failed.
+            EvaluationError: where it failed.
         """
         if self._running is None or not self._connection.poll(0):
             return None
@@ -186,9 +191,9 @@ class Evaluator:
         try:
             answer = json.loads(self._connection.recv_bytes())
         except (EOFError, ConnectionError):
-            raise RuntimeError("the evaluation process ended") from None
+            raise EvaluationError("the evaluation process ended") from None
         if "error" in answer:
-            raise RuntimeError(f"the evaluation failed: {answer['error']}")
+            raise EvaluationError(f"the evaluation failed: {answer['error']}")
         (weights, step), self._running = self._running, None
         if self._waiting is not None:
             self._start()
@@ -278,7 +283,6 @@ def main() -> None:
     from agent import model_arrays
     from checkpoint import load, load_newest
     from config import ConfigError, load_run
-    from errors import UserError
 
     arguments = tyro.cli(
         Arguments, prog="evaluate.py",

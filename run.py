@@ -9,9 +9,10 @@ import platform
 import signal
 import sys
 import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -42,18 +43,33 @@ class Stopped(Exception):
 
 
 class StopSignals:
-    """SIGTERM and SIGINT: end at once while waiting, otherwise at the next wait."""
+    """SIGTERM and SIGINT: end at once while waiting, otherwise at the next wait.
 
-    def __init__(self) -> None:
+    Where the next wait is too far away (the first update may compile for 20 s), `abort` is called.
+
+    Args:
+        abort: ends the process, given the reason; it must not return.
+    """
+
+    GRACE_S = 4.0
+
+    def __init__(self, abort: Callable[[str], NoReturn]) -> None:
         self._asked: int | None = None
         self._waiting = False
+        self._abort = abort
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle)
+        signal.signal(signal.SIGALRM, self._too_late)
 
     def _handle(self, number: int, frame: Any) -> None:
         self._asked = number
         if self._waiting:
             raise Stopped(number)
+        signal.setitimer(signal.ITIMER_REAL, self.GRACE_S)
+
+    def _too_late(self, number: int, frame: Any) -> None:
+        assert self._asked is not None
+        self._abort(Stopped(self._asked).reason)
 
     @contextlib.contextmanager
     def interrupting(self):
@@ -61,6 +77,7 @@ class StopSignals:
         self._waiting = True
         try:
             if self._asked is not None:
+                signal.setitimer(signal.ITIMER_REAL, 0)
                 raise Stopped(self._asked)
             yield
         finally:
@@ -91,7 +108,7 @@ class Run:
         self.first_update = self.agent.update
         every = config.steps_per_evaluation
         self._next_evaluation = (self.global_step // every + 1) * every
-        self.signals = StopSignals()
+        self.signals = StopSignals(self._abort)
         spec = spec_of(env_spaces, model.distribution, config.steps_per_rollout)
         with contextlib.ExitStack() as opened:
             self.report = Report(run_dir, config, self.global_step, report_state)
@@ -103,6 +120,15 @@ class Run:
             self._opened = opened.pop_all()
         self._update_end = time.perf_counter()
         self._first_update: tuple[float, int] | None = None  # when it ended, and its step
+
+    def _abort(self, reason: str) -> NoReturn:
+        """End now, from within an update, in the state from before it."""
+        self.agent.abandon_update()
+        self.save()
+        self.summarize(reason)
+        self.close()
+        sys.stdout.flush()
+        os._exit(0)
 
     def close(self) -> None:
         """Leave no process and no open file behind."""
@@ -179,6 +205,7 @@ class Run:
             "behaviour_version": self.behaviour.version,
             "global_step": self.global_step,
             "best": self.best,
+            "last_evaluation": self.last_evaluation,
             "report": self.report.state(),
         }
         checkpoint.save(self.checkpoints, self.agent.update, arrays, state)
@@ -195,6 +222,7 @@ class Run:
         }
         self.behaviour = Weights(saved.state["behaviour_version"], behaviour)
         self.global_step, self.best = saved.state["global_step"], saved.state["best"]
+        self.last_evaluation = saved.state["last_evaluation"]
         return saved.state["report"]
 
     def summarize(self, reason: str) -> None:

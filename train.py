@@ -111,24 +111,26 @@ def choose_device(config: Config) -> str:
 
 
 def prepare_folder(config: Config) -> Path:
-    """The run's folder; a new one gets its config.yaml."""
+    """The run's folder, with its config.yaml."""
     import yaml
 
     from config import ConfigError
     from run import versions
 
-    if config.resume is not None:
-        return Path(config.resume)
     name = config.env.replace("/", "-").replace(":", "-")
     default = f"runs/{name}__s{config.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
     run_dir = Path(config.run_dir or default)
-    if (run_dir / "config.yaml").exists():
+    if config.resume is None and (run_dir / "config.yaml").exists():
         raise ConfigError(
             f"run_dir {run_dir} already holds a run: go on with it by --resume {run_dir}, or name"
             f" another folder"
         )
     run_dir.mkdir(parents=True, exist_ok=True)
-    content = {"config": config.to_dict(), "versions": versions(), "command": sys.argv}
+    content = {
+        "config": config.to_dict() | {"resume": None},
+        "versions": versions(),
+        "command": sys.argv,
+    }
     (run_dir / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     return run_dir
 
@@ -146,7 +148,6 @@ def main() -> None:
         config = parse(sys.argv[1:])
         found = check(config)
 
-        from agent import NotFinite
         from run import Run
 
         device = choose_device(config)
@@ -162,18 +163,16 @@ def main() -> None:
             reason = "error"
             try:
                 reason = train(run)
-                run.save()
-            except UserError as error:
-                if not isinstance(error, NotFinite):  # which leaves its optimiser spoilt
-                    run.save()
-                raise
             finally:
+                run.save()  # whatever happened: an update that failed has left no trace
                 run.summarize(reason)
         finally:
             run.close()
     except UserError as error:
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:  # before the run had begun
+        sys.exit(130)
 
 
 if __name__ == "__main__":

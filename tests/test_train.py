@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from checkpoint import load
 from tests.conftest import ROOT, processes_mentioning, run_command, wait_until
 
 
@@ -164,6 +165,25 @@ def test_a_signal_saves_and_ends_within_ten_seconds(number, tmp_path):
     assert summary_of(run_dir)["exit_reason"] == signal.Signals(number).name.lower()
     assert (run_dir / "checkpoints" / "last" / "manifest.json").exists()
     assert processes_mentioning(str(run_dir)) == []
+    assert process_group(process.pid) == []
+
+
+def test_a_signal_in_a_long_update_goes_back_to_the_state_before_it(tmp_path):
+    """Such as the first update, which compiles."""
+    run_dir = tmp_path / "run"
+    process = start_training(
+        run_dir, "--env", "CartPole-v1", "--update_epochs", "100000", "--samplers", "1",
+    )  # fmt: skip
+    wait_until(lambda: (run_dir / "metrics.jsonl").exists(), 60, "the run to start")
+    time.sleep(4)
+    start = time.monotonic()
+    process.terminate()
+    output, _ = process.communicate(timeout=30)
+    assert time.monotonic() - start < 10
+    assert process.returncode == 0, output
+    assert summary_of(run_dir)["exit_reason"] == "sigterm"
+    assert summary_of(run_dir)["global_step"] == 0
+    assert load(run_dir / "checkpoints" / "last").state["update"] == 0
     assert process_group(process.pid) == []
 
 
