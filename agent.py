@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+import checkpoint
 from algorithm import PPO, STATISTICS, Minibatch
 from cluster.xparl_shim import load_parl
 from config import Config
@@ -205,6 +207,19 @@ class PPOAgent(parl.Agent):
             "scaler": [self.scaler.count, self.scaler.mean, self.scaler.var],
         }
         return arrays, counters
+
+    def save(self, save_path: str | Path) -> None:
+        """Write the whole state as a checkpoint folder (PARL's own version pickles weights)."""
+        checkpoint.write(Path(save_path), *self.state())
+
+    def restore(self, save_path: str | Path) -> None:
+        """Read what `save` wrote.
+
+        Raises:
+            BadCheckpoint: where it is damaged or missing.
+        """
+        saved = checkpoint.load(Path(save_path))
+        self.load_state(saved.arrays, saved.state)
 
     def abandon_update(self) -> None:
         """Go back to the state from before the update in progress."""

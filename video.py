@@ -6,11 +6,14 @@ import ctypes.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from config import Config
-from envs import BadEnvironment
+from envs import BadEnvironment, family_of
+from envs.classic import plain_spaces
+from envs.custom import maker
 from model import ActorCritic
 
 
@@ -22,8 +25,6 @@ def choose_renderer(env: str) -> None:
     Raises:
         BadEnvironment: where the renderer's library is missing.
     """
-    from envs import family_of
-
     if family_of(env) != "mujoco" or "DISPLAY" in os.environ:
         return
     cards = [*Path("/dev").glob("nvidiactl"), *Path("/dev").glob("dri/renderD*")]
@@ -44,8 +45,6 @@ def film(model: ActorCritic, config: Config, path: Path, seed: int, greedy: bool
     """
     import imageio.v2 as imageio
 
-    from envs import family_of
-
     atari = family_of(config.env) == "atari"
     frames = _play_atari if atari else _play
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,11 +59,9 @@ def film(model: ActorCritic, config: Config, path: Path, seed: int, greedy: bool
 
 
 def _play(model: ActorCritic, config: Config, seed: int, greedy: bool) -> Iterator[np.ndarray]:
-    from envs.classic import plain_spaces
-    from envs.custom import maker
-
     try:
-        env = plain_spaces(config.env, maker(config.env, render_mode="rgb_array")())
+        options = {"render_mode": "rgb_array", **_camera(config.env)}
+        env = plain_spaces(config.env, maker(config.env, **options)())
         obs, _ = env.reset(seed=seed)
         first = env.render()
     except Exception as error:  # whatever a renderer raises, the user needs to know one thing
@@ -80,6 +77,15 @@ def _play(model: ActorCritic, config: Config, seed: int, greedy: bool) -> Iterat
         if terminated or truncated:
             break
     env.close()
+
+
+def _camera(env: str) -> dict[str, str]:
+    """The option that makes MuJoCo's camera follow the robot, where the model has such a camera."""
+    if family_of(env) != "mujoco":
+        return {}
+    model: Any = maker(env)().unwrapped.model  # pyright: ignore[reportAttributeAccessIssue]
+    names = [model.camera(i).name for i in range(model.ncam)]
+    return {"camera_name": "track"} if "track" in names else {}
 
 
 def _play_atari(

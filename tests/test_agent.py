@@ -83,15 +83,15 @@ def test_an_update_is_a_function_of_its_inputs():
     assert digests[0] == digests[1]
 
 
-def test_state_restores_to_the_bit():
+def test_a_saved_agent_is_restored_to_the_bit(tmp_path):
     config = small("HalfCheetah-v4", learning_rate_schedule="kl")
     agent, pool = make(config)
     rollouts = [collect(agent, pool, 0)]
     agent.learn(rollouts[0], 0.0, True)
-    arrays, counters = agent.state()
+    agent.save(tmp_path / "agent")
     other, _ = make(dataclasses.replace(config, seed=9))
     other.config = config
-    other.load_state(arrays, counters)
+    other.restore(tmp_path / "agent")
     rollout = collect(agent, pool, 1)
     assert agent.learn(rollout, 0.5, False) == other.learn(rollout, 0.5, False)
     for one, two in zip(agent.state()[0].values(), other.state()[0].values(), strict=True):
