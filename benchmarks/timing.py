@@ -1,0 +1,260 @@
+"""How long training takes here: `python benchmarks/timing.py --env PongNoFrameskip-v4 --env_num 8`.
+
+One row per pool and policy lag, each a real `train.py` that is stopped after `--seconds` of
+measuring: steps/s (the median over windows, after warm-up), its ratio to the raw stepping rate of
+the same environments on all cores with random actions, where the time went, peak memory, and the
+bytes that cross between processes per step. The time for 10M steps is extrapolated from the rate,
+and marked so. Writes `<out>.md`, `<out>.json` and `<out>.png`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import multiprocessing
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from config import Config, preset  # noqa: E402
+from envs import make_vec_env, spaces_of  # noqa: E402
+
+WINDOW_S = 2.0
+WARM_UP_S = 5.0  # after the first update, which compiles
+# PARL's PPO, 10M Atari steps with 8 environments, hardware unstated (its README of August 2022)
+PARL_HOURS = {"PongNoFrameskip-v4": {"local": 61.67, "xparl": 29.05},
+              "BreakoutNoFrameskip-v4": {"local": 578.05, "xparl": 476.2}}  # fmt: skip
+
+
+@dataclass
+class Arguments:
+    """Measure how fast training runs on this machine."""
+
+    env: str = "PongNoFrameskip-v4"
+    """The environment."""
+    env_num: int | None = None
+    """Number of environments. Default: the preset's."""
+    samplers: int | None = None
+    """Number of samplers. Default: what train.py chooses."""
+    pools: tuple[Literal["inline", "local", "xparl"], ...] = ("inline", "local", "xparl")
+    """The pools to measure."""
+    policy_lag: tuple[int, ...] = (0, 1)
+    """The policy lags to measure."""
+    seconds: float = 30.0
+    """Seconds to measure, per row."""
+    out: Path = Path("benchmarks/results/timing")
+    """Where to write, without the ending."""
+
+
+def step_at_random(env: str, count: int, seconds: float) -> float:
+    """Steps/s of `count` environments in this process, the actions drawn beforehand."""
+    venv = make_vec_env(env, count)
+    venv.reset(seed=list(range(count)))  # pyright: ignore[reportArgumentType]
+    venv.action_space.seed(0)
+    actions = [venv.action_space.sample() for _ in range(64)]
+    for action in actions[:16]:
+        venv.step(action)
+    steps, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        for action in actions:
+            venv.step(action)
+        steps += len(actions) * count
+    return steps / (time.perf_counter() - start)
+
+
+def raw_rate(env: str, count: int, seconds: float) -> float:
+    """Steps/s of the environments, spread over a process per core."""
+    cores = min(os.cpu_count() or 1, count)
+    shares = [count // cores + (i < count % cores) for i in range(cores)]
+    with multiprocessing.get_context("spawn").Pool(cores) as pool:
+        return sum(pool.starmap(step_at_random, [(env, share, seconds) for share in shares]))
+
+
+def train_for(arguments: Arguments, pool: str, lag: int, address: str) -> dict[str, Any]:
+    """Run train.py, stop it after the measuring time, and read its metrics."""
+    with tempfile.TemporaryDirectory() as folder:
+        run_dir = Path(folder) / "run"
+        flags = ["--env", arguments.env, "--policy_lag", str(lag), "--run_dir", str(run_dir),
+                 "--train_total_steps", "100000000", "--test_share", "1"]  # fmt: skip
+        if arguments.env_num is not None:
+            flags += ["--env_num", str(arguments.env_num)]
+        if pool == "xparl":
+            flags += ["--xparl_addr", address]
+        if pool == "inline":
+            flags += ["--samplers", "0"]
+        elif arguments.samplers is not None or pool == "xparl":
+            flags += ["--samplers", str(arguments.samplers or max(1, (os.cpu_count() or 1) - 1))]
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "train.py"), *flags], stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        peak, rows = 0, []
+        try:
+            while True:
+                time.sleep(0.5)
+                if process.poll() is not None:
+                    raise RuntimeError(
+                        f"train.py {' '.join(flags)} ended with {process.returncode}"
+                    )
+                peak = max(peak, resident_memory(process.pid))
+                rows = read_metrics(run_dir / "metrics.jsonl")
+                if rows and rows[-1]["time_s"] - rows[0]["time_s"] > WARM_UP_S + arguments.seconds:
+                    break
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+        summary = json.loads((run_dir / "summary.json").read_text())
+    return measure(rows) | {"peak_rss_mb": peak / 2**20, "samplers": summary["samplers"]}
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def resident_memory(leader: int) -> int:
+    """Bytes resident in a process and its children (shared pages counted in each)."""
+    total = 0
+    for process in [psutil.Process(leader), *psutil.Process(leader).children(recursive=True)]:
+        try:
+            total += process.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
+def measure(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The median rate over windows, and the shares of the time, after warm-up."""
+    begin = rows[0]["time_s"] + WARM_UP_S
+    rows = [row for row in rows if row["time_s"] >= begin]
+    rates, first = [], rows[0]
+    for row in rows:
+        elapsed = row["time_s"] - first["time_s"]
+        if elapsed >= WINDOW_S:
+            rates.append((row["global_step"] - first["global_step"]) / elapsed)
+            first = row
+    elapsed = rows[-1]["time_s"] - rows[0]["time_s"]
+    shares = {
+        name: sum(row[f"time/{name}"] for row in rows[1:]) / elapsed
+        for name in ("sample_wait", "learn", "transfer")
+    }
+    return {"steps_per_s": statistics.median(rates), "windows": len(rates), **shares}
+
+
+def bytes_per_step(config: Config, pool: str, samplers: int) -> float:
+    """Bytes of rollouts and weights that cross between processes, per environment step."""
+    if pool == "inline":
+        return 0.0
+    from cluster.sampler import spec_of
+    from model import make_model
+
+    found = spaces_of(config.env)
+    model = make_model(found.observation, found.action, config)
+    spec = spec_of(found, model.distribution, config.steps_per_rollout)
+    rollout = sum(
+        dtype.itemsize * math.prod(shape) for shape, dtype in spec.arrays(config.env_num).values()
+    )
+    weights = sum(array.nbytes for array in model.get_weights().values())
+    copies = samplers if pool == "xparl" else 1  # local samplers read one shared copy
+    return (rollout + weights * copies) / config.steps_per_update
+
+
+def write(arguments: Arguments, raw: float, rows: list[dict[str, Any]]) -> str:
+    """Write the three files; return the Markdown."""
+    machine = f"{os.cpu_count()} cores ({platform.machine()}), {date.today()}"
+    published = PARL_HOURS.get(arguments.env, {})
+    lines = [
+        f"# Training time, {arguments.env}", "",
+        f"{machine}. Raw stepping, random actions, all cores: {raw:,.0f} steps/s.", "",
+        "| pool | lag | samplers | steps/s | of raw | waiting | learning | transfer | peak RSS"
+        " | bytes/step | 10M steps (extrapolated) | PARL's PPO, published |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for row in rows:
+        hours = 1e7 / row["steps_per_s"] / 3600
+        theirs = f"{published[row['pool']]} h" if row["pool"] in published else "-"
+        lines.append(
+            f"| {row['pool']} | {row['policy_lag']} | {row['samplers']} | {row['steps_per_s']:,.0f}"
+            f" | {row['steps_per_s'] / raw:.0%} | {row['sample_wait']:.0%} | {row['learn']:.0%}"
+            f" | {row['transfer']:.1%} | {row['peak_rss_mb']:,.0f} MB | {row['bytes_per_step']:,.0f}"
+            f" | {hours:.2f} h | {theirs} |"
+        )
+    text = "\n".join(lines) + "\n"
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.with_suffix(".md").write_text(text)
+    content = {"env": arguments.env, "machine": machine, "raw_steps_per_s": raw, "rows": rows}
+    arguments.out.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+    draw(arguments, raw, rows)
+    return text
+
+
+def draw(arguments: Arguments, raw: float, rows: list[dict[str, Any]]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    names = [f"{row['pool']}, lag {row['policy_lag']}" for row in rows]
+    axis.barh(names, [row["steps_per_s"] for row in rows])
+    axis.axvline(raw, color="black", linestyle="--", label="raw stepping, all cores")
+    axis.set(title=arguments.env, xlabel="steps/s")
+    axis.legend()
+    figure.savefig(arguments.out.with_suffix(".png"), dpi=120)
+    pyplot.close(figure)
+
+
+@contextlib.contextmanager
+def cluster(port: int = 8013) -> Iterator[str]:
+    """An xparl cluster with a CPU per core, for as long as the block lasts."""
+    xparl, cpus = Path(sys.executable).with_name("xparl"), str(max(2, os.cpu_count() or 1))
+    command = [str(xparl), "start", "--port", str(port), "--cpu_num", cpus]
+    starter = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    starter.wait()
+    try:
+        yield f"localhost:{port}"
+    finally:  # its processes share the session of the command that started them
+        for pid in psutil.pids():
+            with contextlib.suppress(ProcessLookupError):
+                if os.getsid(pid) == starter.pid:
+                    os.kill(pid, signal.SIGKILL)
+
+
+def main() -> None:
+    import tyro
+
+    arguments = tyro.cli(Arguments)
+    config = preset(arguments.env)
+    if arguments.env_num is not None:
+        config.env_num = arguments.env_num
+    raw = raw_rate(arguments.env, config.env_num, 4.0)
+    rows = []
+    with cluster() if "xparl" in arguments.pools else contextlib.nullcontext("") as address:
+        for pool in arguments.pools:
+            for lag in arguments.policy_lag:
+                row = train_for(arguments, pool, lag, address)
+                row |= {"pool": pool, "policy_lag": lag}
+                row["bytes_per_step"] = bytes_per_step(config, pool, row["samplers"])
+                rows.append(row)
+                print(f"{pool}, lag {lag}: {row['steps_per_s']:,.0f} steps/s", flush=True)
+    print(write(arguments, raw, rows))
+
+
+if __name__ == "__main__":
+    main()
