@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 ENV ?= HalfCheetah-v4
 SEED ?= 1
 # two minutes' worth of HalfCheetah; other environments run as long as their preset says
-STEPS ?= $(if $(filter HalfCheetah-v4,$(ENV)),2000000)
+STEPS ?= $(if $(filter HalfCheetah-v4,$(ENV)),3000000)
 ARGS ?=
 
 .PHONY: venv dev train test lint format video-libs clean
