@@ -24,6 +24,9 @@ parl = load_parl()
 _MODEL = "model/"  # prefix of the model's arrays in `state`
 
 
+State = tuple[dict[str, np.ndarray], dict[str, Any]]  # arrays, and what JSON can hold
+
+
 class NotFinite(UserError):
     """NaN or infinity appeared in an update. The agent is as it was before it."""
 
@@ -43,7 +46,7 @@ class PPOAgent(parl.Agent):
         self.update = 0
         self.learning_rate = config.learning_rate
         self.scaler = ReturnScaler(config.env_num, config.gamma, config.reward_clip)
-        self.before_update = self.state()  # what an update that fails goes back to
+        self._before_update: State | None = None  # what an update that fails goes back to
 
     @property
     def model(self) -> ActorCritic:
@@ -81,7 +84,7 @@ class PPOAgent(parl.Agent):
             NotFinite: where a loss or a gradient was; everything is as before the call.
         """
         config, alg = self.config, self.alg
-        self.before_update = self.state()
+        self._before_update = self.state()
         self._set_schedules(progress)
         device = self.model.policy_head.weight.device
         steps, envs = rollout.reward.shape
@@ -120,21 +123,14 @@ class PPOAgent(parl.Agent):
                 if kl > config.target_kl:
                     break
         table = torch.stack(statistics).cpu()
-        if not bool(table.isfinite().all()):
-            self.abandon_update()
-            row = int((~table.isfinite()).any(1).nonzero()[0])
-            names = [n for n, x in zip(STATISTICS, table[row], strict=True) if not x.isfinite()]
-            raise NotFinite(
-                f"{', '.join(names)} became NaN or infinite in update {self.update}, gradient step"
-                f" {row + 1} of {len(table)}; the weights are kept as before the update. Try a"
-                f" lower --learning_rate, or --reward_transform return_std"
-            )
+        self._refuse_not_finite(table)
         valid = torch.from_numpy(rollout.valid).to(device).flatten()
         self.model.update_normalizer(rows[valid])
         means = dict(zip(STATISTICS, table.mean(0).tolist(), strict=True))
         last_epoch = table[-(len(table) // epochs) :].mean(0)
         self._adapt(float(last_epoch[STATISTICS.index("approx_kl")]))
         self.update += 1
+        self._before_update = None
         return {
             "loss/policy": means["policy_loss"],
             "loss/value": means["value_loss"],
@@ -147,6 +143,20 @@ class PPOAgent(parl.Agent):
             "learning_rate": alg.optimizer.param_groups[0]["lr"],
             "epochs": epochs,
         }
+
+    def _refuse_not_finite(self, table: Tensor) -> None:
+        """Raise `NotFinite`, and undo the update, where a gradient step's statistics are not."""
+        finite = table.isfinite()
+        if bool(finite.all()):
+            return
+        self.abandon_update()
+        row = int((~finite).any(1).nonzero()[0])
+        names = [name for name, good in zip(STATISTICS, finite[row], strict=True) if not good]
+        raise NotFinite(
+            f"{', '.join(names)} became NaN or infinite in update {self.update}, gradient step"
+            f" {row + 1} of {len(table)}; the weights are kept as before the update. Try a lower"
+            f" --learning_rate, or --reward_transform return_std"
+        )
 
     def _transform(self, rollout: Rollout) -> np.ndarray:
         """The rewards that are learned from [T, N]."""
@@ -191,7 +201,7 @@ class PPOAgent(parl.Agent):
             self.learning_rate = min(self.learning_rate * 1.5, 1e-2)
 
     # --- state
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def state(self) -> State:
         """Everything that learning goes on from: arrays, and what JSON can hold.
 
         There is no random state in it: all noise is a function of the seed and of counters.
@@ -222,8 +232,9 @@ class PPOAgent(parl.Agent):
         self.load_state(saved.arrays, saved.state)
 
     def abandon_update(self) -> None:
-        """Go back to the state from before the update in progress."""
-        self.load_state(*self.before_update)
+        """Go back to the state from before the update in progress, where there is one."""
+        if self._before_update is not None:
+            self.load_state(*self._before_update)
 
     def load_state(self, arrays: dict[str, np.ndarray], counters: dict[str, Any]) -> None:
         """Put back what `state` returned."""
