@@ -108,10 +108,11 @@ def draw(grouped: dict[str, dict[str, list[Curve]]], out: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(
-        1, len(grouped), figsize=(6.4 * len(grouped), 4.4), squeeze=False, layout="constrained"
-    )
-    for axis, (env, lines) in zip(axes[0], grouped.items(), strict=True):
+    columns = min(2, len(grouped))
+    rows = -(-len(grouped) // columns)
+    figure = pyplot.figure(figsize=(6.4 * columns, 4.4 * rows), layout="constrained")
+    for place, (env, lines) in enumerate(grouped.items(), start=1):
+        axis = figure.add_subplot(rows, columns, place)
         for label, curves in lines.items():
             step, mean, half = band(curves)
             seeds = f"{len(curves)} seeds" if len(curves) > 1 else "1 seed"
