@@ -16,6 +16,7 @@ from cluster.xparl_shim import load_parl
 from config import Config
 from errors import UserError
 from model import ActorCritic
+from randomness import stream
 from returns import ReturnScaler, gae
 from rollout import Rollout, Weights
 
@@ -144,6 +145,13 @@ class PPOAgent(parl.Agent):
             "epochs": epochs,
         }
 
+    def initialize_normalizer(self, rollout: Rollout) -> None:
+        """Give the normaliser its first statistics, before anything is learned."""
+        seen = rollout.obs[:-1][rollout.valid]
+        self.model.update_normalizer(
+            torch.from_numpy(seen).to(self.model.policy_head.weight.device)
+        )
+
     def _refuse_not_finite(self, table: Tensor) -> None:
         """Raise `NotFinite`, and undo the update, where a gradient step's statistics are not."""
         finite = table.isfinite()
@@ -181,8 +189,8 @@ class PPOAgent(parl.Agent):
 
     def _shuffle(self, epoch: int, size: int) -> Tensor:
         """The order of an epoch: a function of seed, update and epoch, so no state to save."""
-        seed = np.random.SeedSequence([self.config.seed, self.update, epoch])
-        return torch.from_numpy(np.random.Generator(np.random.Philox(seed)).permutation(size))
+        generator = stream("shuffle", self.config.seed, self.update, epoch)
+        return torch.from_numpy(generator.permutation(size))
 
     def _set_schedules(self, progress: float) -> None:
         config, left = self.config, 1.0 - progress

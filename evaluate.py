@@ -18,6 +18,7 @@ import numpy as np
 
 from config import Config
 from errors import UserError
+from randomness import stream
 
 if TYPE_CHECKING:
     from model import ActorCritic
@@ -72,8 +73,7 @@ def score(
     distribution = model.distribution
     while len(returns) < episodes:
         count = min(_PARALLEL, episodes - len(returns))
-        key = np.random.SeedSequence([seed, len(returns)])
-        generator = np.random.Generator(np.random.Philox(key))
+        generator = stream("evaluation", seed, len(returns))
         venv = make_vec_env(config.env, count)
         try:
             seeds = generator.integers(2**31 - 1, size=count)

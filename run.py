@@ -147,10 +147,27 @@ class Run:
         """
         return update % self.config.updates_per_checkpoint == 0 or update == self.first_update
 
-    def record(self, rollout: Rollout, metrics: dict[str, float], times: dict[str, float]) -> None:
-        """Count an update, have its weights evaluated where that is due, and report."""
+    def needs_warm_up(self) -> bool:
+        """Whether a fragment is to be collected for the normaliser alone: before the first step."""
+        return self.config.normalize_observation and self.global_step == 0
+
+    def warm_up(self, rollout: Rollout) -> None:
+        """Initialise the normaliser from a fragment that is not learned from.
+
+        Otherwise the first updates, on raw observations, drive tanh units into saturation, and the
+        sudden normalisation after them finds the policy already spoilt.
+        """
+        self.agent.initialize_normalizer(rollout)
+        self.behaviour = self.agent.weights()
+        self._count(rollout)
+
+    def _count(self, rollout: Rollout) -> None:
         self.global_step += rollout.steps
         self.report.add_episodes(rollout.episodes)
+
+    def record(self, rollout: Rollout, metrics: dict[str, float], times: dict[str, float]) -> None:
+        """Count an update, have its weights evaluated where that is due, and report."""
+        self._count(rollout)
         now = time.perf_counter()
         line: dict[str, Any] = {
             "update": self.agent.update,

@@ -30,6 +30,8 @@ NEEDED = (
     "safetensors",
 )
 
+WARM_UP_FRAGMENT = 2**32  # a number that no update has
+
 
 def train(run: Run) -> str:
     """Train to the end or to a signal; return which: finished, sigterm or sigint."""
@@ -37,6 +39,10 @@ def train(run: Run) -> str:
 
     agent, pool, lag = run.agent, run.pool, run.config.policy_lag
     try:
+        if run.needs_warm_up():
+            pool.request(run.behaviour, WARM_UP_FRAGMENT, reset=True)
+            with run.signals.interrupting():
+                run.warm_up(pool.gather())
         while (progress := run.progress()) < 1.0:
             update, start = agent.update, time.perf_counter()
             if lag == 0 or update == run.first_update:

@@ -15,6 +15,7 @@ from envs import BadEnvironment, family_of
 from envs.classic import plain_spaces
 from envs.custom import maker
 from model import ActorCritic
+from randomness import stream
 
 
 def choose_renderer(env: str) -> None:
@@ -69,7 +70,7 @@ def _play(model: ActorCritic, config: Config, seed: int, greedy: bool) -> Iterat
     if not isinstance(first, np.ndarray):
         raise BadEnvironment(f"env {config.env} renders {type(first).__name__}, not an image")
     yield first
-    generator = np.random.Generator(np.random.Philox(seed))
+    generator = stream("film", seed)
     for _ in range(config.test_max_steps):
         action = _act(model, np.asarray(obs)[None], generator, greedy)[0]
         obs, _, terminated, truncated, _ = env.step(action if action.shape else int(action))
@@ -98,7 +99,7 @@ def _play_atari(
     obs, _ = seen.reset(seed=[seed])
     picture, _ = shown.reset(seed=[seed])
     yield picture[0, -1]
-    generator = np.random.Generator(np.random.Philox(seed))
+    generator = stream("film", seed)
     for _ in range(config.test_max_steps):
         action = _act(model, obs, generator, greedy)
         obs, _, terminated, truncated, _ = seen.step(action)

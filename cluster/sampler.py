@@ -16,6 +16,7 @@ from config import Config
 from distributions import Distribution
 from envs import BadEnvironment, Spaces, make_vec_env, spaces_of_vec_env
 from model import make_model
+from randomness import stream
 from rollout import Rollout, RolloutSpec
 
 
@@ -37,10 +38,6 @@ def spec_of(env_spaces: Spaces, distribution: Distribution, steps: int) -> Rollo
         steps, shape, "uint8" if image else "float32",
         distribution.action_shape, distribution.action_dtype, frames,
     )  # fmt: skip
-
-
-def _generator(*key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
 class Sampler:
@@ -104,9 +101,8 @@ class Sampler:
         self.venv.close()
 
     def _reset(self, fragment: int) -> None:
-        seeds = _generator(self.config.seed, fragment, 0).integers(
-            2**31 - 1, size=self.config.env_num
-        )
+        generator = stream("reset", self.config.seed, fragment)
+        seeds = generator.integers(2**31 - 1, size=self.config.env_num)
         self._obs, _ = self.venv.reset(seed=seeds[self.first : self.last].tolist())
         self._resetting[:] = False
         self._return[:] = 0.0
@@ -115,7 +111,7 @@ class Sampler:
     def _noise(self, fragment: int) -> np.ndarray:
         """This sampler's columns [T, N, ...] of the noise of all the run's environments."""
         distribution = self.model.distribution
-        generator = _generator(self.config.seed, fragment, 1)
+        generator = stream("action", self.config.seed, fragment)
         shape = (self.spec.steps, self.config.env_num, *distribution.noise_shape)
         if distribution.noise == "normal":
             noise = generator.standard_normal(shape, np.float32)

@@ -152,6 +152,15 @@ def test_sign_rewards_are_learned_from_and_raw_ones_reported():
     assert all(e.episode_return == e.length for e in rollout.episodes)
 
 
+def test_the_normaliser_can_be_given_its_first_statistics():
+    agent, pool = make(small("CartPole-v1", normalize_observation=True))
+    rollout = collect(agent, pool)
+    agent.initialize_normalizer(rollout)
+    seen = rollout.obs[:-1][rollout.valid].astype("f8")
+    np.testing.assert_allclose(agent.model.obs_mean, seen.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(agent.model.obs_var, seen.var(0), rtol=1e-6)
+
+
 def test_the_normaliser_sees_no_reset_rows():
     agent, pool = make(small("CartPole-v1", normalize_observation=True))
     rollout = collect(agent, pool)

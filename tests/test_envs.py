@@ -14,6 +14,7 @@ from cluster.sampler import Sampler
 from config import Config
 from envs import BadEnvironment, UnknownEnv, UnsupportedEnv, family_of, make_vec_env, spaces_of
 from envs.classic import plain_spaces
+from randomness import stream
 from rollout import Rollout
 
 ENVS = 3
@@ -176,9 +177,7 @@ def test_a_rollout_is_what_a_scalar_environment_gives_for_its_actions(env):
         out = Rollout.empty(sampler.spec, 2)
         sampler.collect(fragment, fragment == 0, out)
         fragments.append(out)
-    seeds = np.random.Generator(
-        np.random.Philox(np.random.SeedSequence([config.seed, 0, 0]))
-    ).integers(2**31 - 1, size=2)
+    seeds = stream("reset", config.seed, 0).integers(2**31 - 1, size=2)
     obs, _ = again.reset(seed=seeds.tolist())
     resetting, invalid = np.zeros(2, bool), 0
     for out in fragments:

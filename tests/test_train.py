@@ -132,6 +132,8 @@ def test_the_pool_does_not_change_the_result(lag, tmp_path):
         done = run_command("train.py", *flags, "--samplers", samplers, "--run_dir", str(run_dir))
         assert done.returncode == 0, done.stderr
         digests.add(summary_of(run_dir)["weights_sha256"])
+        # one fragment before the first update, for the normaliser alone, is counted too
+        assert metrics_of(run_dir)[0]["global_step"] == 2 * 512
     assert len(digests) == 1
 
 

@@ -1,0 +1,23 @@
+"""Random streams as functions of the seed and of counters: there is no random state to save."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+Purpose = Literal["reset", "action", "shuffle", "evaluation", "film"]
+_NUMBER: dict[Purpose, int] = {
+    "reset": 1, "action": 2, "shuffle": 3, "evaluation": 4, "film": 5,
+}  # fmt: skip
+
+
+def stream(purpose: Purpose, seed: int, *counters: int) -> np.random.Generator:
+    """The generator for one purpose at one place of a run; streams are independent.
+
+    Args:
+        counters: the place, such as the fragment's number. Always as many for a purpose: numpy
+            takes a missing counter for 0.
+    """
+    key = np.random.SeedSequence([_NUMBER[purpose], seed, *counters])
+    return np.random.Generator(np.random.Philox(key))
