@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
+from torch.nn.functional import linear, pad
 
 from cluster.xparl_shim import load_parl
 from config import Config
@@ -18,10 +19,12 @@ from errors import UserError
 
 parl = load_parl()
 
-# MKL takes another kernel, with another order of summation, for a product of fewer rows. With at
-# least this many, a row's result does not depend on how many rows stand beside it, and so not on
-# how the environments are spread over samplers.
-MIN_ROWS = 4
+# Libraries take another kernel, with another order of summation, for another number of rows. For an
+# action not to depend on how many environments stand beside it, and so on how they are spread over
+# samplers, matrices are multiplied in blocks of this many rows,
+_BLOCK_ROWS = 16
+# and as many images are convolved at the least (one alone takes a kernel of its own).
+_MIN_IMAGES = 4
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU,
@@ -38,11 +41,27 @@ def _orthogonal(layer: Any, gain: float) -> Any:
     return layer
 
 
+class Linear(nn.Linear):
+    """A linear layer [B, inputs] -> [B, outputs] that acts on each row alone, bit for bit.
+
+    It does so in inference mode, in which the samplers act; the learner is spared the cost.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        # in this order: the compiler cannot trace the second question
+        if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
+            return linear(input, self.weight, self.bias)
+        rows = len(input)
+        padded = pad(input, (0, 0, 0, -rows % _BLOCK_ROWS))
+        blocks = [linear(block, self.weight, self.bias) for block in padded.split(_BLOCK_ROWS)]
+        return torch.cat(blocks)[:rows]
+
+
 def mlp(inputs: int, hidden_sizes: tuple[int, ...], activation: str) -> tuple[nn.Module, int]:
     """A multi-layer perceptron [B, inputs] -> [B, features]; also returns `features`."""
     layers: list[nn.Module] = []
     for width in hidden_sizes:
-        layers += [_orthogonal(nn.Linear(inputs, width), math.sqrt(2)), ACTIVATIONS[activation]()]
+        layers += [_orthogonal(Linear(inputs, width), math.sqrt(2)), ACTIVATIONS[activation]()]
         inputs = width
     return nn.Sequential(*layers), inputs
 
@@ -57,7 +76,7 @@ def nature_cnn(obs_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
     )  # fmt: skip
     with torch.no_grad():
         flat = convolutions(torch.zeros(1, *obs_shape)).shape[1]
-    return nn.Sequential(*convolutions, _orthogonal(nn.Linear(flat, 512), gain), nn.ReLU()), 512
+    return nn.Sequential(*convolutions, _orthogonal(Linear(flat, 512), gain), nn.ReLU()), 512
 
 
 class ActorCritic(parl.Model):
@@ -99,8 +118,8 @@ class ActorCritic(parl.Model):
         self.critic = self.actor if self.shared else trunk()[0]
         normal = isinstance(distribution, Normal)
         outputs = distribution.params // 2 if normal else distribution.params
-        self.policy_head = _orthogonal(nn.Linear(features, outputs), 0.01)
-        self.value_head = _orthogonal(nn.Linear(features, 1), 1.0)
+        self.policy_head = _orthogonal(Linear(features, outputs), 0.01)
+        self.value_head = _orthogonal(Linear(features, 1), 1.0)
         if normal:
             self.log_std = nn.Parameter(torch.full((outputs,), config.initial_log_std))
         if self.normalizes:
@@ -174,8 +193,8 @@ class ActorCritic(parl.Model):
         rows = len(obs)
         device = self.policy_head.weight.device
         batch = torch.from_numpy(obs).to(device)
-        if rows < MIN_ROWS:
-            batch = torch.cat([batch, batch.new_zeros(MIN_ROWS - rows, *batch.shape[1:])])
+        if self.image and rows < _MIN_IMAGES:
+            batch = torch.cat([batch, batch.new_zeros(_MIN_IMAGES - rows, *batch.shape[1:])])
         params = self.policy(batch)[:rows].cpu()
         if noise is None:
             return self.distribution.mode(params), params

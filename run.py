@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
 import torch
 
 import checkpoint
@@ -127,6 +128,11 @@ class Run:
         self.save()
         self.summarize(reason)
         self.close()
+        compilers = psutil.Process().children(recursive=True)
+        for process in compilers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(compilers, timeout=1)
         sys.stdout.flush()
         os._exit(0)
 

@@ -59,20 +59,28 @@ def test_one_pass_equals_two(shared, image):
     assert touched == shared
 
 
-@pytest.mark.parametrize("image", [False, True])
-def test_an_action_does_not_depend_on_how_many_environments_stand_beside_it(image):
-    config = Config(network="nature_cnn" if image else "mlp", initial_log_std=-0.5)
-    model = make_model(IMAGE if image else VECTOR, DISCRETE if image else CONTINUOUS, config)
-    rows, rng = 24 if image else 100, np.random.default_rng(0)
-    obs = (
-        rng.integers(0, 255, (rows, 4, 84, 84), np.uint8)
-        if image
-        else rng.normal(size=(rows, 5)).astype("f")
-    )
-    noise = rng.random(rows, np.float32) if image else rng.standard_normal((rows, 3), np.float32)
+@pytest.mark.parametrize(
+    ("obs_space", "action_space", "hidden_sizes"),
+    [
+        (VECTOR, CONTINUOUS, (64, 64)),
+        (VECTOR, DISCRETE, (64, 64)),
+        (VECTOR, spaces.Box(-1, 1, (1,), np.float32), (64, 64)),
+        (spaces.Box(-1, 1, (376,), np.float32), CONTINUOUS, (256, 256)),
+        (IMAGE, DISCRETE, ()),
+    ],
+)
+def test_an_action_does_not_depend_on_how_many_environments_stand_beside_it(
+    obs_space, action_space, hidden_sizes
+):
+    network = "nature_cnn" if obs_space is IMAGE else "mlp"
+    config = Config(network=network, hidden_sizes=hidden_sizes, initial_log_std=-0.5)
+    model = make_model(obs_space, action_space, config)
+    rows, rng = 24 if obs_space is IMAGE else 100, np.random.default_rng(0)
+    obs = np.stack([obs_space.sample() for _ in range(rows)])
+    noise = rng.random((rows, *action_space.shape), np.float32)
     torch.set_num_threads(1)
     action, params = model.act(obs, noise)
-    for first, last in [(0, 1), (3, 5), (0, 3), (5, 12), (1, rows)]:
+    for first, last in [(0, 1), (3, 5), (0, 3), (5, 12), (2, 22), (1, rows)]:
         part_action, part = model.act(obs[first:last], noise[first:last])
         assert torch.equal(part, params[first:last])
         assert torch.equal(part_action, action[first:last])

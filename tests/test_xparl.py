@@ -18,6 +18,8 @@ import pytest
 from cluster.xparl import cluster_cpus
 from tests.conftest import BIN, ROOT, cluster_processes, run_command, wait_until
 
+pytestmark = pytest.mark.xdist_group("xparl")  # these share one cluster
+
 ENVIRONMENT = """
 import os, time
 import gymnasium, numpy as np
