@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 # numba compiles in a test's first call, and machines are shared
 settings.register_profile("project", deadline=None, max_examples=60)
 settings.load_profile("project")
+torch.set_num_threads(1)  # the tests run in parallel: more threads would spin against one another
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
