@@ -54,7 +54,7 @@ def gathered(config: Config, samplers: int) -> list[Rollout]:
 def test_neither_the_pool_nor_the_number_of_samplers_shows_in_a_rollout(env):
     config = dataclasses.replace(preset(env), env_num=5, batch_size=160, minibatch_size=32)
     expected = gathered(config, 0)
-    for samplers in (1, 3, 5):
+    for samplers in (2, 5):
         for one, two in zip(expected, gathered(config, samplers), strict=True):
             assert one.policy_version == two.policy_version
             assert one.episodes == two.episodes

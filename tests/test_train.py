@@ -97,10 +97,10 @@ def test_without_flags_it_trains_pong(tmp_path):
 SMALL = {
     "CartPole-v1": ["--train_total_steps", "6000"],
     "HalfCheetah-v4": ["--train_total_steps", "6000", "--env_num", "8", "--batch_size", "512",
-                       "--update_epochs", "2", "--checkpoint_share", "0.25"],
+                       "--update_epochs", "2", "--checkpoint_share", "0.25", "--test_episodes", "1"],
     "PongNoFrameskip-v4": ["--train_total_steps", "640", "--env_num", "2", "--batch_size", "64",
                            "--minibatch_size", "32", "--update_epochs", "1", "--compile", "off",
-                           "--checkpoint_share", "0.3", "--test_max_steps", "5"],
+                           "--checkpoint_share", "0.3", "--test_episodes", "1", "--test_max_steps", "5"],
 }  # fmt: skip
 
 
