@@ -141,7 +141,7 @@ class PPOAgent(parl.Agent):
             "grad_norm": means["grad_norm"],
             "first_minibatch_kl": float(table[0, STATISTICS.index("approx_kl")]),
             "explained_variance": explained,
-            "learning_rate": alg.optimizer.param_groups[0]["lr"],
+            "learning_rate": alg.learning_rate.item(),
             "epochs": epochs,
         }
 
@@ -195,9 +195,9 @@ class PPOAgent(parl.Agent):
     def _set_schedules(self, progress: float) -> None:
         config, left = self.config, 1.0 - progress
         linear = config.learning_rate_schedule == "linear"
-        self.alg.set_learning_rate(self.learning_rate * (left if linear else 1.0))
+        self.alg.learning_rate.fill_(self.learning_rate * (left if linear else 1.0))
         clip_left = left if config.clip_schedule == "linear" else 1.0
-        self.alg.set_clip_range(config.clip_range * clip_left)
+        self.alg.clip_range.fill_(config.clip_range * clip_left)
 
     def _adapt(self, kl: float) -> None:
         """learning_rate_schedule kl: keep the KL of an update near desired_kl."""
@@ -215,13 +215,12 @@ class PPOAgent(parl.Agent):
         There is no random state in it: all noise is a function of the seed and of counters.
         """
         arrays = {f"{_MODEL}{name}": array for name, array in self.weights().arrays.items()}
-        for name, parameter in self.model.named_parameters():
-            for key, value in self.alg.optimizer.state.get(parameter, {}).items():
-                arrays[f"adam/{key}/{name}"] = value.detach().cpu().numpy().copy()
+        arrays["adam/moments"] = self.alg.moments.cpu().numpy().copy()
         arrays["scaler/running"] = self.scaler.running.copy()
         counters = {
             "update": self.update,
             "learning_rate": self.learning_rate,
+            "adam_steps": int(self.alg.steps),
             "scaler": [self.scaler.count, self.scaler.mean, self.scaler.var],
         }
         return arrays, counters
@@ -247,15 +246,8 @@ class PPOAgent(parl.Agent):
     def load_state(self, arrays: dict[str, np.ndarray], counters: dict[str, Any]) -> None:
         """Put back what `state` returned."""
         self.model.set_weights(model_arrays(arrays))
-        for name, parameter in self.model.named_parameters():
-            saved = {
-                key: torch.from_numpy(arrays[f"adam/{key}/{name}"].copy())
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"adam/{key}/{name}" in arrays
-            }
-            self.alg.optimizer.state[parameter] = {
-                key: value.to(parameter.device) for key, value in saved.items()
-            }
+        self.alg.moments.copy_(torch.from_numpy(arrays["adam/moments"]))
+        self.alg.steps.fill_(counters["adam_steps"])
         self.scaler.running[:] = arrays["scaler/running"]
         self.scaler.count, self.scaler.mean, self.scaler.var = counters["scaler"]
         self.update = counters["update"]

@@ -115,7 +115,7 @@ def test_schedules_follow_progress():
     rollout = collect(agent, pool)
     assert agent.learn(rollout, 0.0, True)["learning_rate"] == pytest.approx(1e-3)
     assert agent.learn(rollout, 0.75, False)["learning_rate"] == pytest.approx(0.25e-3)
-    assert agent.alg._clip.item() == pytest.approx(0.2 * 0.25)  # clip_schedule linear
+    assert agent.alg.clip_range.item() == pytest.approx(0.2 * 0.25)  # clip_schedule linear
 
 
 def test_learning_rate_follows_the_measured_kl():
