@@ -65,6 +65,7 @@ class PPO(parl.Algorithm):
         self.learning_rate = torch.tensor(config.learning_rate, device=device)
         self.clip_range = torch.tensor(config.clip_range, device=device)
         self.compiled, self.note = choose_compile(config)
+        model.bfloat16 = choose_bfloat16(config, device)
         self._step = self._gradient_step
         if self.compiled:
             torch._dynamo.config.trace_autograd_ops = True
@@ -148,4 +149,18 @@ def choose_compile(config: Config) -> tuple[bool, str]:
         return False, ""
     if compiler is None:
         return False, "no C++ compiler found: the gradient step is not compiled, training is slower"
-    return True, "compiling the gradient step: the first update takes some 20 s, or 5 s where it is cached"
+    return (
+        True,
+        "compiling the gradient step: the first update takes some 20 s, or 5 s where it is cached",
+    )
+
+
+def choose_bfloat16(config: Config, device: torch.device) -> bool:
+    """Whether the learner's trunks compute in bfloat16; emulated, it would be slower."""
+    if config.precision != "auto":
+        return config.precision == "bfloat16"
+    if config.network == "mlp":
+        return False
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -52,8 +52,8 @@ class Config:
     xparl_addr: str | None = None
     """IP:PORT of an xparl master; without it samplers are local processes."""
     samplers: int | None = None
-    """Sampler processes or remote actors. 0: in the learner's own process. Default: the cores
-    less one, or the cluster's free CPUs; at most env_num."""
+    """Sampler processes or remote actors. 0: in the learner's own process. Default: the cores,
+    or the cluster's free CPUs; at most env_num."""
     policy_lag: int = 1
     """0: collect, then learn. 1: learn on a fragment while the next one is collected."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -61,8 +61,12 @@ class Config:
     torch_threads: int = 1
     """CPU threads of the learner. 0: all cores."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Compile the minibatch loss with torch.compile. auto: where a C++ compiler exists and the
+    """Compile the gradient step with torch.compile. auto: where a C++ compiler exists and the
     run is long enough to pay for it."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the learner's trunk; samplers act, and heads are computed, in float32. auto:
+    bfloat16 for images where the processor has instructions for it."""
 
     # --- evaluation
     test_every_steps: int | None = None

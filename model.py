@@ -108,6 +108,7 @@ class ActorCritic(parl.Model):
                 f" are {obs_shape}, with normalize_observation {self.normalizes}"
             )
         self.shared = config.shared_trunk
+        self.bfloat16 = False  # whether `forward` and `value` compute the trunks in bfloat16
 
         def trunk() -> tuple[nn.Module, int]:
             if self.image:
@@ -157,19 +158,23 @@ class ActorCritic(parl.Model):
             return torch.cat([output, self.log_std.expand_as(output)], -1)
         return output
 
+    def _features(self, trunk: nn.Module, obs: Tensor) -> Tensor:
+        with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.bfloat16):
+            return trunk(obs).float()
+
     def policy(self, obs: Tensor) -> Tensor:
         """Parameters of the policy's distribution [B, P] for raw observations [B, ...]."""
         return self._params(self.actor(self.normalize(obs)))
 
     def value(self, obs: Tensor) -> Tensor:
         """State values [B]."""
-        return self.value_head(self.critic(self.normalize(obs))).squeeze(-1)
+        return self.value_head(self._features(self.critic, self.normalize(obs))).squeeze(-1)
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """`policy` and `value` in one pass: a shared trunk is run once."""
         obs = self.normalize(obs)
-        features = self.actor(obs)
-        critic_features = features if self.shared else self.critic(obs)
+        features = self._features(self.actor, obs)
+        critic_features = features if self.shared else self._features(self.critic, obs)
         return self._params(features), self.value_head(critic_features).squeeze(-1)
 
     def get_weights(self) -> dict[str, np.ndarray]:

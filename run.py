@@ -293,7 +293,7 @@ def make_pool(config: Config, spec: RolloutSpec, weights: Weights) -> SamplerPoo
         return XparlPool(config, spec, config.samplers or 1)
     from cluster.local import LocalPool
 
-    samplers = config.samplers or min(config.env_num, max(1, (os.cpu_count() or 1) - 1))
+    samplers = config.samplers or min(config.env_num, os.cpu_count() or 1)
     return LocalPool(config, spec, samplers, weights)
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from algorithm import PPO, STATISTICS, Minibatch, choose_compile
+from algorithm import PPO, STATISTICS, Minibatch, choose_bfloat16, choose_compile
 from config import Config
 from model import make_model
 
@@ -163,3 +163,33 @@ def test_compiling_is_for_runs_that_are_long_enough(monkeypatch):
     wanted, note = choose_compile(Config(compile="on"))
     assert not wanted
     assert "no C++ compiler" in note
+
+
+def test_bfloat16_points_where_float32_does_and_leaves_acting_alone():
+    space = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    config = Config(network="nature_cnn", shared_trunk=True, compile="off", precision="bfloat16")
+    ppo = PPO(make_model(space, spaces.Discrete(4), config), config)
+    rng = np.random.default_rng(0)
+    obs = rng.integers(0, 255, (16, 4, 84, 84), np.uint8)
+    acted = ppo.model.act(obs, None)[1]
+    gradients = []
+    for bfloat16 in (True, False):
+        ppo.model.bfloat16 = bfloat16
+        params, value = ppo.model(torch.from_numpy(obs))
+        assert params.dtype == value.dtype == torch.float32
+        loss = (params * torch.arange(4)).sum() + (value - 3).square().sum()
+        parts = torch.autograd.grad(loss, ppo.parameters)
+        gradients.append(torch.cat([part.flatten() for part in parts]))
+        assert torch.equal(ppo.model.act(obs, None)[1], acted)
+    assert not torch.equal(*gradients)
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.99
+
+
+def test_bfloat16_is_for_images_where_the_processor_has_it(monkeypatch):
+    cpu = torch.device("cpu")
+    for has_it in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has_it: has)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        assert choose_bfloat16(Config(network="nature_cnn"), cpu) == has_it
+        assert not choose_bfloat16(Config(network="mlp"), cpu)
+        assert not choose_bfloat16(Config(network="nature_cnn", precision="float32"), cpu)
