@@ -172,7 +172,7 @@ class PPOAgent(parl.Agent):
             return np.sign(rollout.reward)
         if self.config.reward_transform == "return_std":
             ended = rollout.terminated | rollout.truncated
-            return self.scaler(rollout.reward, ended, rollout.valid)
+            return self.scaler(rollout.reward, ended, rollout.valid, rollout.env_ranges)
         return rollout.reward
 
     def _estimate(self, rollout: Rollout, reward: np.ndarray, obs: Tensor) -> dict[str, np.ndarray]:

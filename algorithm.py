@@ -7,7 +7,7 @@ import shutil
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cluster.xparl_shim import load_parl
 from config import Config

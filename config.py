@@ -55,7 +55,8 @@ class Config:
     """Sampler processes or remote actors. 0: in the learner's own process. Default: the cores,
     or the cluster's free CPUs; at most env_num."""
     policy_lag: int = 1
-    """0: collect, then learn. 1: learn on a fragment while the next one is collected."""
+    """0: collect, then learn. 1: learn on a fragment while the next one is collected. 2 and more:
+    asynchronous; fragments are learned from as they arrive, and dropped if older than this."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of the learner; auto takes a GPU where there is one."""
     torch_threads: int = 1
@@ -184,6 +185,13 @@ class Config:
     def steps_per_evaluation(self) -> int:
         return self.test_every_steps or max(1, round(self.train_total_steps * self.test_share))
 
+    def default_samplers(self, available: int) -> int:
+        """As many as `available` processors allow; asynchronous ones share environments evenly."""
+        most = min(self.env_num, available)
+        if self.policy_lag <= 1:
+            return most
+        return max(n for n in range(1, most + 1) if self.env_num % n == 0)
+
     def validate(self) -> None:
         """Check the fields against one another.
 
@@ -201,9 +209,16 @@ class Config:
         for name in ("test_share", "checkpoint_share", "learning_rate", "clip_range"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be greater than 0")
-        if self.policy_lag > 1:
+        if self.policy_lag > 1 and self.samplers == 0:
             raise ConfigError(
-                f"policy_lag is {self.policy_lag}, but must be 0 (collect, then learn) or 1 (overlap)"
+                f"policy_lag is {self.policy_lag}, but samplers 0 puts the environments in the"
+                f" learner's own process, where nothing overlaps: give --samplers 1 or more"
+            )
+        if self.policy_lag > 1 and self.samplers and self.env_num % self.samplers:
+            raise ConfigError(
+                f"policy_lag {self.policy_lag} needs equally many environments in each sampler, but"
+                f" {self.samplers} samplers do not divide env_num {self.env_num}: give --samplers"
+                f" {self.default_samplers(self.samplers)}, or another --env_num"
             )
         if self.samplers is not None and self.samplers > self.env_num:
             raise ConfigError(

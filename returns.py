@@ -97,10 +97,23 @@ class ReturnScaler:
         """The environments were reset: every stream starts anew."""
         self.running[:] = 0.0
 
-    def __call__(self, reward: np.ndarray, ended: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        """Update with a fragment's raw rewards [T, N]; return them scaled, float32."""
+    def __call__(
+        self, reward: np.ndarray, ended: np.ndarray, valid: np.ndarray,
+        env_ranges: list[tuple[int, int]],
+    ) -> np.ndarray:  # fmt: skip
+        """Update with a fragment's raw rewards [T, N]; return them scaled, float32.
+
+        Args:
+            env_ranges: whose columns these are, from left to right and from earlier to later.
+        """
         returns = np.empty(reward.shape, np.float64)
-        _discounted_returns(reward, ended, valid, self.gamma, self.running, returns)
+        at = 0
+        for first, last in env_ranges:
+            columns = slice(at, at := at + last - first)
+            _discounted_returns(
+                reward[:, columns], ended[:, columns], valid[:, columns],
+                self.gamma, self.running[first:last], returns[:, columns],
+            )  # fmt: skip
         seen = returns[valid]
         if seen.size:
             total = self.count + seen.size

@@ -66,7 +66,12 @@ class RolloutSpec:
 
 @dataclass
 class Rollout:
-    """One fragment of T steps of N environments. The arrays are those of `RolloutSpec.arrays`."""
+    """One fragment of T steps of N environments. The arrays are those of `RolloutSpec.arrays`.
+
+    `policy_version` is that of the weights that acted; where samplers had different ones, the mean.
+    `env_ranges` are the run's environments [first, last) whose columns stand side by side. One
+    environment can be there twice; what stands to the right then came later.
+    """
 
     obs: np.ndarray
     action: np.ndarray
@@ -76,8 +81,9 @@ class Rollout:
     truncated: np.ndarray
     valid: np.ndarray
     history: np.ndarray | None = None
-    policy_version: int = -1
+    policy_version: float = -1
     episodes: list[Episode] = field(default_factory=list)
+    env_ranges: list[tuple[int, int]] = field(default_factory=list)
 
     @classmethod
     def empty(cls, spec: RolloutSpec, envs: int) -> Rollout:

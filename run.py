@@ -20,6 +20,7 @@ import torch
 import checkpoint
 from agent import PPOAgent
 from algorithm import PPO
+from cluster.asynchronous import AsynchronousPool
 from cluster.pool import InlinePool, SamplerPool
 from cluster.sampler import spec_of
 from config import Config
@@ -149,9 +150,16 @@ class Run:
         """Whether all environments are reset before the fragment of this update.
 
         They are after every checkpoint, which cannot hold their state, so that a resumed run and
-        one that was never interrupted do the same.
+        one that was never interrupted do the same. Asynchronous samplers (policy_lag >= 2), which
+        no two runs repeat, are spared that.
         """
-        return update % self.config.updates_per_checkpoint == 0 or update == self.first_update
+        return update == self.first_update or (
+            self.saves_before(update) and self.config.policy_lag <= 1
+        )
+
+    def saves_before(self, update: int) -> bool:
+        """Whether a checkpoint is written between the update before this one and this one."""
+        return update % self.config.updates_per_checkpoint == 0
 
     def needs_warm_up(self) -> bool:
         """Whether a fragment is to be collected for the normaliser alone: before the first step."""
@@ -180,7 +188,7 @@ class Run:
             "global_step": self.global_step,
             "sps": rollout.steps / (now - self._update_end),
             "policy_lag_mean": float(self.agent.update - 1 - rollout.policy_version),
-            "dropped_fragments": 0,
+            "dropped_fragments": self.pool.dropped,
             "samplers_alive": self.pool.samplers,
             "restarts": 0,
             **metrics,
@@ -283,18 +291,22 @@ class Run:
         )
 
 
-def make_pool(config: Config, spec: RolloutSpec, weights: Weights) -> SamplerPool:
+def make_pool(
+    config: Config, spec: RolloutSpec, weights: Weights
+) -> SamplerPool | AsynchronousPool:
     """The pool that the configuration asks for, its samplers started."""
     if config.samplers == 0:
         return InlinePool(config, spec)
+    samplers = config.samplers or config.default_samplers(os.cpu_count() or 1)
     if config.xparl_addr is not None:
         from cluster.xparl import XparlPool
 
-        return XparlPool(config, spec, config.samplers or 1)
-    from cluster.local import LocalPool
+        pool: SamplerPool = XparlPool(config, spec, samplers)
+    else:
+        from cluster.local import LocalPool
 
-    samplers = config.samplers or min(config.env_num, os.cpu_count() or 1)
-    return LocalPool(config, spec, samplers, weights)
+        pool = LocalPool(config, spec, samplers, weights)
+    return AsynchronousPool(pool, config.policy_lag) if config.policy_lag > 1 else pool
 
 
 def versions() -> dict[str, str]:

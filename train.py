@@ -1,7 +1,8 @@
 """Train an agent with distributed PPO: `python train.py --env HalfCheetah-v4 --continuous_action`.
 
 The loop is `train`. With policy_lag 1 both sides always work: while the learner does update k on
-fragment k, the samplers collect fragment k+1 under the weights of update k-1.
+fragment k, the samplers collect fragment k+1 under the weights of update k-1. With policy_lag 2 and
+more the pool never rests: a request hands it newer weights, and `gather` takes what has arrived.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def train(run: Run) -> str:
                 run.warm_up(pool.gather())
         while (progress := run.progress()) < 1.0:
             update, start = agent.update, time.perf_counter()
-            if lag == 0 or update == run.first_update:
+            if lag != 1 or update == run.first_update:
                 pool.request(run.behaviour, update, run.resets_before(update))
             with run.signals.interrupting():
                 rollout = pool.gather()
@@ -57,7 +58,7 @@ def train(run: Run) -> str:
             requested = time.perf_counter()
             metrics = agent.learn(rollout, progress, fresh=run.resets_before(update))
             learned = time.perf_counter()
-            if lag == 0:
+            if lag != 1:
                 run.behaviour = agent.weights()
             times = {
                 "sample_wait": gathered - start,
@@ -65,7 +66,7 @@ def train(run: Run) -> str:
                 "learn": learned - requested,
             }
             run.record(rollout, metrics, times)
-            if run.resets_before(update + 1):
+            if run.saves_before(update + 1):
                 run.save()
     except Stopped as stop:
         return stop.reason
@@ -100,7 +101,7 @@ def check(config: Config) -> Spaces:
                 f" {free} of them free: give fewer --samplers, or add CPUs with `xparl connect`"
             )
         if config.samplers is None:
-            config.samplers = min(config.env_num, free)
+            config.samplers = config.default_samplers(free)
     return found
 
 

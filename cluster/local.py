@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,13 @@ class LocalPool(SamplerPool):
         self._connections: list[Connection] = []
         self._rollouts = SharedMemory(2 * _slot_layout(spec, config.env_num)[1])
         # every version of the weights packs to the same size: only the version's digits vary
-        self._weights = SharedMemory(len(_pack(weights)) + 4096)
+        size = len(_pack(weights)) + 4096
+        # all samplers read one copy; those that run asynchronously, each its own
+        copies = samplers if config.policy_lag > 1 else 1
+        self._weights = [SharedMemory(size) for _ in range(copies)] * (samplers // copies)
+        self._published: Weights | None = None
+        self._packed = b""
+        self._written: dict[int, bytes] = {}  # what each copy holds, by its descriptor
         super().__init__(config, spec, samplers)
         for index, (first, last) in enumerate(self.ranges):
             self._start(index, first, last)
@@ -98,7 +104,8 @@ class LocalPool(SamplerPool):
         import socket
 
         ours, theirs = socket.socketpair()
-        descriptors = (theirs.fileno(), self._rollouts.descriptor, self._weights.descriptor)
+        weights = self._weights[index]
+        descriptors = (theirs.fileno(), self._rollouts.descriptor, weights.descriptor)
         code = "from cluster.local import serve; serve()"
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         process = subprocess.Popen(
@@ -112,7 +119,7 @@ class LocalPool(SamplerPool):
         connection = Connection(ours.detach())
         hello = {
             "config": self.config.to_dict(), "first": first, "last": last, "index": index,
-            "rollouts": self._rollouts.size, "weights": self._weights.size,
+            "rollouts": self._rollouts.size, "weights": weights.size,
         }  # fmt: skip
         connection.send_bytes(json.dumps(hello).encode())
         self._processes.append(process)
@@ -138,15 +145,23 @@ class LocalPool(SamplerPool):
         return [TimedEpisode(*row) for row in answer["episodes"]]
 
     def _publish(self, weights: Weights) -> None:
-        packed = _pack(weights)
-        self._weights.view()[: len(packed)] = packed
+        if self._published is not weights:
+            self._published, self._packed = weights, _pack(weights)
 
     def _send(self, index: int, request: Request) -> None:
+        memory, packed = self._weights[index], self._packed
+        if self._written.get(memory.descriptor) is not packed:
+            memory.view()[: len(packed)] = packed
+            self._written[memory.descriptor] = packed
         with contextlib.suppress(ConnectionError):  # a dead sampler is reported by `_receive`
             self._connections[index].send_bytes(json.dumps(request._asdict()).encode())
 
     def _receive(self, index: int, request: Request) -> list[TimedEpisode]:
         return self._answer(index)
+
+    def answered(self, indices: list[int], timeout: float) -> list[int]:
+        ready = wait([self._connections[index] for index in indices], timeout)
+        return [index for index in indices if self._connections[index] in ready]
 
     def close(self) -> None:
         for connection in self._connections:

@@ -42,6 +42,7 @@ class SamplerPool(abc.ABC):
     """
 
     name: str
+    dropped = 0  # fragments that came too late: none, where all are waited for
 
     def __init__(self, config: Config, spec: RolloutSpec, samplers: int):
         self.config, self.spec = config, spec
@@ -78,7 +79,33 @@ class SamplerPool(abc.ABC):
         rollout.policy_version = request.version
         # in the order of time, whichever sampler saw them
         rollout.episodes = [Episode(e.episode_return, e.length) for e in sorted(episodes)]
+        rollout.env_ranges = [(0, self.config.env_num)]
         return rollout
+
+    # --- one sampler at a time, for asynchronous collection
+    def send(self, index: int, request: Request, weights: Weights) -> None:
+        """Start sampler `index`, which must be idle. Returns at once."""
+        self._publish(weights)
+        self._send(index, request)
+
+    @abc.abstractmethod
+    def answered(self, indices: list[int], timeout: float) -> list[int]:
+        """Those of the busy samplers `indices` that have answered; waits [s] for one of them."""
+
+    def receive(self, index: int, request: Request) -> Rollout:
+        """A copy of what sampler `index` collected: [T, its environments].
+
+        Raises:
+            SamplerError: where it failed or is gone.
+        """
+        episodes = self._receive(index, request)
+        first, last = self.ranges[index]
+        columns = self._slot(request).columns(first, last)
+        part = Rollout.of({name: array.copy() for name, array in columns.arrays().items()})
+        part.policy_version = request.version
+        part.episodes = [Episode(e.episode_return, e.length) for e in sorted(episodes)]
+        part.env_ranges = [(first, last)]
+        return part
 
     def _slot(self, request: Request) -> Rollout:
         return self.slots[request.fragment % 2]
@@ -117,6 +144,9 @@ class InlinePool(SamplerPool):
 
     def _send(self, index: int, request: Request) -> None:
         pass
+
+    def answered(self, indices: list[int], timeout: float) -> list[int]:
+        return indices
 
     def _receive(self, index: int, request: Request) -> list[TimedEpisode]:
         threads = torch.get_num_threads()

@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -206,6 +206,7 @@ class XparlPool(SamplerPool):
 
         get_global_client().pyfiles = _project_files()
         self._threads = [Caller(f"actor-{i}") for i in range(samplers)]
+        self._packed_request: Request | None = None
         self._packed = b""
         self._answers: list[Future[bytes]] = []
         host_class = self._parl.remote_class(_make_host())
@@ -247,7 +248,8 @@ class XparlPool(SamplerPool):
         self._weights = weights
 
     def _send(self, index: int, request: Request) -> None:
-        if index == 0:  # the same bytes go to every actor
+        if self._packed_request != request:  # the same bytes go to every actor
+            self._packed_request = request
             self._packed = wire.pack(request._asdict(), self._weights.arrays)
         self._answers[index] = self._threads[index].submit(self._actors[index].call, self._packed)
 
@@ -257,6 +259,11 @@ class XparlPool(SamplerPool):
         for name, array in columns.arrays().items():
             array[...] = arrays[name]
         return [TimedEpisode(*row) for row in meta["episodes"]]
+
+    def answered(self, indices: list[int], timeout: float) -> list[int]:
+        futures = {self._answers[index]: index for index in indices}
+        done, _ = wait(futures, timeout, FIRST_COMPLETED)
+        return [futures[future] for future in done]
 
     def close(self) -> None:
         from parl.remote import client

@@ -56,7 +56,8 @@ def test_any_number_of_environments_gives_whole_minibatches_near_the_batch_size(
         (["--samplers", "9"], "only 8 environments"),
         (["--gamma", "1.5"], "gamma is 1.5, but must lie between 0 and 1"),
         (["--learning_rate", "0"], "learning_rate is 0"),
-        (["--policy_lag", "3"], "policy_lag is 3"),
+        (["--policy_lag", "2", "--samplers", "0"], "give --samplers 1 or more"),
+        (["--policy_lag", "2", "--samplers", "3"], "give --samplers 2, or another --env_num"),
         (["--seed", "-1"], "seed is -1"),
         (["--config", "/nowhere.yaml"], "cannot read the settings in /nowhere.yaml"),
         (["--resume", "/tmp"], "/tmp is not the folder of a run"),
@@ -107,3 +108,9 @@ def test_every_setting_is_read_somewhere():
         name for name in FIELDS if f"config.{name}" not in sources and f"self.{name}" not in sources
     ]
     assert unread == []
+
+
+def test_asynchronous_samplers_share_environments_evenly():
+    assert Config(env_num=10).default_samplers(8) == 8
+    assert Config(env_num=10, policy_lag=2).default_samplers(8) == 5
+    assert Config(env_num=7, policy_lag=2).default_samplers(4) == 1

@@ -99,15 +99,28 @@ def test_rewards_are_scaled_by_the_deviation_of_all_discounted_returns_so_far():
         fragments.append((reward * 5, terminated | truncated, valid))
     scaler = ReturnScaler(3, 0.9, 2.0)
     for fragment, expected in zip(fragments, slow_scaler(fragments, 0.9, 2.0), strict=True):
-        np.testing.assert_allclose(scaler(*fragment), expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(scaler(*fragment, [(0, 3)]), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_restart_forgets_the_streams_but_not_the_scale():
     ones, no, yes = np.ones((5, 2)), np.zeros((5, 2), bool), np.ones((5, 2), bool)
     scaler = ReturnScaler(2, 0.9, 10.0)
-    scaler(ones, no, yes)
+    scaler(ones, no, yes, [(0, 2)])
     count = scaler.count
     assert scaler.running == pytest.approx([sum(0.9**k for k in range(5))] * 2)
     scaler.restart()
     assert scaler.running == pytest.approx([0.0, 0.0])
     assert scaler.count == count
+
+
+def test_columns_of_one_environment_are_scaled_one_after_the_other():
+    reward, _, terminated, truncated, valid = random_rollout(0, 15, 4)
+    ended = terminated | truncated
+    merged = ReturnScaler(4, 0.9, 10.0)
+    merged(reward, ended, valid, [(2, 4), (2, 4)])
+    apart = ReturnScaler(4, 0.9, 10.0)
+    for columns in (slice(0, 2), slice(2, 4)):
+        apart(reward[:, columns], ended[:, columns], valid[:, columns], [(2, 4)])
+    np.testing.assert_array_equal(merged.running, apart.running)
+    assert merged.var == pytest.approx(apart.var)
+    assert not merged.running[:2].any()

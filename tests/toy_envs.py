@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -34,6 +37,25 @@ class Slow(ConstantReward):
     """A step takes 50 ms."""
 
     step_s = 0.05
+
+
+def _instances_before(folder: Path) -> int:
+    """How many times this was called with the folder before, in any process."""
+    for number in itertools.count():
+        try:
+            (folder / str(number)).touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        return number
+    raise AssertionError
+
+
+class Uneven(ConstantReward):
+    """A step takes 10 ms, and 40 ms in the second instance (the first is asked for its spaces)."""
+
+    def __init__(self) -> None:
+        number = _instances_before(Path(os.environ["UNEVEN_FOLDER"]))
+        self.step_s = 0.04 if number == 1 else 0.01
 
 
 class Counter(gymnasium.Env):
