@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -31,7 +32,7 @@ from envs import BadEnvironment
 from rollout import Rollout, RolloutSpec, Weights
 
 ROOT = Path(__file__).resolve().parent.parent
-_CLOSE_TIMEOUT_S = 3.0
+_CLOSE_TIMEOUT_S = 2.0
 
 
 class SharedMemory:
@@ -166,9 +167,10 @@ class LocalPool(SamplerPool):
     def close(self) -> None:
         for connection in self._connections:
             connection.close()
+        deadline = time.monotonic() + _CLOSE_TIMEOUT_S  # for all of them
         for process in self._processes:
             try:
-                process.wait(timeout=_CLOSE_TIMEOUT_S)
+                process.wait(timeout=max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -279,6 +279,9 @@ class XparlPool(SamplerPool):
             connection.dead_job_queue.put("exit")
             connection.master_heartbeat_thread.exit()
             connection.job_heartbeat_process.join()
+            for reader in threading.enumerate():  # it must have read "exit" before Python ends
+                if "_update_job_status" in reader.name:
+                    reader.join(timeout=2.0)
 
 
 def _project_files() -> bytes:
