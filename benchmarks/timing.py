@@ -87,39 +87,39 @@ def raw_rate(env: str, count: int, seconds: float) -> float:
 
 
 def train_for(arguments: Arguments, pool: str, lag: int, address: str) -> dict[str, Any]:
-    """Run train.py, stop it after the measuring time, and read its metrics."""
+    """A run of train.py with the asked environments, pool and lag, measured."""
+    flags = ["--env", arguments.env, "--policy_lag", str(lag)]
+    if arguments.env_num is not None:
+        flags += ["--env_num", str(arguments.env_num)]
+    if pool == "xparl":
+        flags += ["--xparl_addr", address]
+    if pool == "inline":
+        flags += ["--samplers", "0"]
+    elif arguments.samplers is not None or pool == "xparl":
+        flags += ["--samplers", str(arguments.samplers or os.cpu_count() or 1)]
     with tempfile.TemporaryDirectory() as folder:
-        run_dir = Path(folder) / "run"
-        flags = ["--env", arguments.env, "--policy_lag", str(lag), "--run_dir", str(run_dir),
-                 "--train_total_steps", "100000000", "--test_share", "1"]  # fmt: skip
-        if arguments.env_num is not None:
-            flags += ["--env_num", str(arguments.env_num)]
-        if pool == "xparl":
-            flags += ["--xparl_addr", address]
-        if pool == "inline":
-            flags += ["--samplers", "0"]
-        elif arguments.samplers is not None or pool == "xparl":
-            flags += ["--samplers", str(arguments.samplers or max(1, (os.cpu_count() or 1) - 1))]
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "train.py"), *flags], stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )  # fmt: skip
-        peak, rows = 0, []
-        try:
-            while True:
-                time.sleep(0.5)
-                if process.poll() is not None:
-                    raise RuntimeError(
-                        f"train.py {' '.join(flags)} ended with {process.returncode}"
-                    )
-                peak = max(peak, resident_memory(process.pid))
-                rows = read_metrics(run_dir / "metrics.jsonl")
-                if rows and rows[-1]["time_s"] - rows[0]["time_s"] > WARM_UP_S + arguments.seconds:
-                    break
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait()
-        summary = json.loads((run_dir / "summary.json").read_text())
+        return run_and_measure(flags, arguments.seconds, Path(folder))
+
+
+def run_and_measure(flags: list[str], seconds: float, folder: Path) -> dict[str, Any]:
+    """Run train.py in a folder, stop it after the measuring time, and read its metrics."""
+    command = [sys.executable, str(ROOT / "train.py"), *flags, "--run_dir", "run",
+               "--train_total_steps", "100000000", "--test_share", "1"]  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, cwd=folder, start_new_session=True
+    )
+    peak, rows = 0, []
+    try:
+        while not rows or rows[-1]["time_s"] - rows[0]["time_s"] <= WARM_UP_S + seconds:
+            time.sleep(0.5)
+            if process.poll() is not None:
+                raise RuntimeError(f"train.py {' '.join(flags)} ended with {process.returncode}")
+            peak = max(peak, resident_memory(process.pid))
+            rows = read_metrics(folder / "run" / "metrics.jsonl")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+    summary = json.loads((folder / "run" / "summary.json").read_text())
     return measure(rows) | {"peak_rss_mb": peak / 2**20, "samplers": summary["samplers"]}
 
 
@@ -221,10 +221,10 @@ def draw(arguments: Arguments, raw: float, rows: list[dict[str, Any]]) -> None:
 
 
 @contextlib.contextmanager
-def cluster(port: int = 8013) -> Iterator[str]:
-    """An xparl cluster with a CPU per core, for as long as the block lasts."""
-    xparl, cpus = Path(sys.executable).with_name("xparl"), str(max(2, os.cpu_count() or 1))
-    command = [str(xparl), "start", "--port", str(port), "--cpu_num", cpus]
+def cluster(cpus: int, port: int = 8013) -> Iterator[str]:
+    """An xparl cluster on this machine, for as long as the block lasts."""
+    xparl = Path(sys.executable).with_name("xparl")
+    command = [str(xparl), "start", "--port", str(port), "--cpu_num", str(cpus)]
     starter = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     starter.wait()
     try:
@@ -245,7 +245,8 @@ def main() -> None:
         config.env_num = arguments.env_num
     raw = raw_rate(arguments.env, config.env_num, 4.0)
     rows = []
-    with cluster() if "xparl" in arguments.pools else contextlib.nullcontext("") as address:
+    cpus = max(arguments.samplers or 1, os.cpu_count() or 1)
+    with cluster(cpus) if "xparl" in arguments.pools else contextlib.nullcontext("") as address:
         for pool in arguments.pools:
             for lag in arguments.policy_lag:
                 row = train_for(arguments, pool, lag, address)
