@@ -193,6 +193,7 @@ def write(rows: list[Row], arguments: Arguments) -> str:
 def main() -> None:
     import tyro
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     arguments = tyro.cli(Arguments)
     unknown = sorted(set(arguments.peers) - set(PEERS))
     if unknown:

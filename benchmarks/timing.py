@@ -239,6 +239,7 @@ def cluster(cpus: int, port: int = 8013) -> Iterator[str]:
 def main() -> None:
     import tyro
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     arguments = tyro.cli(Arguments)
     config = preset(arguments.env)
     if arguments.env_num is not None:

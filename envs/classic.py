@@ -25,11 +25,18 @@ def quiet_make(env: str, **options: Any) -> gymnasium.Env:
         return gymnasium.make(env, disable_env_checker=True, **options)
 
 
+class WithoutInfos(SyncVectorEnv):
+    """Merging infos, key by key for each environment and step, costs much; nobody reads them."""
+
+    def _add_info(self, vector_infos: dict[str, Any], env_info: Any, env_num: int) -> dict:
+        return vector_infos
+
+
 def vectorize(name: str, make_one: Callable[[], gymnasium.Env], num_envs: int) -> VectorEnv:
     """Step `num_envs` scalar environments as one, with spaces that a policy can be built for."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return SyncVectorEnv(
+        return WithoutInfos(
             [lambda: plain_spaces(name, make_one())] * num_envs,
             copy=False,
             autoreset_mode=AutoresetMode.NEXT_STEP,
