@@ -60,7 +60,7 @@ PEERS = {
     ),
     # sf_examples/mujoco/mujoco_params.py: 64 environments, 4 batches of 1024, 2 epochs, 2 x 64 tanh
     "sample-factory": Peer(
-        "sample-factory", ("sample-factory==2.1.1", "mujoco==3.14.0"),
+        "sample-factory", ("sample-factory==2.1.1", "gymnasium[mujoco]==0.29.1", "mujoco==3.14.0"),
         "run_sample_factory.py", r"Fps is \(10 sec: ([\d.]+)",
         ("--env_num", "64", "--batch_size", "4096", "--minibatch_size", "1024", "--update_epochs",
          "2", "--hidden_sizes", "64", "64", "--no-recompute_advantages", "--learning_rate", "0.003"),

@@ -77,7 +77,7 @@ def uneven(lag: int, seconds: float) -> float:
     from run import make_pool
 
     config = Config(
-        env="sleeping_env:Uneven", env_num=4, samplers=4, batch_size=4 * STEPS, minibatch_size=16,
+        env="benchmarks.sleeping_env:Uneven", env_num=4, samplers=4, batch_size=4 * STEPS, minibatch_size=16,
         rollout_steps=STEPS, hidden_sizes=(8,), policy_lag=lag,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
