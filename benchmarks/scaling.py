@@ -23,14 +23,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
+from sleeping_env import STEP_S
+from timing import cluster, run_and_measure
+
+from config import Config
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-from sleeping_env import STEP_S  # noqa: E402
-from timing import cluster, run_and_measure  # noqa: E402
-
-from config import Config  # noqa: E402
-
 STEPS = 16  # rows of a fragment
 SMALL = ["--update_epochs", "1", "--hidden_sizes", "8", "--rollout_steps", str(STEPS)]
 
@@ -77,12 +75,13 @@ def uneven(lag: int, seconds: float) -> float:
     from run import make_pool
 
     config = Config(
-        env="benchmarks.sleeping_env:Uneven", env_num=4, samplers=4, batch_size=4 * STEPS, minibatch_size=16,
+        env="sleeping_env:Uneven", env_num=4, samplers=4, batch_size=4 * STEPS, minibatch_size=16,
         rollout_steps=STEPS, hidden_sizes=(8,), policy_lag=lag,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         slow = Path(folder) / "slow"
         os.environ["SLOW_SAMPLER"] = str(slow)
+        os.environ["PYTHONPATH"] = str(ROOT / "benchmarks")  # where samplers find sleeping_env
         found = spaces_of(config.env)
         slow.unlink()  # it was created for the question
         model = make_model(found.observation, found.action, config)

@@ -29,12 +29,10 @@ from typing import Any, Literal
 
 import psutil
 
+from config import Config, preset
+from envs import make_vec_env, spaces_of
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from config import Config, preset  # noqa: E402
-from envs import make_vec_env, spaces_of  # noqa: E402
-
 WINDOW_S = 2.0
 WARM_UP_S = 5.0  # after the first update, which compiles
 # PARL's PPO, 10M Atari steps with 8 environments, hardware unstated (its README of August 2022)
