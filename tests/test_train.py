@@ -108,7 +108,8 @@ SMALL = {
 def test_kill_and_resume_gives_what_an_uninterrupted_run_gives(env, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     flags = ["--env", env, *SMALL[env]]
-    done = run_command("train.py", *flags, "--run_dir", str(whole))
+    # in its own process: with the default lag of 1, the pools' equality is tested on the way
+    done = run_command("train.py", *flags, "--samplers", "0", "--run_dir", str(whole))
     assert done.returncode == 0, done.stderr
 
     process = start_training(broken, *flags, "--samplers", "2")
@@ -123,12 +124,11 @@ def test_kill_and_resume_gives_what_an_uninterrupted_run_gives(env, tmp_path):
     assert summary_of(broken)["train_return_last100"] == summary_of(whole)["train_return_last100"]
 
 
-@pytest.mark.parametrize("lag", ["0", "1"])
-def test_the_pool_does_not_change_the_result(lag, tmp_path):
+def test_the_pool_does_not_change_the_result_at_lag_0(tmp_path):
     digests = set()
     for samplers in ("0", "2"):
         run_dir = tmp_path / samplers
-        flags = ["--env", "HalfCheetah-v4", *SMALL["HalfCheetah-v4"], "--policy_lag", lag]
+        flags = ["--env", "HalfCheetah-v4", *SMALL["HalfCheetah-v4"], "--policy_lag", "0"]
         done = run_command("train.py", *flags, "--samplers", samplers, "--run_dir", str(run_dir))
         assert done.returncode == 0, done.stderr
         digests.add(summary_of(run_dir)["weights_sha256"])
