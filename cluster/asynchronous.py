@@ -10,6 +10,7 @@ nothing, no more than `policy_lag` batches are in flight or waiting to be learne
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 
 import numpy as np
@@ -65,10 +66,9 @@ class AsynchronousPool:
                     raise self._error
                 assert self._weights is not None, "nothing was requested"
                 oldest = self._weights.version - self.lag
-                late = [part for part in self._ready if part.policy_version < oldest]
-                for part in late:
-                    self._ready.remove(part)
-                self.dropped += len(late)
+                fresh = deque(part for part in self._ready if part.policy_version >= oldest)
+                self.dropped += len(self._ready) - len(fresh)
+                self._ready = fresh
                 if len(self._ready) >= self.samplers:
                     return _merge([self._ready.popleft() for _ in range(self.samplers)])
                 self._changed.wait()
@@ -99,6 +99,9 @@ class AsynchronousPool:
                     requests[index] = Request(numbers[index], reset, weights.version)
                     numbers[index] += 1
                     self.pool.send(index, requests[index], weights)
+                if not requests:  # all wait for the learner to take a batch
+                    time.sleep(_POLL_S)
+                    continue
                 for index in self.pool.answered(list(requests), _POLL_S):
                     part = self.pool.receive(index, requests.pop(index))
                     idle.append(index)

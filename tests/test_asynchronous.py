@@ -54,6 +54,18 @@ def test_fragments_of_a_policy_that_is_too_old_are_dropped_and_counted():
         pool.close()
 
 
+def test_a_late_fragment_is_dropped_from_between_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNEVEN_FOLDER", str(tmp_path))
+    pool, weights = make_asynchronous("Uneven", 4, 2, batch_size=32)
+    try:
+        for update in range(16):
+            pool.request(Weights(update, weights.arrays), update, update == 0)
+            assert pool.gather().policy_version >= update - 2
+    finally:
+        pool.close()
+    assert pool.dropped > 0
+
+
 def test_a_slow_learner_drops_nothing():
     pool, weights = make_asynchronous("ConstantReward", 2, 2)
     ages = []
