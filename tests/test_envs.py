@@ -56,6 +56,9 @@ def scalar(env: str) -> gymnasium.Env:
         ("MountainCarContinuous-v0", 1010),
         ("HalfCheetah-v4", 1010),  # truncates at 1000
         ("Hopper-v5", 200),
+        ("Walker2d-v4", 300),
+        ("Ant-v4", 500),
+        ("Reacher-v4", 60),  # one of those that gymnasium steps
         ("LunarLanderContinuous-v3", 300),
         ("FrozenLake-v1", 100),  # a discrete observation
         ("CarRacing-v3", 3),  # an image
