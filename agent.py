@@ -212,8 +212,12 @@ class PPOAgent(parl.Agent):
     def state(self) -> State:
         """Everything that learning goes on from: arrays, and what JSON can hold.
 
-        There is no random state in it: all noise is a function of the seed and of counters.
+        Within an update it is the state from before it, and no tensor is touched: a signal may
+        have come in the midst of compiling, when torch's operations compute nothing. There is no
+        random state in it: all noise is a function of the seed and of counters.
         """
+        if self._before_update is not None:
+            return self._before_update
         arrays = {f"{_MODEL}{name}": array for name, array in self.weights().arrays.items()}
         arrays["adam/moments"] = self.alg.moments.cpu().numpy().copy()
         arrays["scaler/running"] = self.scaler.running.copy()
@@ -239,9 +243,10 @@ class PPOAgent(parl.Agent):
         self.load_state(saved.arrays, saved.state)
 
     def abandon_update(self) -> None:
-        """Go back to the state from before the update in progress, where there is one."""
-        if self._before_update is not None:
-            self.load_state(*self._before_update)
+        """Go back to the state from before the update in progress."""
+        assert self._before_update is not None
+        before, self._before_update = self._before_update, None
+        self.load_state(*before)
 
     def load_state(self, arrays: dict[str, np.ndarray], counters: dict[str, Any]) -> None:
         """Put back what `state` returned."""

@@ -18,7 +18,7 @@ import psutil
 import torch
 
 import checkpoint
-from agent import PPOAgent
+from agent import PPOAgent, model_arrays
 from algorithm import PPO
 from cluster.asynchronous import AsynchronousPool
 from cluster.pool import InlinePool, SamplerPool
@@ -125,7 +125,6 @@ class Run:
 
     def _abort(self, reason: str) -> NoReturn:
         """End now, from within an update, in the state from before it."""
-        self.agent.abandon_update()
         self.save()
         self.summarize(reason)
         self.close()
@@ -263,7 +262,7 @@ class Run:
         if self._first_update is not None:
             then, step = self._first_update
             rate = (self.global_step - step) / max(self._update_end - then, 1e-9)
-        weights = self.agent.model.get_weights()
+        weights = model_arrays(self.agent.state()[0])
         parameters = sorted(name for name, _ in self.agent.model.named_parameters())
         digest = hashlib.sha256(b"".join(weights[name].tobytes() for name in parameters))
         seconds = round(self.report.time_s, 3)
