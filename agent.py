@@ -56,11 +56,11 @@ class PPOAgent(parl.Agent):
     # --- acting
     def sample(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Exploring actions [N, ...] for raw observations [N, ...], from noise drawn elsewhere."""
-        return self.model.act(obs, noise)[0].numpy()
+        return self.model.act(obs, noise).action.numpy()
 
     def predict(self, obs: np.ndarray) -> np.ndarray:
         """Greedy actions [N, ...] for raw observations [N, ...]."""
-        return self.model.act(obs, None)[0].numpy()
+        return self.model.act(obs, None).action.numpy()
 
     def weights(self) -> Weights:
         """A copy of the model's parameters and buffers, as samplers take it."""
@@ -87,7 +87,7 @@ class PPOAgent(parl.Agent):
         config, alg = self.config, self.alg
         self._before_update = self.state()
         self._set_schedules(progress)
-        device = self.model.policy_head.weight.device
+        device = self.model.device
         steps, envs = rollout.reward.shape
         obs = torch.from_numpy(rollout.observations()).to(device)
         rows = obs[:steps].flatten(0, 1)
@@ -97,6 +97,9 @@ class PPOAgent(parl.Agent):
             "behaviour_log_prob": torch.from_numpy(rollout.behaviour_log_prob).to(device).flatten(),
             "weight": torch.from_numpy(rollout.valid).to(device).flatten().float(),
         }
+        if rollout.action_mask is not None:
+            mask = torch.from_numpy(rollout.action_mask)
+            constant["action_mask"] = mask.to(device).flatten(0, 1)
         if fresh:
             self.scaler.restart()
         reward = self._transform(rollout)
@@ -148,9 +151,7 @@ class PPOAgent(parl.Agent):
     def initialize_normalizer(self, rollout: Rollout) -> None:
         """Give the normaliser its first statistics, before anything is learned."""
         seen = rollout.obs[:-1][rollout.valid]
-        self.model.update_normalizer(
-            torch.from_numpy(seen).to(self.model.policy_head.weight.device)
-        )
+        self.model.update_normalizer(torch.from_numpy(seen).to(self.model.device))
 
     def _refuse_not_finite(self, table: Tensor) -> None:
         """Raise `NotFinite`, and undo the update, where a gradient step's statistics are not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from typing import NamedTuple
@@ -18,8 +19,9 @@ parl = load_parl()
 STATISTICS = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "grad_norm")
 
 # Gradient steps from which compiling pays for itself: it costs some 25 s, or 5 s where it is cached,
-# and saves about 1.5 ms a step of a small mlp, tens of milliseconds of a CNN.
-_STEPS_THAT_PAY = {"mlp": 10_000, "nature_cnn": 1_500}
+# and saves about 1.5 ms a step of a small mlp, tens of milliseconds of a CNN. Networks that are not
+# named here stay eager: their shapes depend on the data, or are the user's own.
+_STEPS_THAT_PAY = {"mlp": 10_000, "nature_cnn": 1_500, "impala": 1_500}
 
 _ADAM_BETAS = 0.9, 0.999
 
@@ -34,6 +36,7 @@ class Minibatch(NamedTuple):
     value_target: Tensor  # [B]
     old_value: Tensor  # [B]
     weight: Tensor  # [B]
+    action_mask: Tensor | None = None  # [B, A]
 
 
 class PPO(parl.Algorithm):
@@ -87,7 +90,7 @@ class PPO(parl.Algorithm):
         def mean(x: Tensor) -> Tensor:
             return (x * weight).sum()
 
-        params, value = model(batch.obs)
+        params, value = model(batch.obs, batch.action_mask)
         log_ratio = model.distribution.log_prob(params, batch.action) - batch.behaviour_log_prob
         ratio = log_ratio.exp()
         advantage = batch.advantage
@@ -144,7 +147,7 @@ def choose_compile(config: Config) -> tuple[bool, str]:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     steps_per_epoch = config.steps_per_update // config.minibatch_size
     gradient_steps = config.updates * config.update_epochs * steps_per_epoch
-    pays = gradient_steps >= _STEPS_THAT_PAY[config.network]
+    pays = gradient_steps >= _STEPS_THAT_PAY.get(config.network, math.inf)
     if config.compile == "off" or (config.compile == "auto" and not pays):
         return False, ""
     if compiler is None:
@@ -159,7 +162,7 @@ def choose_bfloat16(config: Config, device: torch.device) -> bool:
     """Whether the learner's trunks compute in bfloat16; emulated, it would be slower."""
     if config.precision != "auto":
         return config.precision == "bfloat16"
-    if config.network == "mlp":
+    if config.network not in ("nature_cnn", "impala"):
         return False
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,24 +1,15 @@
-"""The settings of a run: one dataclass, its presets, its flags and its validation.
-
-Precedence: dataclass default < preset of the env's family < preset of the env < `--config FILE`
-< flags. Every field is a flag of its own name.
-"""
+"""The settings of a run: one dataclass, what follows from it, and its validation."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from envs import family_of
+from envs.microrts_game import SELF, Game, assign_opponents
 from errors import UserError
-
-ROOT = Path(__file__).resolve().parent
 
 # What `--resume` may change: where a run runs and what it shows, never what it computes.
 # `train_total_steps` is the one exception, so that a finished run can be continued.
@@ -90,22 +81,44 @@ class Config:
     """Share of the run between checkpoints. All environments are reset after each."""
 
     # --- the networks
-    network: Literal["mlp", "nature_cnn"] = "mlp"
-    """mlp for vectors, nature_cnn (Mnih et al. 2015) for images."""
+    network: str = "mlp"
+    """mlp for vectors; nature_cnn (Mnih et al. 2015) or impala (Espeholt et al. 2018) for images;
+    gridnet, gridnet_cnn or microrts_cnn for microRTS; module:Class for one of your own."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers of an mlp."""
     activation: Literal["tanh", "relu", "elu", "silu"] = "tanh"
     """Activation of an mlp; nature_cnn has ReLU."""
     shared_trunk: bool = False
     """One trunk for actor and critic, or one for each."""
-    distribution: Literal["auto", "normal", "beta", "categorical"] = "auto"
+    distribution: Literal["auto", "normal", "tanh_normal", "beta", "categorical"] = "auto"
     """The policy's distribution. auto: categorical for discrete actions, normal for continuous."""
+    scale_action: bool = False
+    """Let [-1, 1] of a normal policy mean the whole width of the action's bounds."""
     initial_log_std: float = 0.0
     """Log standard deviation that a normal policy begins with (independent of the state)."""
     normalize_observation: bool = False
     """Normalise observations by their running mean and standard deviation."""
     observation_clip: float = 10.0
     """Bound of a normalised observation."""
+
+    # --- microRTS
+    opponents: tuple[str, ...] = ("randomBiasedAI",)
+    """Bots, each with the number of environments it plays in, as coacAI:6 workerRushAI:2. Those
+    without a number share the environments that are left."""
+    selfplay_envs: int = 0
+    """Environments, in pairs, in which the policy plays both sides."""
+    sides: Literal["first", "both"] = "first"
+    """Which side the policy plays against bots. both: every other environment."""
+    map_path: str | None = None
+    """A map file, or one of the package's as maps/SIZE/NAME.xml. Default: basesWorkers."""
+    max_steps: int = 2000
+    """Steps after which a game is cut off, as a draw."""
+    reward_weights: tuple[float, ...] = (10.0, 1.0, 1.0, 0.2, 1.0, 4.0)
+    """Of winning, resources, workers, buildings, attacks and combat units."""
+    partial_observability: bool = False
+    """Hide what the own units do not see."""
+    policy: Literal["gridnet", "unit_selection"] = "gridnet"
+    """Every idle unit acts in a step, or one that is selected."""
 
     # --- rewards, as the learner sees them; logged returns are always raw
     reward_transform: Literal["none", "sign", "return_std"] = "none"
@@ -157,7 +170,8 @@ class Config:
     """Stop an update's epochs once the mean approximate KL of one exceeds this. Default: never."""
 
     def __post_init__(self) -> None:
-        self.hidden_sizes = tuple(self.hidden_sizes)
+        for name in ("hidden_sizes", "opponents", "reward_weights"):
+            setattr(self, name, tuple(getattr(self, name)))
 
     # --- what follows from the fields
     @property
@@ -185,58 +199,45 @@ class Config:
     def steps_per_evaluation(self) -> int:
         return self.test_every_steps or max(1, round(self.train_total_steps * self.test_share))
 
+    def env_options(self, envs: range | None = None) -> dict[str, Any]:
+        """What `make_vec_env` needs beside the id and the number of environments.
+
+        Args:
+            envs: which of the run's environments are made. Default: any one, to look at its spaces.
+        """
+        if family_of(self.env) != "microrts":
+            return {}
+        if envs is None:
+            return {"game": self.game(("passiveAI",))}
+        every = assign_opponents(self.opponents, self.env_num, self.selfplay_envs)
+        return {"game": self.game(every[envs.start : envs.stop], envs.start)}
+
+    def game(self, opponents: tuple[str, ...], first: int = 0) -> Game:
+        """microRTS under these settings against these opponents, one an environment.
+
+        Args:
+            first: index of the first environment; sides alternate with it.
+        """
+        sides = tuple(
+            i % 2 if self.sides == "both" or opponent == SELF else 0
+            for i, opponent in enumerate(opponents, first)
+        )
+        return Game(
+            opponents, sides, self.map_path, self.max_steps, self.reward_weights,
+            self.partial_observability, self.policy,
+        )  # fmt: skip
+
+    @property
+    def envs_together(self) -> int:
+        """Environments that no two samplers can share: the pairs of self-play."""
+        return 2 if self.selfplay_envs else 1
+
     def default_samplers(self, available: int) -> int:
         """As many as `available` processors allow; asynchronous ones share environments evenly."""
-        most = min(self.env_num, available)
+        most = min(self.env_num // self.envs_together, available)
         if self.policy_lag <= 1:
             return most
         return max(n for n in range(1, most + 1) if self.env_num % n == 0)
-
-    def validate(self) -> None:
-        """Check the fields against one another.
-
-        Raises:
-            ConfigError: for the first rule that is broken.
-        """
-        for name, least in _AT_LEAST.items():
-            value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise ConfigError(f"{name} is {value}, but must be at least {least}")
-        for name in ("gamma", "gae_lambda", "test_share", "checkpoint_share"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ConfigError(f"{name} is {value}, but must lie between 0 and 1")
-        for name in ("test_share", "checkpoint_share", "learning_rate", "clip_range"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}, but must be greater than 0")
-        if self.policy_lag > 1 and self.samplers == 0:
-            raise ConfigError(
-                f"policy_lag is {self.policy_lag}, but samplers 0 puts the environments in the"
-                f" learner's own process, where nothing overlaps: give --samplers 1 or more"
-            )
-        if self.policy_lag > 1 and self.samplers and self.env_num % self.samplers:
-            raise ConfigError(
-                f"policy_lag {self.policy_lag} needs equally many environments in each sampler, but"
-                f" {self.samplers} samplers do not divide env_num {self.env_num}: give --samplers"
-                f" {self.default_samplers(self.samplers)}, or another --env_num"
-            )
-        if self.samplers is not None and self.samplers > self.env_num:
-            raise ConfigError(
-                f"samplers is {self.samplers}, but there are only {self.env_num} environments to"
-                f" spread over them: give --samplers {self.env_num} or fewer, or a larger --env_num"
-            )
-        if self.batch_size % self.minibatch_size and self.rollout_steps is None:
-            raise ConfigError(
-                f"minibatch_size {self.minibatch_size} does not divide batch_size {self.batch_size}:"
-                f" give a divisor, or --batch_size"
-                f" {self.minibatch_size * max(1, round(self.batch_size / self.minibatch_size))}"
-            )
-        if self.steps_per_update % self.minibatch_size:
-            raise ConfigError(
-                f"minibatch_size {self.minibatch_size} does not divide the batch of rollout_steps"
-                f" {self.rollout_steps} x env_num {self.env_num} = {self.steps_per_update} steps:"
-                f" give a divisor, or leave --rollout_steps out"
-            )
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as YAML and JSON can hold them."""
@@ -244,105 +245,4 @@ class Config:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
 
 
-_AT_LEAST = {
-    "env_num": 1, "seed": 0, "train_total_steps": 1, "samplers": 0, "policy_lag": 0,
-    "torch_threads": 0, "test_every_steps": 1, "test_episodes": 1, "test_max_steps": 1,
-    "batch_size": 1, "rollout_steps": 1, "minibatch_size": 1, "update_epochs": 1,
-    "entropy_coefficient": 0, "value_coefficient": 0, "max_grad_norm": 0, "target_kl": 0,
-    "reward_clip": 0, "observation_clip": 0, "value_clip": 0, "adam_eps": 0,
-}  # fmt: skip
-
 FIELDS = {field.name for field in dataclasses.fields(Config)}
-
-
-def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
-    """Build the configuration that a command line asks for.
-
-    Args:
-        arguments: the flags, without the program's name.
-
-    Raises:
-        ConfigError, UnknownEnv: for a value that breaks a rule.
-        SystemExit: 2 for a flag that does not exist or does not parse; 0 after --help.
-    """
-    import tyro
-
-    resume = _value_of("--resume", arguments)
-    if resume is not None:
-        base = load_run(Path(resume))
-    else:
-        env = _value_of("--env", arguments) or Config.env
-        base = preset(env)
-        settings = _value_of("--config", arguments)
-        if settings is not None:
-            base = dataclasses.replace(base, **_read_settings(Path(settings)))
-            if base.env != env and _value_of("--env", arguments) is None:
-                base = dataclasses.replace(preset(base.env), **_read_settings(Path(settings)))
-    config = tyro.cli(
-        Config,
-        prog=program,
-        description="Train an agent with distributed PPO.",
-        args=list(arguments),
-        default=base,
-    )
-    if resume is not None:
-        _refuse_contradictions(base, config)
-        config.run_dir = resume
-    config.validate()
-    return config
-
-
-def preset(env: str) -> Config:
-    """The defaults for an env: those of its family, then its own (`presets/<family>.yaml`)."""
-    family = family_of(env)
-    settings: dict[str, Any] = {"env": env}
-    path = ROOT / "presets" / f"{family}.yaml"
-    if path.exists():
-        content = yaml.safe_load(path.read_text())
-        settings |= content["family"]
-        settings |= content.get("tasks", {}).get(env.rpartition("/")[2], {})
-    return Config(**settings)
-
-
-def load_run(folder: Path) -> Config:
-    """The configuration that a run was started with."""
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise ConfigError(
-            f"{folder} is not the folder of a run (it has no config.yaml): give one that train.py"
-            f" wrote, such as runs/CartPole-v1__s1__20260101-120000"
-        )
-    return Config(**_read_settings(path))
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read the settings in {path}: {error}") from None
-    settings = content.get("config", content) if isinstance(content, dict) else None
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{path} holds no settings: write one `name: value` a line")
-    unknown = sorted(set(settings) - FIELDS)
-    if unknown:
-        raise ConfigError(f"{path} sets {', '.join(unknown)}: no such setting, see --help")
-    return settings
-
-
-def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
-    """The value of a flag that decides which defaults the others have."""
-    for at, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name == flag:
-            return value if equals else (arguments[at + 1] if at + 1 < len(arguments) else None)
-    return None
-
-
-def _refuse_contradictions(saved: Config, asked: Config) -> None:
-    for name in sorted(FIELDS - MAY_CHANGE_ON_RESUME):
-        before, now = getattr(saved, name), getattr(asked, name)
-        if before != now and not (name == "run_dir" and now == asked.resume):
-            raise ConfigError(
-                f"--{name} {now} contradicts the run in {asked.resume}, which has {name} {before}:"
-                f" leave the flag out, or start a new run"
-            )

@@ -1,8 +1,8 @@
-"""Policy distributions as pure functions of a network's output.
+"""Policy distributions as pure functions of a network's output; those of continuous actions.
 
 Shapes: `params` [..., P] is what the policy head puts out, `action` [..., K] holds K independent
-sub-actions (Categorical: K = 1, without the axis). Log-probabilities and entropies are those of
-the joint action, summed over K: [...].
+sub-actions (Categorical: K = 1, without the axis). `sub_log_prob` is [..., K]; log-probabilities
+and entropies are those of the joint action, summed over K: [...].
 
 Sampling is a pure function of noise that is drawn elsewhere, so that the same noise gives the same
 action wherever it is computed. For the same reason every operation here gives the same bits for a
@@ -12,13 +12,15 @@ row whatever other rows stand beside it (softplus is spelled out: torch's own do
 from __future__ import annotations
 
 import math
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from categorical import Categorical, GridMultiDiscrete, MultiDiscrete, UnitSelection
+from envs.microrts_game import COMPONENTS
 from errors import UserError
 
 
@@ -26,6 +28,8 @@ class Distribution(Protocol):
     """What a policy distribution offers."""
 
     params: int  # P, the number of parameters for one action
+    sub_actions: int  # K
+    mask_size: int  # A: entries of the mask that is stored with an action, where there is one
     noise_shape: tuple[int, ...]  # of one action
     action_shape: tuple[int, ...]
     action_dtype: str
@@ -35,11 +39,12 @@ class Distribution(Protocol):
         """The kind of noise that `sample` consumes."""
         ...
 
-    def sample(self, params: Tensor, noise: Tensor) -> Tensor: ...
-    def mode(self, params: Tensor) -> Tensor: ...
-    def log_prob(self, params: Tensor, action: Tensor) -> Tensor: ...
-    def entropy(self, params: Tensor) -> Tensor: ...
-    def kl(self, params: Tensor, other: Tensor) -> Tensor:
+    def sample(self, params: Any, noise: Tensor) -> Tensor: ...
+    def mode(self, params: Any) -> Tensor: ...
+    def sub_log_prob(self, params: Any, action: Tensor) -> Tensor: ...
+    def log_prob(self, params: Any, action: Tensor) -> Tensor: ...
+    def entropy(self, params: Any) -> Tensor: ...
+    def kl(self, params: Any, other: Any) -> Tensor:
         """KL(params || other), [...]."""
         ...
 
@@ -48,50 +53,23 @@ class Distribution(Protocol):
         ...
 
 
-class Categorical:
-    """A discrete action by its logits."""
-
-    noise: Literal["uniform"] = "uniform"
-    noise_shape = ()
-    action_shape = ()
-    action_dtype = "int64"
-
-    def __init__(self, space: spaces.Discrete):
-        self.params = int(space.n)
-
-    def sample(self, params: Tensor, noise: Tensor) -> Tensor:
-        """The inverse of the cumulative distribution at `noise` in [0, 1)."""
-        cumulative = torch.softmax(params, -1).cumsum(-1)
-        # rounding may leave the last sum below the noise: the last action takes what is left
-        return (noise.unsqueeze(-1) >= cumulative[..., :-1]).sum(-1)
-
-    def mode(self, params: Tensor) -> Tensor:
-        return params.argmax(-1)
-
-    def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
-        return torch.log_softmax(params, -1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
-
-    def entropy(self, params: Tensor) -> Tensor:
-        log_probs = torch.log_softmax(params, -1)
-        return -(log_probs.exp() * log_probs).sum(-1)
-
-    def kl(self, params: Tensor, other: Tensor) -> Tensor:
-        log_probs = torch.log_softmax(params, -1)
-        return (log_probs.exp() * (log_probs - torch.log_softmax(other, -1))).sum(-1)
-
-    def to_env(self, action: np.ndarray) -> np.ndarray:
-        return action
-
-
 class _Box:
     """What the continuous distributions share: K sub-actions with bounds."""
 
     action_dtype = "float32"
+    mask_size = 0
 
     def __init__(self, space: spaces.Box):
         self.action_shape = self.noise_shape = space.shape
-        self.params = 2 * space.shape[0]
+        self.sub_actions = space.shape[0]
+        self.params = 2 * self.sub_actions
         self.low, self.high = space.low.astype("float32"), space.high.astype("float32")
+
+    def sub_log_prob(self, params: Tensor, action: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
+        return self.sub_log_prob(params, action).sum(-1)
 
 
 class Normal(_Box):
@@ -99,9 +77,17 @@ class Normal(_Box):
 
     The environment is given the sample clipped to its bounds; the log-probability is that of the
     sample itself, so the clipping is part of the environment.
+
+    Args:
+        space: the actions.
+        scaled: the policy's [-1, 1] means the whole width between the bounds.
     """
 
     noise: Literal["normal"] = "normal"
+
+    def __init__(self, space: spaces.Box, scaled: bool = False):
+        super().__init__(space)
+        self.scaled = scaled
 
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:
         mean, log_std = params.chunk(2, -1)
@@ -110,10 +96,10 @@ class Normal(_Box):
     def mode(self, params: Tensor) -> Tensor:
         return params.chunk(2, -1)[0]
 
-    def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
+    def sub_log_prob(self, params: Tensor, action: Tensor) -> Tensor:
         mean, log_std = params.chunk(2, -1)
         deviation = (action - mean) * (-log_std).exp()
-        return (-0.5 * deviation * deviation - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+        return -0.5 * deviation * deviation - log_std - 0.5 * math.log(2 * math.pi)
 
     def entropy(self, params: Tensor) -> Tensor:
         return (params.chunk(2, -1)[1] + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
@@ -124,7 +110,48 @@ class Normal(_Box):
         return (log_std2 - log_std + 0.5 * spread - 0.5).sum(-1)
 
     def to_env(self, action: np.ndarray) -> np.ndarray:
+        if self.scaled:
+            return self.low + (np.clip(action, -1, 1) + 1) / 2 * (self.high - self.low)
         return np.clip(action, self.low, self.high)
+
+
+class TanhNormal(Normal):
+    """Normals squashed into the bounds: a = low + (tanh(u) + 1) / 2 * width, u normal.
+
+    `action` is u, which loses nothing near the bounds. Densities are those of a, the Jacobian
+    included (Haarnoja et al. 2018, arXiv 1801.01290, appendix C):
+
+        log p(a) = log N(u) - log(width / 2) - log(1 - tanh(u)^2)
+    """
+
+    # Gauss-Hermite quadrature of the one expectation that the entropy has no closed form for
+    _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(24)
+
+    def __init__(self, space: spaces.Box):
+        super().__init__(space)
+        self._log_half_width = torch.from_numpy(np.log((self.high - self.low) / 2))
+        self._nodes = torch.tensor(self._NODES, dtype=torch.float32)
+        self._weights = torch.tensor(
+            self._WEIGHTS / math.sqrt(2 * math.pi), dtype=torch.float32
+        ).unsqueeze(-1)
+
+    def _log_jacobian(self, u: Tensor) -> Tensor:
+        # log(1 - tanh(u)^2), where that rounds to 0 too: 2 (log 2 - u - softplus(-2 u))
+        softplus = (-2 * u).relu() + torch.log1p((-2 * u.abs()).exp())
+        return self._log_half_width.to(u) + 2 * (math.log(2) - u - softplus)
+
+    def sub_log_prob(self, params: Tensor, action: Tensor) -> Tensor:
+        return super().sub_log_prob(params, action) - self._log_jacobian(action)
+
+    def entropy(self, params: Tensor) -> Tensor:
+        mean, log_std = params.chunk(2, -1)
+        u = mean.unsqueeze(-2) + log_std.exp().unsqueeze(-2) * self._nodes.to(mean).unsqueeze(-1)
+        squashing = (self._log_jacobian(u) * self._weights.to(mean)).sum(-2)
+        return super().entropy(params) + squashing.sum(-1)
+
+    def to_env(self, action: np.ndarray) -> np.ndarray:
+        unit = (np.tanh(action) + 1) / 2
+        return np.clip(self.low + (self.high - self.low) * unit, self.low, self.high)
 
 
 class Beta(_Box):
@@ -161,12 +188,12 @@ class Beta(_Box):
         alpha, beta = self._shapes(params)
         return self._low.to(params) + self._width.to(params) * alpha / (alpha + beta)
 
-    def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
+    def sub_log_prob(self, params: Tensor, action: Tensor) -> Tensor:
         alpha, beta = self._shapes(params)
         width = self._width.to(params)
         unit = ((action - self._low.to(params)) / width).clamp(self._EDGE, 1 - self._EDGE)
         density = (alpha - 1) * unit.log() + (beta - 1) * torch.log1p(-unit)
-        return (density - _log_beta(alpha, beta) - width.log()).sum(-1)
+        return density - _log_beta(alpha, beta) - width.log()
 
     def entropy(self, params: Tensor) -> Tensor:
         alpha, beta = self._shapes(params)
@@ -201,24 +228,45 @@ class WrongDistribution(UserError):
     """A distribution that does not fit the action space."""
 
 
-def make_distribution(name: str, space: spaces.Space) -> Distribution:
+def make_distribution(name: str, space: spaces.Space, scaled: bool = False) -> Distribution:
     """The distribution called `name` (`auto`: the usual one) over an action space.
+
+    Args:
+        scaled: see `Normal`.
 
     Raises:
         WrongDistribution: with the ones that fit.
     """
-    if isinstance(space, spaces.Discrete):
-        if name in ("auto", "categorical"):
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        if name not in ("auto", "categorical"):
+            raise WrongDistribution(
+                f"distribution {name} is for continuous actions, this environment has {space}:"
+                f" give categorical or auto"
+            )
+        if isinstance(space, spaces.Discrete):
             return Categorical(space)
-        raise WrongDistribution(f"distribution {name} is for continuous actions, this environment"
-                                f" has {space}: give categorical or auto")  # fmt: skip
+        return _over_units(tuple(int(n) for n in space.nvec))
     assert isinstance(space, spaces.Box)
     if name == "categorical":
         raise WrongDistribution(f"distribution categorical is for discrete actions, this environment"
-                                f" has {space}: give normal, beta or auto")  # fmt: skip
+                                f" has {space}: give normal, tanh_normal, beta or auto")  # fmt: skip
+    if (name in ("beta", "tanh_normal") or scaled) and not space.is_bounded():
+        asked = f"distribution {name}" if name in ("beta", "tanh_normal") else "scale_action"
+        raise WrongDistribution(
+            f"{asked} needs bounded actions, this environment has {space}: give normal"
+            f"{' without scale_action' if scaled else ''}"
+        )
     if name == "beta":
-        if not space.is_bounded():
-            raise WrongDistribution(f"distribution beta needs bounded actions, this environment has"
-                                    f" {space}: give normal")  # fmt: skip
         return Beta(space)
-    return Normal(space)
+    return TanhNormal(space) if name == "tanh_normal" else Normal(space, scaled)
+
+
+def _over_units(sizes: tuple[int, ...]) -> MultiDiscrete:
+    """microRTS's spaces are known by their shape: a grid of cells, or a cell and its action."""
+    width = len(COMPONENTS)
+    if len(sizes) == width + 1 and sizes[1:] == COMPONENTS:
+        return UnitSelection(sizes[0], COMPONENTS)
+    cells, rest = divmod(len(sizes), width)
+    if not rest and cells and sizes == COMPONENTS * cells:
+        return GridMultiDiscrete(COMPONENTS, cells)
+    return MultiDiscrete(sizes)

@@ -19,6 +19,7 @@ import numpy as np
 from config import Config
 from errors import UserError
 from randomness import stream
+from rollout import mean_extras
 
 if TYPE_CHECKING:
     from model import ActorCritic
@@ -29,16 +30,21 @@ _PARALLEL = 16  # environments that are evaluated at once, one episode each
 
 
 class Scores(NamedTuple):
-    """Raw returns and lengths of evaluation episodes."""
+    """Raw returns and lengths of evaluation episodes, and what else is known of each."""
 
     returns: list[float]
     lengths: list[int]
+    extras: list[dict[str, float]]
 
     def mean(self) -> float:
         return float(np.mean(self.returns))
 
     def std(self) -> float:
         return float(np.std(self.returns))
+
+    def means(self) -> dict[str, float]:
+        """The mean of each extra over the episodes that have it."""
+        return mean_extras(self.extras)
 
 
 class EvaluationError(UserError):
@@ -56,6 +62,7 @@ def score(
     seed: int,
     greedy: bool = True,
     abandon: Any = None,
+    opponents: tuple[str, ...] | None = None,
 ) -> Scores:
     """Play `episodes` episodes, each from its own seed and for at most test_max_steps steps.
 
@@ -65,40 +72,56 @@ def score(
     Args:
         seed: episode i is a function of it and i.
         abandon: called now and then; where it returns True, `Abandoned` is raised.
+        opponents: microRTS bots to play against in turn. Default: the run's.
     """
     from envs import make_vec_env
 
-    returns: list[float] = []
-    lengths: list[int] = []
+    found = Scores([], [], [])
     distribution = model.distribution
-    while len(returns) < episodes:
-        count = min(_PARALLEL, episodes - len(returns))
-        generator = stream("evaluation", seed, len(returns))
-        venv = make_vec_env(config.env, count)
+    while len(found.returns) < episodes:
+        first = len(found.returns)
+        count = min(_PARALLEL, episodes - first)
+        generator = stream("evaluation", seed, first)
+        venv = make_vec_env(config.env, count, **_options(config, first, count, opponents))
         try:
             seeds = generator.integers(2**31 - 1, size=count)
             obs, _ = venv.reset(seed=seeds.tolist())
             playing = np.ones(count, bool)
             total, length = np.zeros(count), np.zeros(count, np.int64)
+            extras: list[dict[str, float]] = [{} for _ in range(count)]
             for step in range(config.test_max_steps):
                 if abandon is not None and step % 50 == 0 and abandon():
                     raise Abandoned
-                action = model.act(
-                    as_stored(obs), draw_noise(distribution, generator, count, greedy)
-                )[0]
-                obs, reward, terminated, truncated, _ = venv.step(
-                    distribution.to_env(action.numpy())
-                )
+                noise = draw_noise(distribution, generator, count, greedy)
+                mask = getattr(venv, "action_mask", None)
+                action = model.act(as_stored(obs), noise, mask).action.numpy()
+                obs, reward, terminated, truncated, _ = venv.step(distribution.to_env(action))
                 total += np.where(playing, reward, 0.0)
                 length += playing
-                playing &= ~(terminated | truncated)
+                over = playing & (terminated | truncated)
+                if hasattr(venv, "extras"):
+                    for i in np.flatnonzero(over).tolist():
+                        extras[i] = venv.extras(i)
+                playing &= ~over
                 if not playing.any():
                     break
         finally:
             venv.close()
-        returns += total.tolist()
-        lengths += length.tolist()
-    return Scores(returns, lengths)
+        found.returns.extend(total.tolist())
+        found.lengths.extend(length.tolist())
+        found.extras.extend(extras)
+    return found
+
+
+def _options(
+    config: Config, first: int, count: int, opponents: tuple[str, ...] | None
+) -> dict[str, Any]:
+    """What the environments of episodes [first, first + count) are made with."""
+    if not config.env_options():
+        return {}
+    bots = opponents or tuple(entry.partition(":")[0] for entry in config.opponents)
+    chosen = tuple(bots[i % len(bots)] for i in range(first, first + count))
+    return {"game": config.game(chosen, first)}
 
 
 def as_stored(obs: np.ndarray) -> np.ndarray:
@@ -199,7 +222,7 @@ class Evaluator:
             self._start()
         if "abandoned" in answer:
             return None
-        return Evaluation(Scores(answer["returns"], answer["lengths"]), weights, step)
+        return Evaluation(Scores(**answer), weights, step)
 
     def close(self) -> None:
         self._connection.close()
@@ -240,7 +263,7 @@ def serve() -> None:
                 except Abandoned:
                     answer(abandoned=True)
                 else:
-                    answer(returns=scores.returns, lengths=scores.lengths)
+                    answer(**scores._asdict())
         except (EOFError, ConnectionError):
             raise
         except Exception:
@@ -252,8 +275,8 @@ def build_model(config: Config) -> ActorCritic:
     from envs import spaces_of
     from model import make_model
 
-    env_spaces = spaces_of(config.env)
-    return make_model(env_spaces.observation, env_spaces.action, config)
+    env_spaces = spaces_of(config.env, **config.env_options())
+    return make_model(env_spaces, config)
 
 
 # --- the command line
@@ -282,7 +305,8 @@ def main() -> None:
 
     from agent import model_arrays
     from checkpoint import load, load_newest
-    from config import ConfigError, load_run
+    from config import ConfigError
+    from settings import load_run
 
     arguments = tyro.cli(
         Arguments, prog="evaluate.py",

@@ -4,86 +4,50 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
-from torch.nn.functional import linear, pad
 
+from categorical import Categorical, GridMultiDiscrete, MultiDiscrete, masked
 from cluster.xparl_shim import load_parl
 from config import Config
 from distributions import Distribution, Normal, make_distribution
-from errors import UserError
+from envs import Spaces
+from networks import (
+    GRIDS,
+    GridFeatures,
+    GridHead,
+    GridNet,
+    Linear,
+    WrongNetwork,
+    features_of,
+    make_trunk,
+    orthogonal,
+)
 
 parl = load_parl()
 
-# Libraries take another kernel, with another order of summation, for another number of rows. For an
-# action not to depend on how many environments stand beside it, and so on how they are spread over
-# samplers, matrices are multiplied in blocks of this many rows,
-_BLOCK_ROWS = 16
-# and as many images are convolved at the least (one alone takes a kernel of its own).
+# A few images alone are convolved in a kernel of their own: see `Linear` for why that may not be.
 _MIN_IMAGES = 4
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU,
-}  # fmt: skip
 
+class Acted(NamedTuple):
+    """What a policy did for N environments."""
 
-class WrongNetwork(UserError):
-    """A network that does not fit the observations."""
-
-
-def _orthogonal(layer: Any, gain: float) -> Any:
-    nn.init.orthogonal_(layer.weight, gain)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-class Linear(nn.Linear):
-    """A linear layer [B, inputs] -> [B, outputs] that acts on each row alone, bit for bit.
-
-    It does so in inference mode, in which the samplers act; the learner is spared the cost.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        # in this order: the compiler cannot trace the second question
-        if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
-            return linear(input, self.weight, self.bias)
-        rows = len(input)
-        padded = pad(input, (0, 0, 0, -rows % _BLOCK_ROWS))
-        blocks = [linear(block, self.weight, self.bias) for block in padded.split(_BLOCK_ROWS)]
-        return torch.cat(blocks)[:rows]
-
-
-def mlp(inputs: int, hidden_sizes: tuple[int, ...], activation: str) -> tuple[nn.Module, int]:
-    """A multi-layer perceptron [B, inputs] -> [B, features]; also returns `features`."""
-    layers: list[nn.Module] = []
-    for width in hidden_sizes:
-        layers += [_orthogonal(Linear(inputs, width), math.sqrt(2)), ACTIVATIONS[activation]()]
-        inputs = width
-    return nn.Sequential(*layers), inputs
-
-
-def nature_cnn(obs_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
-    """The network of Mnih et al. 2015: [B, C, H, W] in [0, 1] -> [B, 512]; also returns 512."""
-    gain = math.sqrt(2)
-    convolutions = nn.Sequential(
-        _orthogonal(nn.Conv2d(obs_shape[0], 32, 8, 4), gain), nn.ReLU(),
-        _orthogonal(nn.Conv2d(32, 64, 4, 2), gain), nn.ReLU(),
-        _orthogonal(nn.Conv2d(64, 64, 3, 1), gain), nn.ReLU(), nn.Flatten(),
-    )  # fmt: skip
-    with torch.no_grad():
-        flat = convolutions(torch.zeros(1, *obs_shape)).shape[1]
-    return nn.Sequential(*convolutions, _orthogonal(Linear(flat, 512), gain), nn.ReLU()), 512
+    action: Tensor  # [N, ...]
+    log_prob: Tensor  # [N]
+    mask: Tensor | None  # [N, A], the mask to store
 
 
 class ActorCritic(parl.Model):
     """Policy and value networks over one observation normaliser.
 
     Args:
-        obs_shape: of one observation as the policy sees it (stacks included).
+        obs_space: of one observation as the policy sees it (stacks included). Images of bytes up
+            to 255 are [C, H, W] and scaled to [0, 1]; planes of zeros and ones are [H, W, C].
         distribution: the policy's distribution.
         config: the networks' settings.
 
@@ -91,36 +55,43 @@ class ActorCritic(parl.Model):
         WrongNetwork: where the network and the observations do not fit.
     """
 
-    def __init__(self, obs_shape: tuple[int, ...], distribution: Distribution, config: Config):
+    def __init__(self, obs_space: spaces.Box, distribution: Distribution, config: Config):
         super().__init__()
         self.distribution = distribution
+        obs_shape = obs_space.shape
         self.image = len(obs_shape) == 3
+        self.planes = self.image and int(obs_space.high.max()) == 1
         self.clip = config.observation_clip
         self.normalizes = config.normalize_observation
-        if self.image != (config.network == "nature_cnn"):
+        if self.image and self.normalizes:
             raise WrongNetwork(
-                f"network {config.network} does not fit observations of shape {obs_shape}: give"
-                f" --network {'nature_cnn' if self.image else 'mlp'}"
-            )
-        if self.image and (self.normalizes or min(obs_shape[1:]) < 36):
-            raise WrongNetwork(
-                f"network nature_cnn takes images of at least 36x36 and scales them itself; these"
-                f" are {obs_shape}, with normalize_observation {self.normalizes}"
+                "normalize_observation is for vectors, images are scaled as they are: leave it out"
             )
         self.shared = config.shared_trunk
         self.bfloat16 = False  # whether `forward` and `value` compute the trunks in bfloat16
+        seen = (obs_shape[2], *obs_shape[:2]) if self.planes else obs_shape
 
-        def trunk() -> tuple[nn.Module, int]:
-            if self.image:
-                return nature_cnn(obs_shape)
-            return mlp(obs_shape[0], config.hidden_sizes, config.activation)
+        def trunk() -> nn.Module:
+            return make_trunk(config.network, seen, config.hidden_sizes, config.activation)
 
-        self.actor, features = trunk()
-        self.critic = self.actor if self.shared else trunk()[0]
+        self.actor = trunk()
+        self.critic = self.actor if self.shared else trunk()
+        features = features_of(self.actor, seen, config.network)
         normal = isinstance(distribution, Normal)
         outputs = distribution.params // 2 if normal else distribution.params
-        self.policy_head = _orthogonal(Linear(features, outputs), 0.01)
-        self.value_head = _orthogonal(Linear(features, 1), 1.0)
+        if isinstance(self.actor, GridNet) != isinstance(distribution, GridMultiDiscrete):
+            fitting = GRIDS if isinstance(distribution, GridMultiDiscrete) else ("impala",)
+            raise WrongNetwork(
+                f"network {config.network} does not fit these actions: give --network"
+                f" {' or '.join(fitting)}, or another --policy where there is one"
+            )
+        if isinstance(self.actor, GridNet):
+            self.policy_head = GridHead(
+                self.actor.channels, distribution.params // math.prod(seen[1:])
+            )
+        else:
+            self.policy_head = orthogonal(Linear(features, outputs), 0.01)
+        self.value_head = orthogonal(Linear(features, 1), 1.0)
         if normal:
             self.log_std = nn.Parameter(torch.full((outputs,), config.initial_log_std))
         if self.normalizes:
@@ -131,6 +102,8 @@ class ActorCritic(parl.Model):
 
     def normalize(self, obs: Tensor) -> Tensor:
         """Observations as the networks take them: float32, images in [0, 1]."""
+        if self.planes:
+            return obs.permute(0, 3, 1, 2).float()
         if self.image:
             return obs.float() / 255.0
         if not self.normalizes:
@@ -152,30 +125,40 @@ class ActorCritic(parl.Model):
         self.obs_mean.add_(delta * count / total)
         self.obs_count.copy_(total)
 
-    def _params(self, features: Tensor) -> Tensor:
+    def _params(self, features: Any, mask: Tensor | None) -> Any:
+        if isinstance(features, GridFeatures):
+            assert mask is not None, "a policy over a grid needs a mask"
+            return self.policy_head(features.cells, mask)
         output = self.policy_head(features)
         if isinstance(self.distribution, Normal):
             return torch.cat([output, self.log_std.expand_as(output)], -1)
-        return output
+        return output if mask is None else masked(output, mask)
 
-    def _features(self, trunk: nn.Module, obs: Tensor) -> Tensor:
+    def _features(self, trunk: nn.Module, obs: Tensor) -> Any:
         with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.bfloat16):
-            return trunk(obs).float()
+            features = trunk(obs)
+        return features if isinstance(features, GridFeatures) else features.float()
 
-    def policy(self, obs: Tensor) -> Tensor:
-        """Parameters of the policy's distribution [B, P] for raw observations [B, ...]."""
-        return self._params(self.actor(self.normalize(obs)))
+    def _value(self, features: Any) -> Tensor:
+        whole = features.whole if isinstance(features, GridFeatures) else features
+        return self.value_head(whole).squeeze(-1)
 
     def value(self, obs: Tensor) -> Tensor:
         """State values [B]."""
-        return self.value_head(self._features(self.critic, self.normalize(obs))).squeeze(-1)
+        return self._value(self._features(self.critic, self.normalize(obs)))
 
-    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """`policy` and `value` in one pass: a shared trunk is run once."""
+    def forward(self, obs: Tensor, mask: Tensor | None = None) -> tuple[Any, Tensor]:
+        """The distribution's parameters and values [B] for raw observations [B, ...].
+
+        Both in one pass: a shared trunk is run once.
+
+        Args:
+            mask: [B, A] bool of legal actions, where the environment has one.
+        """
         obs = self.normalize(obs)
         features = self._features(self.actor, obs)
         critic_features = features if self.shared else self._features(self.critic, obs)
-        return self._params(features), self.value_head(critic_features).squeeze(-1)
+        return self._params(features, mask), self._value(critic_features)
 
     def get_weights(self) -> dict[str, np.ndarray]:
         """Parameters and buffers by name, copied: PARL's own version aliases the live ones."""
@@ -188,31 +171,51 @@ class ActorCritic(parl.Model):
                 tensor.copy_(torch.from_numpy(np.array(weights[name])))
 
     @torch.inference_mode()
-    def act(self, obs: np.ndarray, noise: np.ndarray | None) -> tuple[Tensor, Tensor]:
-        """Actions [N, ...] and distribution parameters [N, P] for N environments.
+    def act(
+        self, obs: np.ndarray, noise: np.ndarray | None, mask: np.ndarray | None = None
+    ) -> Acted:
+        """Act in N environments.
 
         Args:
             obs: [N, ...] raw observations.
             noise: [N, ...] as the distribution wants it, or None for the greedy action.
+            mask: [N, A] bool of legal actions, where the environment has one.
         """
         rows = len(obs)
-        device = self.policy_head.weight.device
+        device = self.device
         batch = torch.from_numpy(obs).to(device)
         if self.image and rows < _MIN_IMAGES:
             batch = torch.cat([batch, batch.new_zeros(_MIN_IMAGES - rows, *batch.shape[1:])])
-        params = self.policy(batch)[:rows].cpu()
-        if noise is None:
-            return self.distribution.mode(params), params
-        return self.distribution.sample(params, torch.from_numpy(noise)), params
+        features = self.actor(self.normalize(batch))
+        drawn = None if noise is None else torch.from_numpy(noise).to(device)
+        legal = None if mask is None else torch.from_numpy(mask).to(device)
+        distribution = self.distribution
+        if isinstance(features, GridFeatures):
+            features = GridFeatures(features.cells[:rows], features.whole)
+            params = self._params(features, legal)
+        else:
+            params = self._params(features[:rows], None)
+        if legal is not None and isinstance(distribution, Categorical | MultiDiscrete):
+            action, params, legal = distribution.choose(params, legal, drawn)
+        elif drawn is None:
+            action = distribution.mode(params)
+        else:
+            action = distribution.sample(params, drawn)
+        log_prob = distribution.log_prob(params, action)
+        return Acted(action.cpu(), log_prob.cpu(), None if legal is None else legal.cpu())
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
 
 
-def make_model(obs_space: spaces.Space, action_space: spaces.Space, config: Config) -> ActorCritic:
+def make_model(env_spaces: Spaces, config: Config) -> ActorCritic:
     """The model for an environment's spaces, initialised from the run's seed.
 
     Raises:
         WrongNetwork, WrongDistribution: where the settings do not fit the spaces.
     """
-    distribution = make_distribution(config.distribution, action_space)
+    distribution = make_distribution(config.distribution, env_spaces.action, config.scale_action)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return ActorCritic(obs_space.shape or (), distribution, config)
+        return ActorCritic(env_spaces.observation, distribution, config)

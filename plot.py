@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from config import Config, ConfigError, load_run
+from config import Config, ConfigError
 from errors import UserError
+from settings import load_run
 
 # Settings that tell seeds and places apart, not experiments.
 NOT_AN_EXPERIMENT = (

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from config import Config
-from rollout import Episode
+from rollout import Episode, mean_extras
 
 _WINDOW = 100  # episodes behind episode_return_mean
 _LINE_EVERY_S = 3.0  # on a pipe
@@ -85,6 +85,7 @@ class Report:
             "episode_return_mean": mean_return,
             "episode_length_mean": mean_length,
             "episodes": self.episodes,
+            **{f"episode/{k}": v for k, v in mean_extras(e.extras for e in self.returns).items()},
         }
         self._metrics.write(json.dumps({k: _plain(v) for k, v in metrics.items()}) + "\n")
         now = time.monotonic()

@@ -7,6 +7,7 @@ holds the episode's true final observation, and that row's own action was ignore
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple, cast
@@ -22,10 +23,23 @@ class Weights(NamedTuple):
 
 
 class Episode(NamedTuple):
-    """An episode that ended in a fragment: its raw return and its length in steps."""
+    """An episode that ended in a fragment: its raw return, its length in steps, what else is known.
+
+    `extras` are numbers by name, such as `win/coacAI`, that a report averages.
+    """
 
     episode_return: float
     length: int
+    extras: dict[str, float] = {}  # noqa: RUF012 - never changed
+
+
+def mean_extras(extras: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each named number over the episodes that have it."""
+    values: dict[str, list[float]] = {}
+    for episode in extras:
+        for name, value in episode.items():
+            values.setdefault(name, []).append(value)
+    return {name: float(np.mean(found)) for name, found in values.items()}
 
 
 @dataclass(frozen=True)
@@ -38,6 +52,7 @@ class RolloutSpec:
         action_shape, action_dtype: of one action.
         frame_stack: frames that make up an observation, or 0. Where it is k > 0, `obs` holds
             single frames and `history` the k - 1 frames before the first row.
+        mask_size: entries of an action mask, or 0 where there is none.
     """
 
     steps: int
@@ -46,6 +61,7 @@ class RolloutSpec:
     action_shape: tuple[int, ...]
     action_dtype: str
     frame_stack: int = 0
+    mask_size: int = 0
 
     def arrays(self, envs: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Name -> (shape, dtype) of the arrays of a rollout of `envs` environments."""
@@ -61,6 +77,8 @@ class RolloutSpec:
         }
         if self.frame_stack:
             shapes["history"] = ((self.frame_stack - 1, n, *self.obs_shape), self.obs_dtype)
+        if self.mask_size:
+            shapes["action_mask"] = ((t, n, self.mask_size), "bool")
         return {name: (shape, np.dtype(dtype)) for name, (shape, dtype) in shapes.items()}
 
 
@@ -81,6 +99,7 @@ class Rollout:
     truncated: np.ndarray
     valid: np.ndarray
     history: np.ndarray | None = None
+    action_mask: np.ndarray | None = None
     policy_version: float = -1
     episodes: list[Episode] = field(default_factory=list)
     env_ranges: list[tuple[int, int]] = field(default_factory=list)
@@ -96,20 +115,12 @@ class Rollout:
         return cls(**cast(dict[str, Any], arrays))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays by name, `history` only where there is one."""
+        """The arrays by name; those that a rollout can be without, only where there is one."""
         names = (
-            "obs",
-            "action",
-            "behaviour_log_prob",
-            "reward",
-            "terminated",
-            "truncated",
-            "valid",
-        )
-        arrays = {name: getattr(self, name) for name in names}
-        if self.history is not None:
-            arrays["history"] = self.history
-        return arrays
+            "obs", "action", "behaviour_log_prob", "reward", "terminated", "truncated", "valid",
+            "history", "action_mask",
+        )  # fmt: skip
+        return {name: array for name in names if (array := getattr(self, name)) is not None}
 
     def columns(self, first: int, last: int) -> Rollout:
         """The environments [first, last) as views: what is written there is written here."""
@@ -142,7 +153,11 @@ class Rollout:
         return stacked
 
 
-def spread(envs: int, samplers: int) -> list[tuple[int, int]]:
-    """Ranges [first, last) of environments, one per sampler, sizes differing by one at most."""
-    edges = [round(envs * i / samplers) for i in range(samplers + 1)]
+def spread(envs: int, samplers: int, multiple: int = 1) -> list[tuple[int, int]]:
+    """Ranges [first, last) of environments, one per sampler, sizes as equal as can be.
+
+    Args:
+        multiple: of which every size is one; it divides `envs`.
+    """
+    edges = [multiple * round(envs / multiple * i / samplers) for i in range(samplers + 1)]
     return list(pairwise(edges))

@@ -100,7 +100,7 @@ class Run:
         self.config, self.run_dir, self.device = config, run_dir, device
         self.checkpoints = run_dir / "checkpoints"
         torch.set_num_threads(config.torch_threads or os.cpu_count() or 1)
-        model = make_model(env_spaces.observation, env_spaces.action, config).to(device)
+        model = make_model(env_spaces, config).to(device)
         self.agent = PPOAgent(PPO(model, config), config)
         self.global_step = 0
         self.best: float | None = None  # mean return of the best evaluation
@@ -223,6 +223,7 @@ class Run:
             "eval/return_mean": mean,
             "eval/return_std": scores.std(),
             "eval/episodes": len(scores.returns),
+            **{f"eval/{name}": value for name, value in scores.means().items()},
             "eval/global_step": evaluation.step,
         }
 

@@ -84,7 +84,7 @@ def check(config: Config) -> Spaces:
     from config import ConfigError
     from envs import spaces_of
 
-    found = spaces_of(config.env)
+    found = spaces_of(config.env, **config.env_options())
     if config.continuous_action and isinstance(found.action, spaces.Discrete):
         raise ConfigError(
             f"continuous_action was given, but env {config.env} has discrete actions,"
@@ -148,8 +148,8 @@ def main() -> None:
         print(f"train.py: {', '.join(missing)} not installed: run `make venv`, then"
               f" `.venv/bin/python train.py`", file=sys.stderr)  # fmt: skip
         sys.exit(2)
-    from config import parse
     from errors import UserError
+    from settings import parse
 
     try:
         config = parse(sys.argv[1:])

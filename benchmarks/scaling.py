@@ -84,7 +84,7 @@ def uneven(lag: int, seconds: float) -> float:
         os.environ["PYTHONPATH"] = str(ROOT / "benchmarks")  # where samplers find sleeping_env
         found = spaces_of(config.env)
         slow.unlink()  # it was created for the question
-        model = make_model(found.observation, found.action, config)
+        model = make_model(found, config)
         weights = model.get_weights()
         spec = spec_of(found, model.distribution, STEPS)
         pool = make_pool(config, spec, Weights(0, weights))
@@ -121,7 +121,7 @@ def update_seconds(**settings: Any) -> float:
     config = Config(update_epochs=1, compile="off", env_num=64, **settings)
     torch.set_num_threads(1)
     found = Spaces(spaces.Box(-1, 1, (width,), np.float32), spaces.Box(-1, 1, (6,), np.float32), 0)
-    model = make_model(found.observation, found.action, config)
+    model = make_model(found, config)
     rollout = Rollout.empty(
         spec_of(found, model.distribution, config.steps_per_rollout), config.env_num
     )

@@ -29,8 +29,9 @@ from typing import Any, Literal
 
 import psutil
 
-from config import Config, preset
+from config import Config
 from envs import make_vec_env, spaces_of
+from settings import preset
 
 ROOT = Path(__file__).resolve().parent.parent
 WINDOW_S = 2.0
@@ -163,7 +164,7 @@ def bytes_per_step(config: Config, pool: str, samplers: int) -> float:
     from model import make_model
 
     found = spaces_of(config.env)
-    model = make_model(found.observation, found.action, config)
+    model = make_model(found, config)
     spec = spec_of(found, model.distribution, config.steps_per_rollout)
     rollout = sum(
         dtype.itemsize * math.prod(shape) for shape, dtype in spec.arrays(config.env_num).values()

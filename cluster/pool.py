@@ -32,6 +32,12 @@ class Request(NamedTuple):
     version: int
 
 
+def in_order(episodes: list[TimedEpisode]) -> list[Episode]:
+    """Episodes in the order of time, whichever sampler saw them."""
+    ordered = sorted(episodes, key=lambda e: (e.t, e.env))
+    return [Episode(e.episode_return, e.length, e.extras) for e in ordered]
+
+
 class SamplerPool(abc.ABC):
     """Samplers over all environments of a run.
 
@@ -46,7 +52,7 @@ class SamplerPool(abc.ABC):
 
     def __init__(self, config: Config, spec: RolloutSpec, samplers: int):
         self.config, self.spec = config, spec
-        self.ranges = spread(config.env_num, samplers)
+        self.ranges = spread(config.env_num, samplers, config.envs_together)
         self.slots = self._allocate()
         self._in_flight: Request | None = None
 
@@ -77,8 +83,7 @@ class SamplerPool(abc.ABC):
             episodes += self._receive(index, request)
         rollout = self._slot(request)
         rollout.policy_version = request.version
-        # in the order of time, whichever sampler saw them
-        rollout.episodes = [Episode(e.episode_return, e.length) for e in sorted(episodes)]
+        rollout.episodes = in_order(episodes)
         rollout.env_ranges = [(0, self.config.env_num)]
         return rollout
 
@@ -103,7 +108,7 @@ class SamplerPool(abc.ABC):
         columns = self._slot(request).columns(first, last)
         part = Rollout.of({name: array.copy() for name, array in columns.arrays().items()})
         part.policy_version = request.version
-        part.episodes = [Episode(e.episode_return, e.length) for e in sorted(episodes)]
+        part.episodes = in_order(episodes)
         part.env_ranges = [(first, last)]
         return part
 

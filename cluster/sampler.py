@@ -7,10 +7,10 @@ run and each sampler takes its columns, so neither the pool nor the number of sa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from config import Config
 from distributions import Distribution
@@ -27,16 +27,18 @@ class TimedEpisode(NamedTuple):
     env: int
     episode_return: float
     length: int
+    extras: dict[str, float]
 
 
 def spec_of(env_spaces: Spaces, distribution: Distribution, steps: int) -> RolloutSpec:
     """What a rollout of `steps` steps looks like: floats are float32, images stay uint8."""
-    observation, _, frames = env_spaces
+    mask_size = distribution.mask_size if env_spaces.masks else 0
+    observation, frames = env_spaces.observation, env_spaces.frame_stack
     shape = observation.shape[1:] if frames else observation.shape
     image = len(observation.shape) == 3
     return RolloutSpec(
         steps, shape, "uint8" if image else "float32",
-        distribution.action_shape, distribution.action_dtype, frames,
+        distribution.action_shape, distribution.action_dtype, frames, mask_size,
     )  # fmt: skip
 
 
@@ -51,15 +53,17 @@ class Sampler:
 
     def __init__(self, config: Config, first: int, last: int, index: int = 0):
         self.config, self.first, self.last, self.index = config, first, last, index
-        self.venv = make_vec_env(config.env, last - first)
+        self.venv = make_vec_env(config.env, last - first, **config.env_options(range(first, last)))
         self.spaces = spaces_of_vec_env(self.venv)
-        self.model = make_model(self.spaces.observation, self.spaces.action, config)
+        self.model = make_model(self.spaces, config)
         self.spec = spec_of(self.spaces, self.model.distribution, config.steps_per_rollout)
         envs = last - first
         self._obs: np.ndarray = np.zeros(0)  # what the environments last returned
         self._resetting = np.zeros(envs, bool)  # the next action of these is ignored
         self._return = np.zeros(envs, np.float64)  # of the episodes in progress
         self._length = np.zeros(envs, np.int64)
+        # what the environment knows of an episode that has just ended
+        self._tells: Callable[[int], dict[str, float]] | None = getattr(self.venv, "extras", None)
 
     def collect(self, fragment: int, reset: bool, out: Rollout) -> list[TimedEpisode]:
         """Fill `out` with the next T steps under the current weights.
@@ -76,26 +80,29 @@ class Sampler:
             self._reset(fragment)
         noise = self._noise(fragment)
         distribution = self.model.distribution
-        params = np.empty((self.spec.steps, len(self._resetting), distribution.params), np.float32)
+        extras: dict[tuple[int, int], dict[str, float]] = {}
         stack = self.spec.frame_stack
         if out.history is not None:
             out.history[:] = self._obs[:, :-1].swapaxes(0, 1)
         for t in range(self.spec.steps):
             out.obs[t] = self._obs[:, -1] if stack else self._obs
-            action, row = self.model.act(self._obs if stack else out.obs[t], noise[t])
-            out.action[t], params[t] = action, row
+            mask = self.venv.action_mask if out.action_mask is not None else None
+            acted = self.model.act(self._obs if stack else out.obs[t], noise[t], mask)
+            out.action[t], out.behaviour_log_prob[t] = acted.action, acted.log_prob
+            if out.action_mask is not None:
+                out.action_mask[t] = acted.mask
             self._obs, reward, terminated, truncated, _ = self.venv.step(
                 distribution.to_env(out.action[t])
             )
             out.valid[t] = ~self._resetting
             out.reward[t], out.terminated[t], out.truncated[t] = reward, terminated, truncated
             np.logical_or(terminated, truncated, out=self._resetting)
+            if self._tells:
+                for n in np.flatnonzero(self._resetting).tolist():
+                    extras[t, n] = self._tells(n)
         out.obs[self.spec.steps] = self._obs[:, -1] if stack else self._obs
-        with torch.inference_mode():
-            log_prob = distribution.log_prob(torch.from_numpy(params), torch.from_numpy(out.action))
-        out.behaviour_log_prob[:] = log_prob.numpy()
         self._refuse_not_finite(out)
-        return self._episodes(out)
+        return self._episodes(out, extras)
 
     def close(self) -> None:
         self.venv.close()
@@ -133,7 +140,9 @@ class Sampler:
                 f" an environment must give finite numbers"
             )
 
-    def _episodes(self, out: Rollout) -> list[TimedEpisode]:
+    def _episodes(
+        self, out: Rollout, extras: dict[tuple[int, int], dict[str, float]]
+    ) -> list[TimedEpisode]:
         """The episodes that ended in `out`; keeps the sums of those in progress."""
         episodes = []
         returns = np.cumsum(np.where(out.valid, out.reward, 0.0), 0, np.float64)
@@ -141,11 +150,9 @@ class Sampler:
         for t, n in np.argwhere(out.terminated | out.truncated):
             self._return[n] += returns[t, n]
             self._length[n] += lengths[t, n]
-            episodes.append(
-                TimedEpisode(
-                    int(t), self.first + int(n), float(self._return[n]), int(self._length[n])
-                )
-            )
+            total, length = float(self._return[n]), int(self._length[n])
+            known = extras.get((int(t), int(n)), {})
+            episodes.append(TimedEpisode(int(t), self.first + int(n), total, length, known))
             # what this fragment gives to the next episode begins after t
             self._return[n], self._length[n] = -returns[t, n], -lengths[t, n]
         self._return += returns[-1]

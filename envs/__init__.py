@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium
 from gymnasium import spaces
@@ -23,6 +23,7 @@ _MODULES = {
     "mujoco": "envs.mujoco",
     "classic": "envs.classic",
     "box2d": "envs.classic",
+    "microrts": "envs.microrts",
     "custom": "envs.custom",
 }
 
@@ -40,23 +41,30 @@ class BadEnvironment(UserError):
 
 
 class Spaces(NamedTuple):
-    """An environment's spaces, and the number of frames that an observation stacks (or 0)."""
+    """An environment's spaces, and the number of frames that an observation stacks (or 0).
+
+    `masks`: the environment says which actions are legal, by its `action_mask` [N, A] bool.
+    """
 
     observation: spaces.Box
     action: spaces.Space
     frame_stack: int
+    masks: bool = False
 
 
 def family_of(env: str) -> str:
-    """The family of an environment id: atari, mujoco, classic, box2d or custom.
+    """The family of an environment id: atari, mujoco, classic, box2d, microrts or custom.
 
     Raises:
         UnknownEnv: for an id that nothing is registered under.
     """
     from envs.atari import rom_of, supported_ids
+    from envs.microrts_game import size_of
 
     if rom_of(env) is not None:
         return "atari"
+    if size_of(env) is not None:
+        return "microrts"
     spec = gymnasium.registry.get(env)
     if spec is not None:
         entry_point = str(spec.entry_point)
@@ -76,23 +84,26 @@ def family_of(env: str) -> str:
                      f" --env module:EnvClass")  # fmt: skip
 
 
-def make_vec_env(env: str, num_envs: int) -> VectorEnv:
+def make_vec_env(env: str, num_envs: int, **options: Any) -> VectorEnv:
     """`num_envs` environments behind one vector interface, in the convention above.
+
+    Args:
+        options: what the family's `make` takes beside (see `Config.env_options`).
 
     Raises:
         UnknownEnv, UnsupportedEnv: with the remedy.
     """
-    return importlib.import_module(_MODULES[family_of(env)]).make(env, num_envs)
+    return importlib.import_module(_MODULES[family_of(env)]).make(env, num_envs, **options)
 
 
-def spaces_of(env: str) -> Spaces:
+def spaces_of(env: str, **options: Any) -> Spaces:
     """Make one environment and look.
 
     Raises:
         UnknownEnv, UnsupportedEnv, BadEnvironment: with the remedy.
     """
     try:
-        venv = make_vec_env(env, 1)
+        venv = make_vec_env(env, 1, **options)
     except (gymnasium.error.Error, ImportError) as error:
         raise BadEnvironment(f"env {env} cannot be made: {error}") from None
     try:
@@ -104,4 +115,7 @@ def spaces_of(env: str) -> Spaces:
 def spaces_of_vec_env(venv: VectorEnv) -> Spaces:
     observation = venv.single_observation_space
     assert isinstance(observation, spaces.Box)  # what every family's `make` sees to
-    return Spaces(observation, venv.single_action_space, getattr(venv, "frame_stack", 0))
+    return Spaces(
+        observation, venv.single_action_space, getattr(venv, "frame_stack", 0),
+        hasattr(venv, "action_mask"),
+    )  # fmt: skip

@@ -10,10 +10,11 @@ from agent import NotFinite, PPOAgent
 from algorithm import PPO
 from cluster.pool import InlinePool
 from cluster.sampler import spec_of
-from config import Config, preset
+from config import Config
 from envs import spaces_of
 from model import make_model
 from rollout import Rollout
+from settings import preset
 
 
 def make(config: Config) -> tuple[PPOAgent, InlinePool]:

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from config import FIELDS, ROOT, Config, ConfigError, parse, preset
+from config import FIELDS, Config, ConfigError
 from envs import UnknownEnv
+from settings import ROOT, parse, preset
 
 
 def test_precedence_default_family_env_file_flags(tmp_path):

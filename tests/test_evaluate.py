@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 import checkpoint
-from config import Config, preset
+from config import Config
 from evaluate import Evaluator, build_model, score
 from rollout import Weights
+from settings import preset
 from tests.conftest import run_command
 
 

@@ -11,10 +11,11 @@ import pytest
 from cluster.local import LocalPool
 from cluster.pool import InlinePool, SamplerError, SamplerPool
 from cluster.sampler import spec_of
-from config import Config, preset
+from config import Config
 from envs import spaces_of
 from model import make_model
 from rollout import Rollout, Weights
+from settings import preset
 from tests.conftest import processes_mentioning, wait_until
 
 
