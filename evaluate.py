@@ -1,16 +1,9 @@
-"""Score a checkpoint: `python evaluate.py RUN_DIR`. Also the process that evaluates in training."""
+"""Score a checkpoint: `python evaluate.py RUN_DIR`."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import socket
-import subprocess
 import sys
-import traceback
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -23,9 +16,7 @@ from rollout import mean_extras
 
 if TYPE_CHECKING:
     from model import ActorCritic
-    from rollout import Weights
 
-ROOT = Path(__file__).resolve().parent
 _PARALLEL = 16  # environments that are evaluated at once, one episode each
 
 
@@ -45,10 +36,6 @@ class Scores(NamedTuple):
     def means(self) -> dict[str, float]:
         """The mean of each extra over the episodes that have it."""
         return mean_extras(self.extras)
-
-
-class EvaluationError(UserError):
-    """The evaluation process failed. The message says why."""
 
 
 class Abandoned(Exception):
@@ -137,148 +124,6 @@ def draw_noise(distribution: Any, generator: np.random.Generator, count: int, gr
     return generator.random(shape, np.float32)
 
 
-class Evaluation(NamedTuple):
-    """A finished evaluation, and the weights and the step that it is of."""
-
-    scores: Scores
-    weights: Weights
-    step: int
-
-
-class Evaluator:
-    """Evaluates in a process of its own, at low priority, so that training never waits for it.
-
-    Consumes weights by `submit`; where an evaluation is still running, they wait in its place for
-    the next, and newer ones replace them. Produces `Evaluation`s, by `poll`.
-    """
-
-    def __init__(self, config: Config, weights: Weights):
-        from cluster import wire
-        from cluster.local import SharedMemory
-
-        self._pack = wire.pack
-        self._memory = SharedMemory(len(wire.pack({}, weights.arrays)) + 4096)
-        ours, theirs = socket.socketpair()
-        descriptors = (theirs.fileno(), self._memory.descriptor)
-        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", "from evaluate import serve; serve()",
-             *map(str, descriptors)],
-            pass_fds=descriptors, env=os.environ | {"PYTHONPATH": path},
-            stdin=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        theirs.close()
-        self._connection = Connection(ours.detach())
-        hello = {"config": config.to_dict(), "memory": self._memory.size}
-        self._connection.send_bytes(json.dumps(hello).encode())
-        self._running: tuple[Weights, int] | None = None
-        self._waiting: tuple[Weights, int] | None = None
-
-    def submit(self, weights: Weights, step: int) -> None:
-        """Evaluate these weights as soon as the process is free. Never waits."""
-        self._waiting = (weights, step)
-        if self._running is None:
-            self._start()
-
-    def poll(self) -> Evaluation | None:
-        """A finished evaluation, if there is one. Never waits.
-
-        Raises:
-            EvaluationError: where it failed.
-        """
-        if self._running is None or not self._connection.poll(0):
-            return None
-        return self._finish()
-
-    def last(self, weights: Weights, step: int) -> Evaluation:
-        """Evaluate these weights now, dropping what is running, and wait for the result."""
-        self._waiting = None
-        if self._running is not None:
-            self._connection.send_bytes(b'{"abandon": true}')
-            self._finish()
-        self.submit(weights, step)
-        evaluation = self._finish()
-        assert evaluation is not None  # nothing asked to abandon this one
-        return evaluation
-
-    def _start(self) -> None:
-        assert self._waiting is not None
-        self._running, self._waiting = self._waiting, None
-        weights, step = self._running
-        packed = self._pack({}, weights.arrays)
-        self._memory.view()[: len(packed)] = packed
-        self._connection.send_bytes(json.dumps({"step": step}).encode())
-
-    def _finish(self) -> Evaluation | None:
-        assert self._running is not None
-        try:
-            answer = json.loads(self._connection.recv_bytes())
-        except (EOFError, ConnectionError):
-            raise EvaluationError("the evaluation process ended") from None
-        if "error" in answer:
-            raise EvaluationError(f"the evaluation failed: {answer['error']}")
-        (weights, step), self._running = self._running, None
-        if self._waiting is not None:
-            self._start()
-        if "abandoned" in answer:
-            return None
-        return Evaluation(Scores(**answer), weights, step)
-
-    def close(self) -> None:
-        self._connection.close()
-        self._process.kill()  # it holds nothing worth keeping
-        self._process.wait()
-
-
-def serve() -> None:
-    """The evaluation process. Arguments: the descriptors of its pipe and of the weights."""
-    from cluster import wire
-    from cluster.local import SharedMemory
-
-    os.nice(10)
-    connection = Connection(int(sys.argv[1]))
-
-    def answer(**content: Any) -> None:
-        connection.send_bytes(json.dumps(content).encode())
-
-    with contextlib.suppress(EOFError, ConnectionError):  # the learner closed the pipe, or ended
-        hello = json.loads(connection.recv_bytes())
-        try:
-            import torch
-
-            torch.set_num_threads(1)
-            config = Config(**hello["config"])
-            model = build_model(config)
-            weights = SharedMemory(hello["memory"], int(sys.argv[2])).view()
-            while True:
-                request = json.loads(connection.recv_bytes())
-                if "abandon" in request:  # it had finished before the word came
-                    continue
-                model.set_weights(wire.unpack(weights)[1])
-                try:
-                    scores = score(
-                        model, config, config.test_episodes, config.seed,
-                        abandon=lambda: connection.poll(0),
-                    )  # fmt: skip
-                except Abandoned:
-                    answer(abandoned=True)
-                else:
-                    answer(**scores._asdict())
-        except (EOFError, ConnectionError):
-            raise
-        except Exception:
-            answer(error=traceback.format_exc())
-
-
-def build_model(config: Config) -> ActorCritic:
-    """The model of a run, for its environment's spaces."""
-    from envs import spaces_of
-    from model import make_model
-
-    env_spaces = spaces_of(config.env, **config.env_options())
-    return make_model(env_spaces, config)
-
-
 # --- the command line
 
 
@@ -298,6 +143,31 @@ class Arguments:
     """Seed of the episodes."""
     video: Path | None = None
     """Also write an mp4 of one episode here."""
+    opponents: tuple[str, ...] = ()
+    """microRTS bots to play `episodes` games against each, or all: a league table, and its picture
+    RUN_DIR/league.png. Default: the run's own, in turn."""
+
+
+def _play_league(arguments: Arguments, model: ActorCritic, config: Config, what: str) -> None:
+    import league
+    from config import ConfigError
+
+    if not config.env_options():
+        raise ConfigError(f"opponents are for microRTS, not for env {config.env}: leave them out")
+    standings = []
+    for opponent in league.opponents_of(arguments.opponents):
+        print(f"playing {opponent}", file=sys.stderr, flush=True)
+        standings.append(
+            league.play(
+                model, config, opponent, arguments.episodes, arguments.seed,
+                not arguments.stochastic,
+            )
+        )  # fmt: skip
+    print(what)
+    print(league.table(standings))
+    path = arguments.run_dir / "league.png"
+    league.draw(standings, path, what)
+    print(path)
 
 
 def main() -> None:
@@ -306,6 +176,7 @@ def main() -> None:
     from agent import model_arrays
     from checkpoint import load, load_newest
     from config import ConfigError
+    from model import build_model
     from settings import load_run
 
     arguments = tyro.cli(
@@ -329,15 +200,20 @@ def main() -> None:
             print(f"evaluate.py: {complaint}; using the one before it", file=sys.stderr)
         model = build_model(config)
         model.set_weights(model_arrays(saved.arrays))
-        scores = score(
-            model, config, arguments.episodes, arguments.seed, greedy=not arguments.stochastic
-        )
         kind = "stochastic" if arguments.stochastic else "greedy"
-        print(
-            f"{config.env}, {saved.path.name} ({saved.state['global_step']:,} steps), {kind}: return"
-            f" mean {scores.mean():.2f}, std {scores.std():.2f}, episodes {len(scores.returns)},"
-            f" mean length {np.mean(scores.lengths):.1f}"
-        )
+        what = f"{config.env}, {saved.path.name} ({saved.state['global_step']:,} steps), {kind}"
+        if arguments.opponents:
+            _play_league(arguments, model, config, what)
+        else:
+            scores = score(
+                model, config, arguments.episodes, arguments.seed, not arguments.stochastic
+            )
+            print(
+                f"{what}: return mean {scores.mean():.2f}, std {scores.std():.2f}, episodes"
+                f" {len(scores.returns)}, mean length {np.mean(scores.lengths):.1f}"
+            )
+            for name, value in scores.means().items():
+                print(f"  {name} {value:.3f}")
         if arguments.video is not None:
             frames = film(model, config, arguments.video, arguments.seed, not arguments.stochastic)
             print(f"{arguments.video}: {frames} frames")

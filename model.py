@@ -15,7 +15,7 @@ from categorical import Categorical, GridMultiDiscrete, MultiDiscrete, masked
 from cluster.xparl_shim import load_parl
 from config import Config
 from distributions import Distribution, Normal, make_distribution
-from envs import Spaces
+from envs import Spaces, spaces_of
 from networks import (
     GRIDS,
     GridFeatures,
@@ -143,6 +143,10 @@ class ActorCritic(parl.Model):
         whole = features.whole if isinstance(features, GridFeatures) else features
         return self.value_head(whole).squeeze(-1)
 
+    def policy(self, obs: Tensor, mask: Tensor | None = None) -> Any:
+        """The distribution's parameters for raw observations [B, ...], as of `forward`."""
+        return self._params(self._features(self.actor, self.normalize(obs)), mask)
+
     def value(self, obs: Tensor) -> Tensor:
         """State values [B]."""
         return self._value(self._features(self.critic, self.normalize(obs)))
@@ -219,3 +223,8 @@ def make_model(env_spaces: Spaces, config: Config) -> ActorCritic:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return ActorCritic(env_spaces.observation, distribution, config)
+
+
+def build_model(config: Config) -> ActorCritic:
+    """The model of a run, for its environment's spaces."""
+    return make_model(spaces_of(config.env, **config.env_options()), config)

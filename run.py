@@ -25,7 +25,7 @@ from cluster.pool import InlinePool, SamplerPool
 from cluster.sampler import spec_of
 from config import Config
 from envs import Spaces
-from evaluate import Evaluation, Evaluator
+from evaluator import Evaluation, Evaluator
 from model import make_model
 from report import Report, write_json
 from rollout import Rollout, RolloutSpec, Weights

@@ -46,8 +46,9 @@ def film(model: ActorCritic, config: Config, path: Path, seed: int, greedy: bool
     """
     import imageio.v2 as imageio
 
-    atari = family_of(config.env) == "atari"
-    frames = _play_atari if atari else _play
+    family = family_of(config.env)
+    frames = {"atari": _play_atari, "microrts": _play_microrts}.get(family, _play)
+    atari = family == "atari"
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
     with imageio.get_writer(
@@ -110,10 +111,34 @@ def _play_atari(
     shown.close()
 
 
+def _play_microrts(
+    model: ActorCritic, config: Config, seed: int, greedy: bool
+) -> Iterator[np.ndarray]:
+    """A game against the first of the run's opponents."""
+    from envs.microrts import make
+
+    opponent = config.opponents[0].partition(":")[0]
+    venv = make(config.env, 1, config.game((opponent,)))
+    obs, _ = venv.reset(seed=[seed])
+    yield venv.picture()
+    generator = stream("film", seed)
+    for _ in range(config.test_max_steps):
+        action = _act(model, obs, generator, greedy, venv.action_mask)
+        obs, _, terminated, truncated, _ = venv.step(action)
+        yield venv.picture()
+        if terminated[0] or truncated[0]:
+            break
+    venv.close()
+
+
 def _act(
-    model: ActorCritic, obs: np.ndarray, generator: np.random.Generator, greedy: bool
+    model: ActorCritic,
+    obs: np.ndarray,
+    generator: np.random.Generator,
+    greedy: bool,
+    mask: np.ndarray | None = None,
 ) -> np.ndarray:
     from evaluate import as_stored, draw_noise
 
     noise = draw_noise(model.distribution, generator, len(obs), greedy)
-    return model.distribution.to_env(model.act(as_stored(obs), noise)[0].numpy())
+    return model.distribution.to_env(model.act(as_stored(obs), noise, mask).action.numpy())

@@ -48,10 +48,14 @@ class _Client:
         sides: those that the policy plays.
         envs: the environments that these are.
         opponent: the bot's name, or `SELF`.
+        partial: whether observations are partial.
     """
 
-    def __init__(self, game: Any, sides: tuple[int, ...], envs: range, opponent: str):
+    def __init__(
+        self, game: Any, sides: tuple[int, ...], envs: range, opponent: str, partial: bool
+    ):
         self.game, self.sides, self.envs, self.opponent = game, sides, envs, opponent
+        self.partial = partial
         self.masks: list[list[Any]] = []  # by side and cell: the array that Java fills in place
         self._random: Any = None
 
@@ -84,6 +88,14 @@ class _Client:
             return [self.game.getResponse(side) for side in self.sides]
         self._draw_from_own_stream()
         return [self.game.gameStep(orders[0], self.sides[0])]
+
+    def observation(self, side: int, response: Any) -> Any:
+        """Java's planes [P, H, W] as a side sees them now."""
+        if not self.partial:
+            return response.observation
+        # the response's own are of the state before the step: what a side sees is decided there
+        state = _field(str(self.game.getClass().getName()), "gs").get(self.game)
+        return java("rts.PartiallyObservableGameState")(state, side).getMatrixObservation(side)
 
 
 @cache
@@ -159,13 +171,15 @@ class MicrortsEnvs(VectorEnv):
             opponent, partial = self.game.opponents[env], self.game.partial
             if opponent == SELF:
                 started = java("tests.JNIGridnetClientSelfPlay")(rewards, "", path, table, partial)
-                clients.append(_Client(started, (0, 1), range(env, env + 2), SELF))
+                clients.append(_Client(started, (0, 1), range(env, env + 2), SELF, partial))
                 env += 2
                 continue
             bot = java(OPPONENTS[opponent])
             bot = bot() if opponent in WITHOUT_TABLE else bot(table)
             started = java("tests.JNIGridnetClient")(rewards, "", path, bot, table, partial)
-            clients.append(_Client(started, (self.game.sides[env],), range(env, env + 1), opponent))
+            clients.append(
+                _Client(started, (self.game.sides[env],), range(env, env + 1), opponent, partial)
+            )
             env += 1
         return clients
 
@@ -232,10 +246,9 @@ class MicrortsEnvs(VectorEnv):
         return self._to_java(orders) if len(orders) else self._nothing
 
     def _read(self, client: _Client, responses: list[Any]) -> None:
-        for env, response in zip(client.envs, responses, strict=True):
-            self._raw[env] = np.frombuffer(response.observation, np.int32).reshape(
-                self._raw.shape[1:]
-            )
+        for env, side, response in zip(client.envs, client.sides, responses, strict=True):
+            planes = np.frombuffer(client.observation(side, response), np.int32)
+            self._raw[env] = planes.reshape(self._raw.shape[1:])
             self.raw_rewards[env] = np.frombuffer(response.reward)
 
     def _look(self) -> None:

@@ -19,7 +19,7 @@ from settings import preset
 
 def make(config: Config) -> tuple[PPOAgent, InlinePool]:
     found = spaces_of(config.env)
-    model = make_model(found.observation, found.action, config)
+    model = make_model(found, config)
     spec = spec_of(found, model.distribution, config.steps_per_rollout)
     return PPOAgent(PPO(model, config), config), InlinePool(config, spec)
 

@@ -7,6 +7,7 @@ from gymnasium import spaces
 
 from algorithm import PPO, STATISTICS, Minibatch, choose_bfloat16, choose_compile
 from config import Config
+from envs import Spaces
 from model import make_model
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
@@ -15,7 +16,7 @@ OBS = spaces.Box(-np.inf, np.inf, (4,), np.float32)
 
 def make_ppo(action=BOX, **settings) -> PPO:
     config = Config(compile="off", **settings)
-    return PPO(make_model(OBS, action, config), config)
+    return PPO(make_model(Spaces(OBS, action, 0), config), config)
 
 
 def random_batch(ppo: PPO, size=64, seed=0) -> Minibatch:
@@ -131,7 +132,7 @@ def test_a_step_goes_down_and_reports_the_norm_before_clipping():
 
 def test_a_step_is_clipping_and_adam_as_torch_has_them():
     config = Config(learning_rate=1e-2, max_grad_norm=0.1)
-    ppo, reference = (PPO(make_model(OBS, BOX, config), config) for _ in range(2))
+    ppo, reference = (PPO(make_model(Spaces(OBS, BOX, 0), config), config) for _ in range(2))
     optimizer = torch.optim.Adam(reference.parameters, lr=1e-2, eps=config.adam_eps)
     for seed in range(5):
         batch = random_batch(ppo, seed)
@@ -147,7 +148,7 @@ def test_a_step_is_clipping_and_adam_as_torch_has_them():
 def test_the_compiled_step_is_the_eager_one():
     eager = make_ppo()
     config = Config(compile="on")
-    compiled = PPO(make_model(OBS, BOX, config), config)
+    compiled = PPO(make_model(Spaces(OBS, BOX, 0), config), config)
     assert compiled.compiled, "the tests need a C++ compiler"
     batch = random_batch(eager)
     for _ in range(5):
@@ -168,10 +169,10 @@ def test_compiling_is_for_runs_that_are_long_enough(monkeypatch):
 def test_bfloat16_points_where_float32_does_and_leaves_acting_alone():
     space = spaces.Box(0, 255, (4, 84, 84), np.uint8)
     config = Config(network="nature_cnn", shared_trunk=True, compile="off", precision="bfloat16")
-    ppo = PPO(make_model(space, spaces.Discrete(4), config), config)
+    ppo = PPO(make_model(Spaces(space, spaces.Discrete(4), 4), config), config)
     rng = np.random.default_rng(0)
     obs = rng.integers(0, 255, (16, 4, 84, 84), np.uint8)
-    acted = ppo.model.act(obs, None)[1]
+    acted = ppo.model.act(obs, np.full(16, 0.3, np.float32)).log_prob
     gradients = []
     for bfloat16 in (True, False):
         ppo.model.bfloat16 = bfloat16
@@ -180,7 +181,7 @@ def test_bfloat16_points_where_float32_does_and_leaves_acting_alone():
         loss = (params * torch.arange(4)).sum() + (value - 3).square().sum()
         parts = torch.autograd.grad(loss, ppo.parameters)
         gradients.append(torch.cat([part.flatten() for part in parts]))
-        assert torch.equal(ppo.model.act(obs, None)[1], acted)
+        assert torch.equal(ppo.model.act(obs, np.full(16, 0.3, np.float32)).log_prob, acted)
     assert not torch.equal(*gradients)
     assert torch.cosine_similarity(*gradients, dim=0) > 0.99
 

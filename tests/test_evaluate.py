@@ -11,7 +11,9 @@ import yaml
 
 import checkpoint
 from config import Config
-from evaluate import Evaluator, build_model, score
+from evaluate import score
+from evaluator import Evaluator
+from model import build_model
 from rollout import Weights
 from settings import preset
 from tests.conftest import run_command

@@ -7,6 +7,8 @@ from gymnasium import spaces
 
 from config import Config
 from distributions import make_distribution
+from envs import Spaces
+from envs.microrts_game import CHOICES, COMPONENTS
 from model import ActorCritic, WrongNetwork, make_model
 
 VECTOR = spaces.Box(-np.inf, np.inf, (5,), np.float32)
@@ -16,7 +18,9 @@ DISCRETE = spaces.Discrete(4)
 
 
 def vector_model(action=CONTINUOUS, **settings) -> ActorCritic:
-    return make_model(VECTOR, action, Config(**({"normalize_observation": True} | settings)))
+    return make_model(
+        Spaces(VECTOR, action, 0), Config(**({"normalize_observation": True} | settings))
+    )
 
 
 def test_the_seed_decides_the_weights_and_nothing_else_is_disturbed():
@@ -48,7 +52,7 @@ def test_weights_are_a_copy():
 @pytest.mark.parametrize("image", [False, True])
 def test_one_pass_equals_two(shared, image):
     config = Config(network="nature_cnn" if image else "mlp", shared_trunk=shared)
-    model = make_model(IMAGE if image else VECTOR, DISCRETE, config)
+    model = make_model(Spaces(IMAGE if image else VECTOR, DISCRETE, 0), config)
     obs = torch.randint(0, 255, (6, 4, 84, 84), dtype=torch.uint8) if image else torch.randn(6, 5)
     params, value = model(obs)
     torch.testing.assert_close(params, model.policy(obs))
@@ -59,31 +63,75 @@ def test_one_pass_equals_two(shared, image):
     assert touched == shared
 
 
+MAP = spaces.Box(0, 1, (8, 10, 27), np.uint8)
+GRID = spaces.MultiDiscrete(list(COMPONENTS * 80))
+UNIT = spaces.MultiDiscrete([80, *COMPONENTS])
+
+
 @pytest.mark.parametrize(
-    ("obs_space", "action_space", "hidden_sizes"),
+    ("obs_space", "action_space", "settings"),
     [
-        (VECTOR, CONTINUOUS, (64, 64)),
-        (VECTOR, DISCRETE, (64, 64)),
-        (VECTOR, spaces.Box(-1, 1, (1,), np.float32), (64, 64)),
-        (spaces.Box(-1, 1, (376,), np.float32), CONTINUOUS, (256, 256)),
-        (IMAGE, DISCRETE, ()),
+        (VECTOR, CONTINUOUS, {}),
+        (VECTOR, DISCRETE, {}),
+        (VECTOR, spaces.MultiDiscrete([2, 3]), {}),
+        (VECTOR, CONTINUOUS, {"distribution": "tanh_normal"}),
+        (VECTOR, spaces.Box(-1, 1, (1,), np.float32), {}),
+        (spaces.Box(-1, 1, (376,), np.float32), CONTINUOUS, {"hidden_sizes": (256, 256)}),
+        (IMAGE, DISCRETE, {"network": "nature_cnn"}),
+        (IMAGE, DISCRETE, {"network": "impala"}),
+        (MAP, GRID, {"network": "gridnet", "shared_trunk": True}),
+        (MAP, GRID, {"network": "gridnet_cnn"}),
+        (MAP, UNIT, {"network": "impala"}),
+        (MAP, UNIT, {"network": "microrts_cnn"}),
     ],
 )
 def test_an_action_does_not_depend_on_how_many_environments_stand_beside_it(
-    obs_space, action_space, hidden_sizes
+    obs_space, action_space, settings
 ):
-    network = "nature_cnn" if obs_space is IMAGE else "mlp"
-    config = Config(network=network, hidden_sizes=hidden_sizes, initial_log_std=-0.5)
-    model = make_model(obs_space, action_space, config)
-    rows, rng = 24 if obs_space is IMAGE else 100, np.random.default_rng(0)
+    config = Config(**({"initial_log_std": -0.5} | settings))
+    model = make_model(Spaces(obs_space, action_space, 0), config)
+    rows, rng = 24 if len(obs_space.shape) == 3 else 100, np.random.default_rng(0)
     obs = np.stack([obs_space.sample() for _ in range(rows)])
-    noise = rng.random((rows, *action_space.shape), np.float32)
-    torch.set_num_threads(1)
-    action, params = model.act(obs, noise)
+    noise = rng.random((rows, *model.distribution.noise_shape), np.float32)
+    mask = rng.random((rows, 80 * CHOICES)) < 0.02 if obs_space is MAP else None
+    acted = model.act(obs, noise, mask)
     for first, last in [(0, 1), (3, 5), (0, 3), (5, 12), (2, 22), (1, rows)]:
-        part_action, part = model.act(obs[first:last], noise[first:last])
-        assert torch.equal(part, params[first:last])
-        assert torch.equal(part_action, action[first:last])
+        columns = slice(first, last)
+        part = model.act(obs[columns], noise[columns], None if mask is None else mask[columns])
+        assert torch.equal(part.log_prob, acted.log_prob[columns])
+        assert torch.equal(part.action, acted.action[columns])
+
+
+@pytest.mark.parametrize("action_space", [GRID, UNIT])
+def test_only_legal_actions_are_taken_and_illegal_ones_have_no_probability(action_space):
+    network = "gridnet" if action_space is GRID else "impala"
+    model = make_model(Spaces(MAP, action_space, 0, True), Config(network=network))
+    rng = np.random.default_rng(0)
+    obs = np.stack([MAP.sample() for _ in range(8)])
+    mask = rng.random((8, 80, CHOICES)) < 0.3
+    mask[:, rng.random(80) < 0.9] = False
+    mask[7] = False  # nobody may act
+    edges = np.cumsum([0, *COMPONENTS])
+    for noise in (None, rng.random((8, *model.distribution.noise_shape), np.float32)):
+        acted = model.act(obs, noise, mask.reshape(8, -1))
+        action = acted.action.numpy().astype(int)
+        if action_space is UNIT:
+            cells, components = action[:, 0], action[:, 1:]
+            assert mask[np.arange(7), cells[:7]].any(1).all()
+            units = mask[np.arange(8), cells][:, None]
+            components = components[:, None]
+        else:
+            units, components = mask, action.reshape(8, 80, 7)
+        for k in range(7):
+            legal = units[..., edges[k] : edges[k + 1]]
+            chosen = np.take_along_axis(legal, components[..., k : k + 1], -1)[..., 0]
+            assert (chosen | ~legal.any(-1)).all()
+            assert (components[..., k][~legal.any(-1)] == 0).all()
+        assert acted.log_prob[7] == 0
+        # the learner's probability of the same action under the stored mask
+        params, _ = model(torch.from_numpy(obs), acted.mask.clone())
+        log_prob = model.distribution.log_prob(params, acted.action)
+        torch.testing.assert_close(log_prob, acted.log_prob)
 
 
 def test_normaliser_merges_batches_as_if_they_were_one():
@@ -116,14 +164,17 @@ def test_initial_policy_is_nearly_uniform_and_layers_are_orthogonal():
 
 
 def test_images_are_scaled_to_one():
-    model = make_model(IMAGE, DISCRETE, Config(network="nature_cnn"))
+    model = make_model(Spaces(IMAGE, DISCRETE, 0), Config(network="nature_cnn"))
     assert model.normalize(torch.full((1, 4, 84, 84), 255, dtype=torch.uint8)).max() == 1.0
 
 
 def test_a_network_that_does_not_fit_names_the_one_that_does():
     with pytest.raises(WrongNetwork, match="--network nature_cnn"):
-        make_model(IMAGE, DISCRETE, Config(network="mlp"))
+        make_model(Spaces(IMAGE, DISCRETE, 0), Config(network="mlp"))
     with pytest.raises(WrongNetwork, match="--network mlp"):
-        make_model(VECTOR, DISCRETE, Config(network="nature_cnn"))
+        make_model(Spaces(VECTOR, DISCRETE, 0), Config(network="nature_cnn"))
     with pytest.raises(WrongNetwork, match="36x36"):
-        ActorCritic((3, 20, 20), make_distribution("auto", DISCRETE), Config(network="nature_cnn"))
+        ActorCritic(
+            spaces.Box(0, 255, (3, 20, 20), np.uint8), make_distribution("auto", DISCRETE),
+            Config(network="nature_cnn"),
+        )  # fmt: skip

@@ -21,7 +21,7 @@ from tests.conftest import processes_mentioning, wait_until
 
 def make(config: Config, samplers: int) -> tuple[SamplerPool, Weights]:
     found = spaces_of(config.env)
-    model = make_model(found.observation, found.action, config)
+    model = make_model(found, config)
     spec = spec_of(found, model.distribution, config.steps_per_rollout)
     weights = Weights(0, model.get_weights())
     if samplers == 0:
