@@ -8,6 +8,7 @@ import yaml
 from config import FIELDS, Config, ConfigError
 from envs import UnknownEnv
 from settings import ROOT, parse, preset
+from validation import validate
 
 
 def test_precedence_default_family_env_file_flags(tmp_path):
@@ -34,7 +35,7 @@ def test_presets_are_valid_for_every_task_they_name(path: Path):
     assert set(content["family"]) <= FIELDS
     for task, settings in content.get("tasks", {}).items():
         assert set(settings) <= FIELDS
-        preset(task).validate()
+        validate(preset(task))
 
 
 @pytest.mark.parametrize("env_num", [1, 2, 5, 7, 8, 24, 64, 100, 300])
