@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ from algorithm import PPO, STATISTICS, Minibatch
 from cluster.xparl_shim import load_parl
 from config import Config
 from errors import UserError
+from estimates import Estimator
 from model import ActorCritic
 from randomness import stream
-from returns import ReturnScaler, gae
+from returns import ReturnScaler
 from rollout import Rollout, Weights
 
 parl = load_parl()
 
+_ROWS_AT_ONCE = 4096  # that are evaluated, for the memory's sake
 _MODEL = "model/"  # prefix of the model's arrays in `state`
 
 
@@ -46,7 +49,10 @@ class PPOAgent(parl.Agent):
         self.config = config
         self.update = 0
         self.learning_rate = config.learning_rate
+        self.kl_coefficient = config.kl_coefficient
         self.scaler = ReturnScaler(config.env_num, config.gamma, config.reward_clip)
+        # intrinsic rewards are scaled as the paper does it, and not clipped
+        self.bonus_scaler = ReturnScaler(config.env_num, config.rnd_gamma, math.inf)
         self._before_update: State | None = None  # what an update that fails goes back to
 
     @property
@@ -88,37 +94,50 @@ class PPOAgent(parl.Agent):
         self._before_update = self.state()
         self._set_schedules(progress)
         device = self.model.device
-        steps, envs = rollout.reward.shape
+        steps, envs = config.steps_per_rollout, rollout.reward.shape[1]
+        size = steps * envs
         obs = torch.from_numpy(rollout.observations()).to(device)
         rows = obs[:steps].flatten(0, 1)
+
+        def flat(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array[:steps]).to(device).flatten(0, 1)
+
         constant = {
             "obs": rows,
-            "action": torch.from_numpy(rollout.action).to(device).flatten(0, 1),
-            "behaviour_log_prob": torch.from_numpy(rollout.behaviour_log_prob).to(device).flatten(),
-            "weight": torch.from_numpy(rollout.valid).to(device).flatten().float(),
+            "action": flat(rollout.action),
+            "behaviour_log_prob": flat(rollout.behaviour_log_prob),
+            "weight": flat(rollout.valid).float(),
         }
         if rollout.action_mask is not None:
-            mask = torch.from_numpy(rollout.action_mask)
-            constant["action_mask"] = mask.to(device).flatten(0, 1)
+            constant["action_mask"] = flat(rollout.action_mask)
         if fresh:
             self.scaler.restart()
-        reward = self._transform(rollout)
+            self.bonus_scaler.restart()
+        estimates = self._estimator(rollout, obs)
+        if config.estimator == "vtrace":
+            # the estimates correct from the behaviour policy to the one at the update's start; what
+            # is left to the ratio is from there on
+            constant["behaviour_log_prob"] = flat(estimates.log_prob)
         statistics: list[Tensor] = []
-        explained = 0.0
+        fields, explained = constant, 0.0
         epochs = 0
         for epoch in range(config.update_epochs):
             if epoch == 0 or config.recompute_advantages:
-                estimates = self._estimate(rollout, reward, obs)
+                found = estimates()
                 if epoch == 0:
-                    explained = _explained_variance(estimates, rollout.valid)
-                fields = constant | {
-                    name: torch.from_numpy(array).to(device).flatten()
-                    for name, array in estimates.items()
-                }
-            order = self._shuffle(epoch, steps * envs).to(device)
+                    explained = _explained_variance(found, rollout.valid)
+                    if config.normalize_value:
+                        target = flat(found["value_target"]).view(size, -1)
+                        self.model.update_value_normalizer(target[constant["weight"] > 0])
+                fields = constant | {name: flat(array) for name, array in found.items()}
+            if self.model.rnd is not None:
+                share = stream("rnd", config.seed, self.update, epoch).random(size)
+                predicted = torch.from_numpy(share < config.rnd_proportion)
+                fields["predicted"] = predicted.to(device).float()
+            order = self._shuffle(epoch, size).to(device)
             shuffled = {name: field[order] for name, field in fields.items()}
             first = len(statistics)
-            for at in range(0, steps * envs, config.minibatch_size):
+            for at in range(0, size, config.minibatch_size):
                 batch = {n: f[at : at + config.minibatch_size] for n, f in shuffled.items()}
                 statistics.append(alg.learn(Minibatch(**batch)))
             epochs += 1
@@ -128,8 +147,8 @@ class PPOAgent(parl.Agent):
                     break
         table = torch.stack(statistics).cpu()
         self._refuse_not_finite(table)
-        valid = torch.from_numpy(rollout.valid).to(device).flatten()
-        self.model.update_normalizer(rows[valid])
+        self.model.update_normalizer(rows[constant["weight"] > 0])
+        self.model.resample_noise(stream("noisy", config.seed, self.update))
         means = dict(zip(STATISTICS, table.mean(0).tolist(), strict=True))
         last_epoch = table[-(len(table) // epochs) :].mean(0)
         self._adapt(float(last_epoch[STATISTICS.index("approx_kl")]))
@@ -144,8 +163,13 @@ class PPOAgent(parl.Agent):
             "grad_norm": means["grad_norm"],
             "first_minibatch_kl": float(table[0, STATISTICS.index("approx_kl")]),
             "explained_variance": explained,
+            "entropy_coefficient": alg.entropy_coefficient.item(),
             "learning_rate": alg.learning_rate.item(),
             "epochs": epochs,
+            **({} if estimates.bonus is None else {"intrinsic_reward": estimates.bonus}),
+            **(
+                {} if config.kl_penalty == "none" else {"kl_coefficient": alg.kl_coefficient.item()}
+            ),
         }
 
     def initialize_normalizer(self, rollout: Rollout) -> None:
@@ -173,20 +197,48 @@ class PPOAgent(parl.Agent):
             return np.sign(rollout.reward)
         if self.config.reward_transform == "return_std":
             ended = rollout.terminated | rollout.truncated
-            return self.scaler(rollout.reward, ended, rollout.valid, rollout.env_ranges)
+            return self.scaler(
+                rollout.reward, ended, rollout.valid, rollout.env_ranges, rollout.carried
+            )
         return rollout.reward
 
-    def _estimate(self, rollout: Rollout, reward: np.ndarray, obs: Tensor) -> dict[str, np.ndarray]:
-        """Values, advantages and value targets [T, N] under the current weights."""
-        with torch.no_grad():
-            flat = obs.flatten(0, 1)
-            value = torch.cat([self.model.value(part) for part in flat.split(4096)])
-            value = value.view(obs.shape[:2]).cpu().numpy()
-        advantage, target = gae(
-            reward, value, rollout.terminated, rollout.truncated, rollout.valid,
-            self.config.gamma, self.config.gae_lambda,
+    def _estimator(self, rollout: Rollout, obs: Tensor) -> Estimator:
+        """What gives the advantages of a rollout, under the weights of the time it is asked."""
+        reward, bonus, mean_bonus = self._transform(rollout), None, None
+        if self.model.rnd is not None:
+            bonus = self._by_row(self.model.rnd.error, obs[1:])
+            mean_bonus = float(bonus.mean())
+            no, yes = np.zeros(bonus.shape, bool), np.ones(bonus.shape, bool)
+            bonus = self.bonus_scaler(bonus, no, yes, rollout.env_ranges, rollout.carried)
+        log_prob = np.zeros(0, np.float32)
+        if self.config.estimator == "vtrace":
+            log_prob = self._log_prob(rollout, obs[:-1])
+        return Estimator(
+            self.config, rollout, reward, bonus, log_prob, mean_bonus,
+            lambda: self._by_row(self.model.value, obs),
         )  # fmt: skip
-        return {"advantage": advantage, "value_target": target, "old_value": value[:-1]}
+
+    @torch.no_grad()
+    def _by_row(self, function: Callable[[Tensor], Tensor], obs: Tensor) -> np.ndarray:
+        """A function of observations [B, ...] -> [B, ...], for [T, N, ...]."""
+        parts = [function(part) for part in obs.flatten(0, 1).split(_ROWS_AT_ONCE)]
+        return torch.cat(parts).unflatten(0, obs.shape[:2]).cpu().numpy()
+
+    @torch.no_grad()
+    def _log_prob(self, rollout: Rollout, obs: Tensor) -> np.ndarray:
+        """Log-probabilities of a rollout's actions under the current weights."""
+        action = torch.from_numpy(rollout.action).to(obs.device).flatten(0, 1)
+        mask = rollout.action_mask
+        masks = None if mask is None else torch.from_numpy(mask).to(obs.device).flatten(0, 1)
+        rows, parts = obs.flatten(0, 1), []
+        for at in range(0, len(rows), _ROWS_AT_ONCE):
+            part = slice(at, at + _ROWS_AT_ONCE)
+            params = self.model.policy(rows[part], None if masks is None else masks[part])
+            parts.append(self.model.distribution.sub_log_prob(params, action[part]))
+        log_prob = torch.cat(parts).unflatten(0, obs.shape[:2])
+        if rollout.behaviour_log_prob.ndim == 2:
+            log_prob = log_prob.sum(-1)
+        return log_prob.cpu().numpy()
 
     def _shuffle(self, epoch: int, size: int) -> Tensor:
         """The order of an epoch: a function of seed, update and epoch, so no state to save."""
@@ -199,15 +251,24 @@ class PPOAgent(parl.Agent):
         self.alg.learning_rate.fill_(self.learning_rate * (left if linear else 1.0))
         clip_left = left if config.clip_schedule == "linear" else 1.0
         self.alg.clip_range.fill_(config.clip_range * clip_left)
+        factor = {"linear": left, "exponential": config.entropy_decay**self.update}
+        entropy = config.entropy_coefficient * factor.get(config.entropy_schedule, 1.0)
+        self.alg.entropy_coefficient.fill_(entropy)
+        self.alg.kl_coefficient.fill_(self.kl_coefficient)
 
     def _adapt(self, kl: float) -> None:
-        """learning_rate_schedule kl: keep the KL of an update near desired_kl."""
-        if self.config.learning_rate_schedule != "kl":
-            return
-        if kl > 2 * self.config.desired_kl:
-            self.learning_rate = max(self.learning_rate / 1.5, 1e-6)
-        elif kl < self.config.desired_kl / 2:
-            self.learning_rate = min(self.learning_rate * 1.5, 1e-2)
+        """Keep the KL of an update near desired_kl, by the learning rate or by the penalty."""
+        desired = self.config.desired_kl
+        if self.config.learning_rate_schedule == "kl":
+            if kl > 2 * desired:
+                self.learning_rate = max(self.learning_rate / 1.5, 1e-6)
+            elif kl < desired / 2:
+                self.learning_rate = min(self.learning_rate * 1.5, 1e-2)
+        if self.config.kl_penalty == "adaptive":
+            if kl > 1.5 * desired:
+                self.kl_coefficient = min(self.kl_coefficient * 2, 1e4)
+            elif kl < desired / 1.5:
+                self.kl_coefficient = max(self.kl_coefficient / 2, 1e-4)
 
     # --- state
     def state(self) -> State:
@@ -222,11 +283,14 @@ class PPOAgent(parl.Agent):
         arrays = {f"{_MODEL}{name}": array for name, array in self.weights().arrays.items()}
         arrays["adam/moments"] = self.alg.moments.cpu().numpy().copy()
         arrays["scaler/running"] = self.scaler.running.copy()
+        arrays["bonus_scaler/running"] = self.bonus_scaler.running.copy()
         counters = {
             "update": self.update,
             "learning_rate": self.learning_rate,
             "adam_steps": int(self.alg.steps),
-            "scaler": [self.scaler.count, self.scaler.mean, self.scaler.var],
+            "kl_coefficient": self.kl_coefficient,
+            "scaler": self.scaler.moments(),
+            "bonus_scaler": self.bonus_scaler.moments(),
         }
         return arrays, counters
 
@@ -254,8 +318,10 @@ class PPOAgent(parl.Agent):
         self.model.set_weights(model_arrays(arrays))
         self.alg.moments.copy_(torch.from_numpy(arrays["adam/moments"]))
         self.alg.steps.fill_(counters["adam_steps"])
-        self.scaler.running[:] = arrays["scaler/running"]
-        self.scaler.count, self.scaler.mean, self.scaler.var = counters["scaler"]
+        for name, scaler in (("scaler", self.scaler), ("bonus_scaler", self.bonus_scaler)):
+            scaler.running[:] = arrays[f"{name}/running"]
+            scaler.count, scaler.mean, scaler.var = counters[name]
+        self.kl_coefficient = counters["kl_coefficient"]
         self.update = counters["update"]
         self.learning_rate = counters["learning_rate"]
 
@@ -266,7 +332,10 @@ def model_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _explained_variance(estimates: dict[str, np.ndarray], valid: np.ndarray) -> float:
-    """1 - Var[R - V] / Var[R] over valid rows; 0 where the targets do not vary."""
-    target, value = estimates["value_target"][valid], estimates["old_value"][valid]
+    """1 - Var[R - V] / Var[R] over valid rows, of extrinsic rewards; 0 where R does not vary."""
+    target, value = estimates["value_target"], estimates["old_value"]
+    if target.ndim == 3:
+        target, value = target[..., 0], value[..., 0]
+    target, value = target[valid], value[valid]
     variance = float(target.var()) if target.size else 0.0
     return 1.0 - float((target - value).var()) / variance if variance > 0 else 0.0

@@ -31,12 +31,13 @@ class Minibatch(NamedTuple):
 
     obs: Tensor  # [B, ...] raw
     action: Tensor  # [B, ...]
-    behaviour_log_prob: Tensor  # [B]
+    behaviour_log_prob: Tensor  # [B], or [B, K] where the loss is of sub-actions
     advantage: Tensor  # [B]
-    value_target: Tensor  # [B]
-    old_value: Tensor  # [B]
+    value_target: Tensor  # [B], or [B, 2]: of extrinsic and of intrinsic rewards
+    old_value: Tensor  # as the target
     weight: Tensor  # [B]
     action_mask: Tensor | None = None  # [B, A]
+    predicted: Tensor | None = None  # [B] 1 for a row that RND's predictor learns from, or 0
 
 
 class PPO(parl.Algorithm):
@@ -53,20 +54,23 @@ class PPO(parl.Algorithm):
         moments: Adam's running means of the gradient and of its square [2, parameters], flat in
             the order of `parameters`.
         steps: gradient steps so far (a tensor, as all that changes between steps).
-        learning_rate, clip_range: of the next steps (tensors; set their values in place).
+        learning_rate, clip_range, entropy_coefficient, kl_coefficient: of the next steps
+            (tensors; set their values in place).
     """
 
     def __init__(self, model: ActorCritic, config: Config):
         super().__init__(model)
         self.model: ActorCritic = model
         self.config = config
-        self.parameters = list(model.parameters())
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
         self._sizes = [p.numel() for p in self.parameters]
         device = self.parameters[0].device
         self.moments = torch.zeros(2, sum(self._sizes), device=device)
         self.steps = torch.zeros((), device=device)
         self.learning_rate = torch.tensor(config.learning_rate, device=device)
         self.clip_range = torch.tensor(config.clip_range, device=device)
+        self.entropy_coefficient = torch.tensor(config.entropy_coefficient, device=device)
+        self.kl_coefficient = torch.tensor(config.kl_coefficient, device=device)
         self.compiled, self.note = choose_compile(config)
         model.bfloat16 = choose_bfloat16(config, device)
         self._step = self._gradient_step
@@ -74,12 +78,12 @@ class PPO(parl.Algorithm):
             torch._dynamo.config.trace_autograd_ops = True
             self._step = torch.compile(self._gradient_step, dynamic=False, fullgraph=True)
 
-    def loss(self, batch: Minibatch, clip_range: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
         """The loss to minimise, and its parts for the log.
 
-            L = -E[min(r A, clip(r, 1 - c, 1 + c) A)] + c_v E[(V - R)^2] - c_e E[H]
+            L = L_policy + c_v L_value - c_e E[H] + L_RND
 
-        with r = pi(a|s) / pi_behaviour(a|s) (eq. 7 and 9). Every mean is over valid rows.
+        (Schulman et al. 2017, eq. 9). Every mean is over valid rows.
 
         Returns:
             the scalar loss, and [5] statistics in the order of `STATISTICS`.
@@ -91,38 +95,68 @@ class PPO(parl.Algorithm):
             return (x * weight).sum()
 
         params, value = model(batch.obs, batch.action_mask)
-        log_ratio = model.distribution.log_prob(params, batch.action) - batch.behaviour_log_prob
-        ratio = log_ratio.exp()
+        log_prob = model.distribution.sub_log_prob(params, batch.action)
+        behaviour = batch.behaviour_log_prob
+        if behaviour.dim() == 1:
+            log_prob = log_prob.sum(-1)
+        log_ratio = log_prob - behaviour
+        joint_log_ratio = log_ratio if behaviour.dim() == 1 else log_ratio.sum(-1)
+        joint_ratio = joint_log_ratio.exp()
         advantage = batch.advantage
         if config.normalize_advantage:
             centred = advantage - mean(advantage)
             advantage = centred / (mean(centred * centred).sqrt() + 1e-8)
-        clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
-        policy_loss = -mean(torch.minimum(ratio * advantage, clipped * advantage))
-        error = (value - batch.value_target) ** 2
-        if config.value_clip is not None:
-            change = (value - batch.old_value).clamp(-config.value_clip, config.value_clip)
-            error = torch.maximum(error, (batch.old_value + change - batch.value_target) ** 2)
-        value_loss = mean(error)
+        # Schulman's low-variance, non-negative estimate of KL(behaviour || policy); its gradient's
+        # expectation is that of the KL
+        kl = mean(joint_ratio - 1 - joint_log_ratio)
+        if config.kl_penalty == "none":
+            policy_loss = -mean(
+                joint_surrogate(config, log_ratio, behaviour, advantage, self.clip_range)
+            )
+        else:
+            excess = (kl - 2 * config.desired_kl).clamp(min=0.0)
+            policy_loss = (
+                self.kl_coefficient * kl
+                + config.kl_excess_coefficient * excess**2
+                - mean(joint_ratio * advantage)
+            )
+        value_loss = mean(self._value_error(batch, value))
         entropy = mean(model.distribution.entropy(params))
         total = (
-            policy_loss
-            + config.value_coefficient * value_loss
-            - config.entropy_coefficient * entropy
+            policy_loss + config.value_coefficient * value_loss - self.entropy_coefficient * entropy
         )
+        if batch.predicted is not None:
+            assert model.rnd is not None
+            share = batch.weight * batch.predicted
+            error = model.rnd.error(batch.obs)
+            total = total + (error * share).sum() / share.sum().clamp(min=1.0)
         with torch.no_grad():
-            # Schulman's low-variance, non-negative estimate of KL(behaviour || policy)
-            approx_kl = mean(ratio - 1 - log_ratio)
-            clip_fraction = mean(((ratio - 1).abs() > clip_range).float())
-        parts = torch.stack([policy_loss, value_loss, entropy, approx_kl, clip_fraction])
+            clip_fraction = mean(((joint_ratio - 1).abs() > self.clip_range).float())
+        parts = torch.stack([policy_loss, value_loss, entropy, kl, clip_fraction])
         return total, parts.detach()
+
+    def _value_error(self, batch: Minibatch, value: Tensor) -> Tensor:
+        """[B] in units of the value normaliser where there is one; of both heads, summed."""
+        config, scale = self.config, self.model.value_scale()
+
+        def penalty(error: Tensor) -> Tensor:
+            error = error / scale
+            if config.value_loss == "squared":
+                return error**2
+            return torch.where(error.abs() <= 1, error**2, 2 * error.abs() - 1)
+
+        error = penalty(value - batch.value_target)
+        if config.value_clip is not None:
+            change = (value - batch.old_value).clamp(-config.value_clip, config.value_clip)
+            error = torch.maximum(error, penalty(batch.old_value + change - batch.value_target))
+        return error if error.dim() == 1 else error.sum(-1)
 
     def learn(self, batch: Minibatch) -> Tensor:
         """One gradient step on a minibatch; returns its [6] `STATISTICS`, still on the device."""
         return self._step(batch)
 
     def _gradient_step(self, batch: Minibatch) -> Tensor:
-        total, parts = self.loss(batch, self.clip_range)
+        total, parts = self.loss(batch)
         gradients = torch.autograd.grad(total, self.parameters)
         with torch.no_grad():
             gradient = torch.cat([g.flatten() for g in gradients])
@@ -140,6 +174,57 @@ class PPO(parl.Algorithm):
         change = mean / denominator * (self.learning_rate / (1 - beta1**self.steps))
         for parameter, part in zip(self.parameters, change.split(self._sizes), strict=True):
             parameter.sub_(part.view_as(parameter))
+
+
+def clipped_surrogate(
+    ratio: Tensor, advantage: Tensor, clip_range: Tensor, dual_clip: float | None
+) -> Tensor:
+    """min(r A, clip(r, 1 - c, 1 + c) A) (Schulman et al. 2017, eq. 7), elementwise.
+
+    With `dual_clip` d, where A < 0: max(that, d A) (Ye et al. 2020, eq. 2), so that one very large
+    ratio cannot outweigh the batch.
+    """
+    surrogate = torch.minimum(
+        ratio * advantage, ratio.clamp(1 - clip_range, 1 + clip_range) * advantage
+    )
+    if dual_clip is None:
+        return surrogate
+    bounded = torch.maximum(surrogate, dual_clip * advantage)
+    return torch.where(advantage < 0, bounded, surrogate)
+
+
+def joint_surrogate(
+    config: Config, log_ratio: Tensor, behaviour: Tensor, advantage: Tensor, clip_range: Tensor
+) -> Tensor:
+    """The clipped surrogate objective of each row [B] under `joint_loss`.
+
+    With r_k the ratio of sub-action k and r = prod r_k (Song et al. 2023, arXiv 2301.10919):
+
+        compound    S(r)                    sub_action  mean_k S(r_k)
+        mix_ratio   mean_k S(w r_k + (1 - w) r)
+        mix_loss    w mean_k S(r_k) + (1 - w) S(r)
+
+    A sub-action that had one choice only (behaviour log-probability 0) counts in no mean.
+
+    Args:
+        log_ratio, behaviour: [B], or [B, K] unless compound.
+    """
+
+    def surrogate(ratio: Tensor) -> Tensor:
+        each = advantage if ratio.dim() == 1 else advantage.unsqueeze(-1)
+        return clipped_surrogate(ratio, each, clip_range, config.dual_clip)
+
+    if config.joint_loss == "compound":
+        return surrogate(log_ratio.exp())
+    chose = (behaviour != 0).float()
+    share = chose / chose.sum(-1, keepdim=True).clamp(min=1.0)
+    ratio, joint, weight = log_ratio.exp(), log_ratio.sum(-1).exp(), config.mix_weight
+    if config.joint_loss == "mix_ratio":
+        ratio = weight * ratio + (1 - weight) * joint.unsqueeze(-1)
+    by_sub_action = (surrogate(ratio) * share).sum(-1)
+    if config.joint_loss == "mix_loss":
+        return weight * by_sub_action + (1 - weight) * surrogate(joint)
+    return by_sub_action
 
 
 def choose_compile(config: Config) -> tuple[bool, str]:

@@ -95,7 +95,9 @@ class Config:
     scale_action: bool = False
     """Let [-1, 1] of a normal policy mean the whole width of the action's bounds."""
     initial_log_std: float = 0.0
-    """Log standard deviation that a normal policy begins with (independent of the state)."""
+    """Log standard deviation that a normal policy begins with."""
+    state_dependent_std: bool = False
+    """The standard deviation is an output of the network, not a parameter of its own."""
     normalize_observation: bool = False
     """Normalise observations by their running mean and standard deviation."""
     observation_clip: float = 10.0
@@ -127,6 +129,18 @@ class Config:
     reward_clip: float = 10.0
     """Bound of a reward under return_std."""
 
+    # --- exploration
+    rnd_coefficient: float = 0.0
+    """Weight of the advantages of intrinsic rewards, Random Network Distillation's (Burda et al.
+    2018, arXiv 1810.12894). 0: none."""
+    rnd_gamma: float = 0.99
+    """Discount of the intrinsic returns, which go on over the ends of episodes."""
+    rnd_proportion: float = 0.25
+    """Share of the rows that the predictor learns from in an epoch."""
+    noisy_layers: bool = False
+    """Perturb the weights of the policy's last layers, by learned scales (Fortunato et al. 2018,
+    arXiv 1706.10295)."""
+
     # --- PPO (Schulman et al. 2017, arXiv 1707.06347)
     batch_size: int = 2048
     """Steps per update, over all environments."""
@@ -148,22 +162,57 @@ class Config:
     """Adam's epsilon."""
     gamma: float = 0.99
     """Discount."""
+    estimator: Literal["gae", "td_lambda", "monte_carlo", "vtrace", "upgo"] = "gae"
+    """Advantages and value targets: GAE (Schulman et al. 2016, arXiv 1506.02438), TD(lambda) and
+    Monte Carlo returns less the value, V-trace (Espeholt et al. 2018), UPGO (Vinyals et al. 2019)."""
     gae_lambda: float = 0.95
-    """Lambda of GAE (Schulman et al. 2016, arXiv 1506.02438)."""
+    """Lambda of every estimator that has one."""
+    rho_clip: float = 1.0
+    """V-trace's bound of the importance weights, of the advantages too."""
+    c_clip: float = 1.0
+    """V-trace's bound of the weights that carry an error back in time."""
+    carried_steps: int = 0
+    """Partial GAE (Song et al. 2023, arXiv 2301.10920): a fragment is this much longer than what
+    is learned from; its tail is there for the estimates, and is carried over to the next."""
     recompute_advantages: bool = False
     """Compute values and advantages anew before every epoch, not only before the first."""
     normalize_advantage: bool = True
     """Normalise advantages to mean 0 and standard deviation 1 in each minibatch."""
+    joint_loss: Literal["compound", "sub_action", "mix_ratio", "mix_loss"] = "compound"
+    """What is clipped where an action has K sub-actions (Song et al. 2023, arXiv 2301.10919): the
+    ratio of the joint action, each sub-action's own, their mix, or the losses' mix."""
+    mix_weight: float = 0.5
+    """Weight of the sub-actions in mix_ratio and mix_loss."""
     clip_range: float = 0.2
     """Clip of the probability ratio, at the start."""
     clip_schedule: Literal["constant", "linear"] = "constant"
     """linear: to 0 over the run."""
+    dual_clip: float | None = None
+    """Bound of ratio x advantage from below at dual_clip x advantage, where that is negative
+    (Ye et al. 2020, arXiv 1912.09729). Default: none."""
+    kl_penalty: Literal["none", "fixed", "adaptive"] = "none"
+    """Penalise the KL divergence from the behaviour policy instead of clipping. adaptive: the
+    coefficient is doubled or halved where an update's KL leaves [desired_kl / 1.5, 1.5 desired_kl]
+    (Schulman et al. 2017, section 4; Heess et al. 2017, arXiv 1707.02286)."""
+    kl_coefficient: float = 1.0
+    """Weight of the KL penalty, at the start."""
+    kl_excess_coefficient: float = 0.0
+    """Weight of max(0, KL - 2 desired_kl)^2, against large violations (Heess et al. 2017)."""
     value_coefficient: float = 0.5
     """Weight of the value loss, the mean of (V - R)^2."""
+    value_loss: Literal["squared", "huber"] = "squared"
+    """huber: linear where |V - R| > 1."""
     value_clip: float | None = None
     """Bound of the value's change in an update (PPO2's value clipping). Default: none."""
+    normalize_value: bool = False
+    """PopArt (van Hasselt et al. 2016, arXiv 1602.07714): learn values in units of their targets'
+    running mean and standard deviation, and keep the outputs when those move."""
     entropy_coefficient: float = 0.0
-    """Weight of the entropy bonus."""
+    """Weight of the entropy bonus, at the start."""
+    entropy_schedule: Literal["constant", "linear", "exponential"] = "constant"
+    """linear: to 0 over the run. exponential: times entropy_decay after each update."""
+    entropy_decay: float = 0.99
+    """See entropy_schedule."""
     max_grad_norm: float = 0.5
     """Bound of the gradient's norm."""
     target_kl: float | None = None
@@ -176,11 +225,16 @@ class Config:
     # --- what follows from the fields
     @property
     def steps_per_rollout(self) -> int:
-        """T: rows of a rollout. A whole number of minibatches fits in T * env_num."""
+        """Rows that an update learns from. A whole number of minibatches fits in T * env_num."""
         if self.rollout_steps is not None:
             return self.rollout_steps
         multiple = self.minibatch_size // math.gcd(self.minibatch_size, self.env_num)
         return multiple * max(1, round(self.batch_size / self.env_num / multiple))
+
+    @property
+    def fragment_steps(self) -> int:
+        """Rows of a fragment: those that are learned from, and those that are carried over."""
+        return self.steps_per_rollout + self.carried_steps
 
     @property
     def steps_per_update(self) -> int:

@@ -22,11 +22,14 @@ from networks import (
     GridHead,
     GridNet,
     Linear,
+    NoisyLinear,
     WrongNetwork,
     features_of,
     make_trunk,
     orthogonal,
 )
+from randomness import stream
+from rnd import RND, RunningMoments
 
 parl = load_parl()
 
@@ -38,7 +41,7 @@ class Acted(NamedTuple):
     """What a policy did for N environments."""
 
     action: Tensor  # [N, ...]
-    log_prob: Tensor  # [N]
+    log_prob: Tensor  # [N], or [N, K] where the loss is of sub-actions
     mask: Tensor | None  # [N, A], the mask to store
 
 
@@ -71,14 +74,14 @@ class ActorCritic(parl.Model):
         self.bfloat16 = False  # whether `forward` and `value` compute the trunks in bfloat16
         seen = (obs_shape[2], *obs_shape[:2]) if self.planes else obs_shape
 
-        def trunk() -> nn.Module:
-            return make_trunk(config.network, seen, config.hidden_sizes, config.activation)
+        def trunk(noisy: bool) -> nn.Module:
+            return make_trunk(config.network, seen, config.hidden_sizes, config.activation, noisy)
 
-        self.actor = trunk()
-        self.critic = self.actor if self.shared else trunk()
+        self.actor = trunk(config.noisy_layers and not self.shared)
+        self.critic = self.actor if self.shared else trunk(False)
         features = features_of(self.actor, seen, config.network)
-        normal = isinstance(distribution, Normal)
-        outputs = distribution.params // 2 if normal else distribution.params
+        own_std = isinstance(distribution, Normal) and not config.state_dependent_std
+        outputs = distribution.params // 2 if own_std else distribution.params
         if isinstance(self.actor, GridNet) != isinstance(distribution, GridMultiDiscrete):
             fitting = GRIDS if isinstance(distribution, GridMultiDiscrete) else ("impala",)
             raise WrongNetwork(
@@ -90,15 +93,21 @@ class ActorCritic(parl.Model):
                 self.actor.channels, distribution.params // math.prod(seen[1:])
             )
         else:
-            self.policy_head = orthogonal(Linear(features, outputs), 0.01)
-        self.value_head = orthogonal(Linear(features, 1), 1.0)
-        if normal:
+            head = NoisyLinear if config.noisy_layers else Linear
+            self.policy_head = orthogonal(head(features, outputs), 0.01)
+        self.rnd = RND(obs_shape) if config.rnd_coefficient > 0 else None
+        self.value_head = orthogonal(Linear(features, 2 if self.rnd is not None else 1), 1.0)
+        self.noisy_layers = [m for m in self.modules() if isinstance(m, NoisyLinear)]
+        self.initial_log_std = config.initial_log_std
+        if own_std:
             self.log_std = nn.Parameter(torch.full((outputs,), config.initial_log_std))
+        self.own_std = own_std
+        self.by_sub_action = config.joint_loss != "compound"
+        self.normalizes_value = config.normalize_value
+        if self.normalizes_value:
+            self.value_moments = RunningMoments((self.value_head.out_features,))
         if self.normalizes:
-            # float64: counts pass 2^24 in a long run. They travel with the weights.
-            self.register_buffer("obs_mean", torch.zeros(obs_shape, dtype=torch.float64))
-            self.register_buffer("obs_var", torch.ones(obs_shape, dtype=torch.float64))
-            self.register_buffer("obs_count", torch.zeros((), dtype=torch.float64))
+            self.moments = RunningMoments(obs_shape)
 
     def normalize(self, obs: Tensor) -> Tensor:
         """Observations as the networks take them: float32, images in [0, 1]."""
@@ -108,30 +117,45 @@ class ActorCritic(parl.Model):
             return obs.float() / 255.0
         if not self.normalizes:
             return obs
-        scale = (self.obs_var + 1e-8).rsqrt().float()
-        return ((obs - self.obs_mean.float()) * scale).clamp(-self.clip, self.clip)
+        return self.moments(obs, self.clip)
 
     def update_normalizer(self, obs: Tensor) -> None:
-        """Merge a batch of raw observations [B, ...] into the running statistics (Chan et al.)."""
-        if not self.normalizes or len(obs) == 0:
-            return
-        obs = obs.double()
-        count, mean, var = len(obs), obs.mean(0), obs.var(0, correction=0)
-        total = self.obs_count + count
-        delta = mean - self.obs_mean
-        # before the first batch the variance is a placeholder of 1 with no weight (count 0)
-        spread = self.obs_var * self.obs_count + var * count
-        self.obs_var.copy_((spread + delta**2 * self.obs_count * count / total) / total)
-        self.obs_mean.add_(delta * count / total)
-        self.obs_count.copy_(total)
+        """Merge a batch of raw observations [B, ...] into the running statistics."""
+        if self.normalizes:
+            self.moments.update(obs)
+        if self.rnd is not None:
+            self.rnd.update(obs)
+
+    def value_scale(self) -> Tensor | float:
+        """Standard deviation of the value targets, in which the value head computes, or 1."""
+        return self.value_moments.var.sqrt().float() if self.normalizes_value else 1.0
+
+    @torch.no_grad()
+    def update_value_normalizer(self, target: Tensor) -> None:
+        """Merge value targets [B, heads], and keep every output as it was (PopArt, eq. 9)."""
+        moments, head = self.value_moments, self.value_head
+        mean, scale = moments.mean.clone(), moments.var.sqrt()
+        moments.update(target)
+        moments.var.clamp_(min=1e-4)
+        new = moments.var.sqrt()
+        head.weight.mul_((scale / new).float().unsqueeze(-1))
+        head.bias.copy_(((scale * head.bias.double() + mean - moments.mean) / new).float())
+
+    def resample_noise(self, generator: np.random.Generator) -> None:
+        """Draw the noise of the noisy layers anew, where there are any."""
+        for layer in self.noisy_layers:
+            layer.resample(generator)
 
     def _params(self, features: Any, mask: Tensor | None) -> Any:
         if isinstance(features, GridFeatures):
             assert mask is not None, "a policy over a grid needs a mask"
             return self.policy_head(features.cells, mask)
         output = self.policy_head(features)
-        if isinstance(self.distribution, Normal):
+        if self.own_std:
             return torch.cat([output, self.log_std.expand_as(output)], -1)
+        if isinstance(self.distribution, Normal):  # the standard deviation depends on the state
+            mean, log_std = output.chunk(2, -1)
+            return torch.cat([mean, (log_std + self.initial_log_std).clamp(-5.0, 2.0)], -1)
         return output if mask is None else masked(output, mask)
 
     def _features(self, trunk: nn.Module, obs: Tensor) -> Any:
@@ -141,14 +165,17 @@ class ActorCritic(parl.Model):
 
     def _value(self, features: Any) -> Tensor:
         whole = features.whole if isinstance(features, GridFeatures) else features
-        return self.value_head(whole).squeeze(-1)
+        value = self.value_head(whole)
+        if self.normalizes_value:
+            value = value * self.value_scale() + self.value_moments.mean.float()
+        return value.squeeze(-1)
 
     def policy(self, obs: Tensor, mask: Tensor | None = None) -> Any:
         """The distribution's parameters for raw observations [B, ...], as of `forward`."""
         return self._params(self._features(self.actor, self.normalize(obs)), mask)
 
     def value(self, obs: Tensor) -> Tensor:
-        """State values [B]."""
+        """State values [B]; with RND [B, 2], of extrinsic and of intrinsic rewards."""
         return self._value(self._features(self.critic, self.normalize(obs)))
 
     def forward(self, obs: Tensor, mask: Tensor | None = None) -> tuple[Any, Tensor]:
@@ -190,6 +217,8 @@ class ActorCritic(parl.Model):
         batch = torch.from_numpy(obs).to(device)
         if self.image and rows < _MIN_IMAGES:
             batch = torch.cat([batch, batch.new_zeros(_MIN_IMAGES - rows, *batch.shape[1:])])
+        for layer in self.noisy_layers:
+            layer.quiet = noise is None
         features = self.actor(self.normalize(batch))
         drawn = None if noise is None else torch.from_numpy(noise).to(device)
         legal = None if mask is None else torch.from_numpy(mask).to(device)
@@ -199,13 +228,17 @@ class ActorCritic(parl.Model):
             params = self._params(features, legal)
         else:
             params = self._params(features[:rows], None)
+        for layer in self.noisy_layers:
+            layer.quiet = False
         if legal is not None and isinstance(distribution, Categorical | MultiDiscrete):
             action, params, legal = distribution.choose(params, legal, drawn)
         elif drawn is None:
             action = distribution.mode(params)
         else:
             action = distribution.sample(params, drawn)
-        log_prob = distribution.log_prob(params, action)
+        log_prob = distribution.sub_log_prob(params, action)
+        if not self.by_sub_action:
+            log_prob = log_prob.sum(-1)
         return Acted(action.cpu(), log_prob.cpu(), None if legal is None else legal.cpu())
 
     @property
@@ -222,7 +255,9 @@ def make_model(env_spaces: Spaces, config: Config) -> ActorCritic:
     distribution = make_distribution(config.distribution, env_spaces.action, config.scale_action)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return ActorCritic(env_spaces.observation, distribution, config)
+        model = ActorCritic(env_spaces.observation, distribution, config)
+    model.resample_noise(stream("noisy", config.seed, 2**32))  # a number that no update has
+    return model
 
 
 def build_model(config: Config) -> ActorCritic:

@@ -8,6 +8,7 @@ import os
 import sys
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, linear, max_pool2d, pad
@@ -46,20 +47,58 @@ class Linear(nn.Linear):
     """
 
     def forward(self, input: Tensor) -> Tensor:
+        return self.rowwise(input, self.weight, self.bias)
+
+    @staticmethod
+    def rowwise(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         # in this order: the compiler cannot trace the second question
         if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
-            return linear(input, self.weight, self.bias)
+            return linear(input, weight, bias)
         rows = len(input)
         padded = pad(input, (0, 0, 0, -rows % _BLOCK_ROWS))
-        blocks = [linear(block, self.weight, self.bias) for block in padded.split(_BLOCK_ROWS)]
+        blocks = [linear(block, weight, bias) for block in padded.split(_BLOCK_ROWS)]
         return torch.cat(blocks)[:rows]
 
 
-def mlp(inputs: int, hidden_sizes: tuple[int, ...], activation: str) -> nn.Sequential:
-    """A multi-layer perceptron [B, inputs] -> [B, hidden_sizes[-1]]."""
+class NoisyLinear(Linear):
+    """A linear layer whose weights are perturbed: w + sigma * noise (Fortunato et al. 2018).
+
+    The noise is a buffer, drawn anew after each update (`resample`), so that it travels with the
+    weights: learner and samplers perturb alike, and the ratio of an unchanged policy is 1.
+    """
+
+    SIGMA = 0.017  # at the start, for independent noise
+    weight_noise: Tensor
+    bias_noise: Tensor
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(inputs, outputs)
+        self.weight_sigma = nn.Parameter(torch.full((outputs, inputs), self.SIGMA))
+        self.bias_sigma = nn.Parameter(torch.full((outputs,), self.SIGMA))
+        self.register_buffer("weight_noise", torch.zeros(outputs, inputs))
+        self.register_buffer("bias_noise", torch.zeros(outputs))
+        self.quiet = False  # for greedy actions: as if the noise were 0
+
+    def resample(self, generator: np.random.Generator) -> None:
+        for noise in (self.weight_noise, self.bias_noise):
+            drawn = generator.standard_normal(tuple(noise.shape), np.float32)
+            noise.copy_(torch.from_numpy(drawn))
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.quiet:
+            return self.rowwise(input, self.weight, self.bias)
+        weight = self.weight + self.weight_sigma * self.weight_noise
+        return self.rowwise(input, weight, self.bias + self.bias_sigma * self.bias_noise)
+
+
+def mlp(
+    inputs: int, hidden_sizes: tuple[int, ...], activation: str, noisy: bool = False
+) -> nn.Sequential:
+    """A multi-layer perceptron [B, inputs] -> [B, hidden_sizes[-1]]; `noisy`: in its last layer."""
     layers: list[nn.Module] = []
-    for width in hidden_sizes:
-        layers += [orthogonal(Linear(inputs, width), math.sqrt(2)), ACTIVATIONS[activation]()]
+    for at, width in enumerate(hidden_sizes, 1):
+        kind = NoisyLinear if noisy and at == len(hidden_sizes) else Linear
+        layers += [orthogonal(kind(inputs, width), math.sqrt(2)), ACTIVATIONS[activation]()]
         inputs = width
     return nn.Sequential(*layers)
 
@@ -222,13 +261,17 @@ def own_network(name: str, obs_shape: tuple[int, ...]) -> nn.Module:
 
 
 def make_trunk(
-    name: str, obs_shape: tuple[int, ...], hidden_sizes: tuple[int, ...], activation: str
+    name: str,
+    obs_shape: tuple[int, ...],
+    hidden_sizes: tuple[int, ...],
+    activation: str,
+    noisy: bool = False,
 ) -> nn.Module:
     """The network of a name, for observations as it takes them.
 
     Args:
         obs_shape: [inputs] of a vector, or [C, H, W] of an image.
-        hidden_sizes, activation: of an mlp.
+        hidden_sizes, activation, noisy: of an mlp.
 
     Raises:
         WrongNetwork: with the names that fit.
@@ -244,7 +287,7 @@ def make_trunk(
     if name in GRIDS:
         return GridNet(obs_shape, plain=name == "gridnet_cnn")
     if name == "mlp":
-        return mlp(obs_shape[0], hidden_sizes, activation)
+        return mlp(obs_shape[0], hidden_sizes, activation, noisy)
     return {"nature_cnn": nature_cnn, "impala": impala, "microrts_cnn": microrts_cnn}[name](
         obs_shape
     )

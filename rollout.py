@@ -53,6 +53,7 @@ class RolloutSpec:
         frame_stack: frames that make up an observation, or 0. Where it is k > 0, `obs` holds
             single frames and `history` the k - 1 frames before the first row.
         mask_size: entries of an action mask, or 0 where there is none.
+        sub_actions: K where a log-probability is kept for each sub-action, or 0.
     """
 
     steps: int
@@ -62,6 +63,7 @@ class RolloutSpec:
     action_dtype: str
     frame_stack: int = 0
     mask_size: int = 0
+    sub_actions: int = 0
 
     def arrays(self, envs: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Name -> (shape, dtype) of the arrays of a rollout of `envs` environments."""
@@ -69,7 +71,7 @@ class RolloutSpec:
         shapes = {
             "obs": ((t + 1, n, *self.obs_shape), self.obs_dtype),
             "action": ((t, n, *self.action_shape), self.action_dtype),
-            "behaviour_log_prob": ((t, n), "float32"),
+            "behaviour_log_prob": ((t, n, *[self.sub_actions][: self.sub_actions]), "float32"),
             "reward": ((t, n), "float32"),
             "terminated": ((t, n), "bool"),
             "truncated": ((t, n), "bool"),
@@ -87,6 +89,7 @@ class Rollout:
     """One fragment of T steps of N environments. The arrays are those of `RolloutSpec.arrays`.
 
     `policy_version` is that of the weights that acted; where samplers had different ones, the mean.
+    The first `carried` rows were in the fragment before it too.
     `env_ranges` are the run's environments [first, last) whose columns stand side by side. One
     environment can be there twice; what stands to the right then came later.
     """
@@ -101,6 +104,7 @@ class Rollout:
     history: np.ndarray | None = None
     action_mask: np.ndarray | None = None
     policy_version: float = -1
+    carried: int = 0
     episodes: list[Episode] = field(default_factory=list)
     env_ranges: list[tuple[int, int]] = field(default_factory=list)
 
@@ -128,8 +132,8 @@ class Rollout:
 
     @property
     def steps(self) -> int:
-        """Environment steps: the rows whose action was not ignored."""
-        return int(self.valid.sum())
+        """Environment steps taken for it: the new rows whose action was not ignored."""
+        return int(self.valid[self.carried :].sum())
 
     def observations(self) -> np.ndarray:
         """What the policy saw: [T+1, N, ...], stacks of frames rebuilt where frames are stored.

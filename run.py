@@ -111,7 +111,7 @@ class Run:
         every = config.steps_per_evaluation
         self._next_evaluation = (self.global_step // every + 1) * every
         self.signals = StopSignals(self._abort)
-        spec = spec_of(env_spaces, model.distribution, config.steps_per_rollout)
+        spec = spec_of(env_spaces, model.distribution, config)
         with contextlib.ExitStack() as opened:
             self.report = Report(run_dir, config, self.global_step, report_state)
             opened.callback(self.report.close)
@@ -162,7 +162,8 @@ class Run:
 
     def needs_warm_up(self) -> bool:
         """Whether a fragment is to be collected for the normaliser alone: before the first step."""
-        return self.config.normalize_observation and self.global_step == 0
+        normalizes = self.config.normalize_observation or self.config.rnd_coefficient > 0
+        return normalizes and self.global_step == 0
 
     def warm_up(self, rollout: Rollout) -> None:
         """Initialise the normaliser from a fragment that is not learned from.

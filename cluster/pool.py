@@ -83,6 +83,7 @@ class SamplerPool(abc.ABC):
             episodes += self._receive(index, request)
         rollout = self._slot(request)
         rollout.policy_version = request.version
+        rollout.carried = 0 if request.reset else self.config.carried_steps
         rollout.episodes = in_order(episodes)
         rollout.env_ranges = [(0, self.config.env_num)]
         return rollout

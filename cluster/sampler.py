@@ -30,15 +30,16 @@ class TimedEpisode(NamedTuple):
     extras: dict[str, float]
 
 
-def spec_of(env_spaces: Spaces, distribution: Distribution, steps: int) -> RolloutSpec:
-    """What a rollout of `steps` steps looks like: floats are float32, images stay uint8."""
+def spec_of(env_spaces: Spaces, distribution: Distribution, config: Config) -> RolloutSpec:
+    """What a run's fragments look like: floats are float32, images stay uint8."""
     mask_size = distribution.mask_size if env_spaces.masks else 0
     observation, frames = env_spaces.observation, env_spaces.frame_stack
     shape = observation.shape[1:] if frames else observation.shape
     image = len(observation.shape) == 3
     return RolloutSpec(
-        steps, shape, "uint8" if image else "float32",
+        config.fragment_steps, shape, "uint8" if image else "float32",
         distribution.action_shape, distribution.action_dtype, frames, mask_size,
+        0 if config.joint_loss == "compound" else distribution.sub_actions,
     )  # fmt: skip
 
 
@@ -56,12 +57,13 @@ class Sampler:
         self.venv = make_vec_env(config.env, last - first, **config.env_options(range(first, last)))
         self.spaces = spaces_of_vec_env(self.venv)
         self.model = make_model(self.spaces, config)
-        self.spec = spec_of(self.spaces, self.model.distribution, config.steps_per_rollout)
+        self.spec = spec_of(self.spaces, self.model.distribution, config)
         envs = last - first
         self._obs: np.ndarray = np.zeros(0)  # what the environments last returned
         self._resetting = np.zeros(envs, bool)  # the next action of these is ignored
         self._return = np.zeros(envs, np.float64)  # of the episodes in progress
         self._length = np.zeros(envs, np.int64)
+        self._tail: dict[str, np.ndarray] = {}
         # what the environment knows of an episode that has just ended
         self._tells: Callable[[int], dict[str, float]] | None = getattr(self.venv, "extras", None)
 
@@ -78,16 +80,17 @@ class Sampler:
         """
         if reset:
             self._reset(fragment)
-        noise = self._noise(fragment)
+        carried = 0 if reset else self._restore_tail(out)
+        noise = self._noise(fragment, self.spec.steps - carried)
         distribution = self.model.distribution
         extras: dict[tuple[int, int], dict[str, float]] = {}
         stack = self.spec.frame_stack
-        if out.history is not None:
+        if out.history is not None and not carried:
             out.history[:] = self._obs[:, :-1].swapaxes(0, 1)
-        for t in range(self.spec.steps):
+        for t in range(carried, self.spec.steps):
             out.obs[t] = self._obs[:, -1] if stack else self._obs
             mask = self.venv.action_mask if out.action_mask is not None else None
-            acted = self.model.act(self._obs if stack else out.obs[t], noise[t], mask)
+            acted = self.model.act(self._obs if stack else out.obs[t], noise[t - carried], mask)
             out.action[t], out.behaviour_log_prob[t] = acted.action, acted.log_prob
             if out.action_mask is not None:
                 out.action_mask[t] = acted.mask
@@ -102,7 +105,26 @@ class Sampler:
                     extras[t, n] = self._tells(n)
         out.obs[self.spec.steps] = self._obs[:, -1] if stack else self._obs
         self._refuse_not_finite(out)
-        return self._episodes(out, extras)
+        self._keep_tail(out)
+        return self._episodes(out, carried, extras)
+
+    def _keep_tail(self, out: Rollout) -> None:
+        """Copy what the next fragment begins with: the rows that are not learned from in this."""
+        if self.config.carried_steps:
+            first = self.config.steps_per_rollout
+            self._tail = {name: array[first:].copy() for name, array in out.arrays().items()}
+            if out.history is not None:
+                frames = np.concatenate([out.history, out.obs[:first]])
+                self._tail["history"] = frames[-len(out.history) :]
+
+    def _restore_tail(self, out: Rollout) -> int:
+        """Begin `out` with the rows that were kept; returns how many there are."""
+        carried = self.config.carried_steps
+        if carried:
+            for name, array in out.arrays().items():
+                rows = len(array) if name == "history" else carried
+                array[:rows] = self._tail[name][:rows]
+        return carried
 
     def close(self) -> None:
         self.venv.close()
@@ -115,11 +137,11 @@ class Sampler:
         self._return[:] = 0.0
         self._length[:] = 0
 
-    def _noise(self, fragment: int) -> np.ndarray:
-        """This sampler's columns [T, N, ...] of the noise of all the run's environments."""
+    def _noise(self, fragment: int, steps: int) -> np.ndarray:
+        """This sampler's columns [steps, N, ...] of the noise of all the run's environments."""
         distribution = self.model.distribution
         generator = stream("action", self.config.seed, fragment)
-        shape = (self.spec.steps, self.config.env_num, *distribution.noise_shape)
+        shape = (steps, self.config.env_num, *distribution.noise_shape)
         if distribution.noise == "normal":
             noise = generator.standard_normal(shape, np.float32)
         else:
@@ -141,18 +163,19 @@ class Sampler:
             )
 
     def _episodes(
-        self, out: Rollout, extras: dict[tuple[int, int], dict[str, float]]
+        self, out: Rollout, carried: int, extras: dict[tuple[int, int], dict[str, float]]
     ) -> list[TimedEpisode]:
-        """The episodes that ended in `out`; keeps the sums of those in progress."""
+        """The episodes that ended in the new rows of `out`; keeps the sums of those in progress."""
         episodes = []
-        returns = np.cumsum(np.where(out.valid, out.reward, 0.0), 0, np.float64)
-        lengths = np.cumsum(out.valid, 0)
-        for t, n in np.argwhere(out.terminated | out.truncated):
+        valid = out.valid[carried:]
+        returns = np.cumsum(np.where(valid, out.reward[carried:], 0.0), 0, np.float64)
+        lengths = np.cumsum(valid, 0)
+        for t, n in np.argwhere((out.terminated | out.truncated)[carried:]).tolist():
             self._return[n] += returns[t, n]
             self._length[n] += lengths[t, n]
             total, length = float(self._return[n]), int(self._length[n])
-            known = extras.get((int(t), int(n)), {})
-            episodes.append(TimedEpisode(int(t), self.first + int(n), total, length, known))
+            known = extras.get((carried + t, n), {})
+            episodes.append(TimedEpisode(carried + t, self.first + n, total, length, known))
             # what this fragment gives to the next episode begins after t
             self._return[n], self._length[n] = -returns[t, n], -lengths[t, n]
         self._return += returns[-1]

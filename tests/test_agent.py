@@ -18,9 +18,9 @@ from settings import preset
 
 
 def make(config: Config) -> tuple[PPOAgent, InlinePool]:
-    found = spaces_of(config.env)
+    found = spaces_of(config.env, **config.env_options())
     model = make_model(found, config)
-    spec = spec_of(found, model.distribution, config.steps_per_rollout)
+    spec = spec_of(found, model.distribution, config)
     return PPOAgent(PPO(model, config), config), InlinePool(config, spec)
 
 
@@ -41,6 +41,12 @@ def collect(agent: PPOAgent, pool: InlinePool, fragment: int = 0) -> Rollout:
         ("HalfCheetah-v4", {"distribution": "beta"}),
         ("CartPole-v1", {}),
         ("PongNoFrameskip-v4", {"precision": "float32"}),
+        ("HalfCheetah-v4", {"distribution": "tanh_normal", "state_dependent_std": True}),
+        ("HalfCheetah-v4", {"joint_loss": "mix_ratio", "noisy_layers": True}),
+        ("HalfCheetah-v4", {"rnd_coefficient": 0.5, "normalize_value": True}),
+        ("CartPole-v1", {"carried_steps": 32}),
+        ("microrts-8x8", {"opponents": ("passiveAI",)}),
+        ("microrts-8x8", {"policy": "unit_selection", "network": "impala", "sides": "both"}),
     ],
 )
 def test_the_first_minibatch_has_ratio_one_at_lag_0(env, settings):
@@ -48,16 +54,25 @@ def test_the_first_minibatch_has_ratio_one_at_lag_0(env, settings):
     agent, pool = make(small(env, **settings))
     for fragment in range(2):
         rollout = collect(agent, pool, fragment)
-        obs = torch.from_numpy(rollout.observations()[:-1]).flatten(0, 1)
+        new = slice(rollout.carried, None)  # the others are of the policy before
+        obs = torch.from_numpy(rollout.observations()[:-1][new]).flatten(0, 1)
+        mask = None
+        if rollout.action_mask is not None:
+            mask = torch.from_numpy(rollout.action_mask[new]).flatten(0, 1)
         with torch.no_grad():
-            params = agent.model.policy(obs)
-        action = torch.from_numpy(rollout.action).flatten(0, 1)
-        log_prob = agent.model.distribution.log_prob(params, action).numpy()
-        ratio = np.exp(log_prob - rollout.behaviour_log_prob.flatten())
-        np.testing.assert_allclose(ratio, 1.0, atol=2e-5)
+            params = agent.model.policy(obs, mask)
+        action = torch.from_numpy(rollout.action[new]).flatten(0, 1)
+        log_prob = agent.model.distribution.sub_log_prob(params, action)
+        behaviour = torch.from_numpy(rollout.behaviour_log_prob[new]).flatten(0, 1)
+        if behaviour.dim() == 1:
+            log_prob = log_prob.sum(-1)
+        torch.testing.assert_close((log_prob - behaviour).exp(), torch.ones_like(behaviour),
+                                   atol=2e-5, rtol=0)  # fmt: skip
         metrics = agent.learn(rollout, 0.0, fragment == 0)
-        assert abs(metrics["first_minibatch_kl"]) < 1e-6
+        if not rollout.carried:
+            assert abs(metrics["first_minibatch_kl"]) < 1e-6
         assert metrics["approx_kl"] > 0
+    pool.close()
 
 
 def test_endless_reward_cut_off_by_a_time_limit_is_worth_100():
@@ -158,8 +173,8 @@ def test_the_normaliser_can_be_given_its_first_statistics():
     rollout = collect(agent, pool)
     agent.initialize_normalizer(rollout)
     seen = rollout.obs[:-1][rollout.valid].astype("f8")
-    np.testing.assert_allclose(agent.model.obs_mean, seen.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(agent.model.obs_var, seen.var(0), rtol=1e-6)
+    np.testing.assert_allclose(agent.model.moments.mean, seen.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(agent.model.moments.var, seen.var(0), rtol=1e-6)
 
 
 def test_the_normaliser_sees_no_reset_rows():
@@ -167,7 +182,114 @@ def test_the_normaliser_sees_no_reset_rows():
     rollout = collect(agent, pool)
     assert (~rollout.valid).any()
     agent.learn(rollout, 0.0, True)
-    assert agent.model.obs_count == rollout.steps
+    assert agent.model.moments.count == rollout.steps
     np.testing.assert_allclose(
-        agent.model.obs_mean, rollout.obs[:-1][rollout.valid].astype("f8").mean(0), rtol=1e-6
+        agent.model.moments.mean, rollout.obs[:-1][rollout.valid].astype("f8").mean(0), rtol=1e-6
     )
+
+
+def test_vtrace_on_policy_is_gae():
+    """rho = 1: the same advantages, and so the same update but for rounding."""
+    weights = []
+    for estimator in ("gae", "vtrace", "td_lambda"):
+        agent, pool = make(small("CartPole-v1", estimator=estimator))
+        agent.learn(collect(agent, pool), 0.0, True)
+        weights.append(agent.model.get_weights()["actor.0.weight"])
+        pool.close()
+    np.testing.assert_allclose(weights[0], weights[1], atol=2e-5)
+    np.testing.assert_array_equal(weights[0], weights[2])
+
+
+def test_vtrace_corrects_for_a_policy_that_has_moved_on():
+    agent, pool = make(small("CartPole-v1", estimator="vtrace"))
+    rollout = collect(agent, pool)
+    with torch.no_grad():
+        agent.model.policy_head.bias += torch.tensor([0.7, -0.7])
+    metrics = agent.learn(rollout, 0.0, True)
+    # V-trace has the correction up to the update's start, so the ratio begins at 1
+    assert abs(metrics["first_minibatch_kl"]) < 1e-6
+    pool.close()
+
+
+@pytest.mark.parametrize("estimator", ["monte_carlo", "upgo"])
+def test_every_estimator_learns(estimator):
+    agent, pool = make(small("CartPole-v1", estimator=estimator))
+    before = agent.model.get_weights()["actor.0.weight"]
+    metrics = agent.learn(collect(agent, pool), 0.0, True)
+    assert np.isfinite(list(metrics.values())).all()
+    assert not np.array_equal(before, agent.model.get_weights()["actor.0.weight"])
+    pool.close()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("constant", [0.1, 0.1]), ("linear", [0.1, 0.05]), ("exponential", [0.1, 0.09])],
+)
+def test_the_entropy_bonus_follows_its_schedule(schedule, expected):
+    agent, pool = make(
+        small("CartPole-v1", entropy_coefficient=0.1, entropy_schedule=schedule, entropy_decay=0.9)
+    )
+    got = [
+        agent.learn(collect(agent, pool, i), 0.5 * i, i == 0)["entropy_coefficient"]
+        for i in range(2)
+    ]
+    assert got == pytest.approx(expected)
+    pool.close()
+
+
+@pytest.mark.parametrize(("desired", "factor"), [(1e-6, 2.0), (10.0, 0.5)])
+def test_an_adaptive_penalty_is_doubled_or_halved_and_survives_a_checkpoint(
+    desired, factor, tmp_path
+):
+    config = small("CartPole-v1", kl_penalty="adaptive", kl_coefficient=0.3, desired_kl=desired)
+    agent, pool = make(config)
+    agent.learn(collect(agent, pool), 0.0, True)
+    assert agent.kl_coefficient == pytest.approx(0.3 * factor)
+    agent.save(tmp_path / "saved")
+    other, pool_of_other = make(config)
+    other.restore(tmp_path / "saved")
+    assert other.kl_coefficient == agent.kl_coefficient
+    pool.close()
+    pool_of_other.close()
+
+
+def test_a_bonus_is_for_what_is_new_and_wears_off():
+    agent, pool = make(small("CartPole-v1", rnd_coefficient=1.0, learning_rate=1e-3))
+    rollout = collect(agent, pool)
+    agent.initialize_normalizer(rollout)
+    bonuses = [agent.learn(rollout, 0.0, i == 0)["intrinsic_reward"] for i in range(40)]
+    assert bonuses[-1] < 0.5 * bonuses[0]
+    known = torch.from_numpy(rollout.obs[:-1]).flatten(0, 1)
+    new = known + 4 * known.std(0)
+    with torch.no_grad():
+        assert agent.model.rnd.error(new).mean() > 3 * agent.model.rnd.error(known).mean()
+    target = agent.model.rnd.target[0][0].weight
+    assert not target.requires_grad
+    pool.close()
+
+
+def test_popart_keeps_every_value_when_its_units_move():
+    agent, pool = make(small("CartPole-v1", normalize_value=True, rnd_coefficient=0.1))
+    obs = torch.randn(50, 4)
+    with torch.no_grad():
+        before = agent.model.value(obs)
+        agent.model.update_value_normalizer(torch.randn(200, 2) * 30 + 7)
+        torch.testing.assert_close(agent.model.value(obs), before, atol=1e-4, rtol=1e-4)
+    assert agent.model.value_scale().mean() == pytest.approx(30, rel=0.2)
+    pool.close()
+
+
+def test_noisy_layers_perturb_the_policy_anew_after_each_update_but_not_greedy_actions():
+    agent, pool = make(small("CartPole-v1", noisy_layers=True))
+    obs, noise = np.random.default_rng(0).normal(size=(9, 4)).astype("f"), np.full(9, 0.5, "f")
+    greedy, before = agent.predict(obs), agent.model.act(obs, noise).log_prob
+    agent.model.resample_noise(np.random.default_rng(1))
+    assert not torch.equal(agent.model.act(obs, noise).log_prob, before)
+    np.testing.assert_array_equal(agent.predict(obs), greedy)
+    first = agent.weights().arrays["policy_head.weight_noise"]
+    agent.learn(collect(agent, pool), 0.0, True)
+    assert not np.array_equal(agent.weights().arrays["policy_head.weight_noise"], first)
+    other, pool_of_other = make(small("CartPole-v1", noisy_layers=True))
+    np.testing.assert_array_equal(first.shape, other.model.policy_head.weight_noise.shape)
+    pool.close()
+    pool_of_other.close()

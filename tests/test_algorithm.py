@@ -5,7 +5,14 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from algorithm import PPO, STATISTICS, Minibatch, choose_bfloat16, choose_compile
+from algorithm import (
+    PPO,
+    STATISTICS,
+    Minibatch,
+    choose_bfloat16,
+    choose_compile,
+    joint_surrogate,
+)
 from config import Config
 from envs import Spaces
 from model import make_model
@@ -28,40 +35,77 @@ def random_batch(ppo: PPO, size=64, seed=0) -> Minibatch:
     obs = normal(size, 4)
     with torch.no_grad():
         params = ppo.model.policy(obs)
-        action = ppo.model.distribution.sample(params, normal(size, 3))
-        log_prob = ppo.model.distribution.log_prob(params, action)
+        distribution = ppo.model.distribution
+        action = distribution.sample(params, normal(size, distribution.sub_actions))
+        log_prob = distribution.sub_log_prob(params, action)
+    if ppo.config.joint_loss == "compound":
+        log_prob = log_prob.sum(-1)
     weight = (torch.rand(size, generator=generator) < 0.8).float()
-    return Minibatch(
-        obs, action, log_prob + 0.3 * normal(size), normal(size), normal(size), normal(size), weight
-    )
+    behaviour = log_prob + 0.3 * normal(*log_prob.shape)
+    return Minibatch(obs, action, behaviour, normal(size), normal(size), normal(size), weight)
 
 
-def slow_loss(ppo: PPO, batch: Minibatch, clip: float) -> dict[str, float]:
-    """The paper's equations in float64, one transition at a time, valid ones only."""
+def slow_surrogate(config: Config, log_ratios: np.ndarray, chose: np.ndarray, a: float) -> float:
+    """One transition's objective by the papers' equations, K sub-actions."""
+
+    def clipped(r):
+        value = min(r * a, np.clip(r, 0.8, 1.2) * a)
+        return max(value, config.dual_clip * a) if config.dual_clip and a < 0 else value
+
+    ratios, joint = np.exp(log_ratios[chose]), np.exp(log_ratios.sum())
+    w = config.mix_weight
+    if config.joint_loss == "compound":
+        return clipped(joint)
+    if config.joint_loss == "sub_action":
+        return float(np.mean([clipped(r) for r in ratios]))
+    if config.joint_loss == "mix_ratio":
+        return float(np.mean([clipped(w * r + (1 - w) * joint) for r in ratios]))
+    return w * float(np.mean([clipped(r) for r in ratios])) + (1 - w) * clipped(joint)
+
+
+def slow_loss(ppo: PPO, batch: Minibatch) -> dict[str, float]:
+    """The papers' equations in float64, one transition at a time, valid ones only."""
     config, model = ppo.config, ppo.model
     with torch.no_grad():
         params, value = model(batch.obs)
-        log_prob = model.distribution.log_prob(params, batch.action).double().numpy()
+        log_prob = model.distribution.sub_log_prob(params, batch.action).double().numpy()
         entropy = model.distribution.entropy(params).double().numpy()
+    behaviour = batch.behaviour_log_prob.double().numpy()
+    if behaviour.ndim == 1:
+        log_prob, behaviour = log_prob.sum(-1, keepdims=True), behaviour[:, None]
     rows = [i for i in range(len(log_prob)) if batch.weight[i] == 1]
     advantage = batch.advantage.double().numpy()[rows]
     if config.normalize_advantage:
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+
+    def penalty(error):
+        if config.value_loss == "huber" and abs(error) > 1:
+            return 2 * abs(error) - 1
+        return error**2
+
     policy, values, clipped, kl = [], [], 0, []
     for i, a in zip(rows, advantage, strict=True):
-        log_ratio = log_prob[i] - batch.behaviour_log_prob[i].item()
-        r = np.exp(log_ratio)
-        policy.append(min(r * a, np.clip(r, 1 - clip, 1 + clip) * a))
+        log_ratios = log_prob[i] - behaviour[i]
+        r = np.exp(log_ratios.sum())
+        kl.append(r - 1 - log_ratios.sum())
+        if config.kl_penalty == "none":
+            policy.append(slow_surrogate(config, log_ratios, behaviour[i] != 0, a))
+        else:
+            policy.append(r * a)
         v, old, target = value[i].item(), batch.old_value[i].item(), batch.value_target[i].item()
-        error = (v - target) ** 2
+        error = penalty(v - target)
         if config.value_clip is not None:
             bounded = old + np.clip(v - old, -config.value_clip, config.value_clip)
-            error = max(error, (bounded - target) ** 2)
+            error = max(error, penalty(bounded - target))
         values.append(error)
-        clipped += abs(r - 1) > clip
-        kl.append(r - 1 - log_ratio)
+        clipped += abs(r - 1) > 0.2
+    policy_loss = -np.mean(policy)
+    if config.kl_penalty != "none":
+        excess = max(0.0, np.mean(kl) - 2 * config.desired_kl)
+        policy_loss += config.kl_coefficient * np.mean(kl)
+        policy_loss += config.kl_excess_coefficient * excess**2
     return {
-        "policy_loss": -np.mean(policy), "value_loss": np.mean(values),
+        "policy_loss": policy_loss, "value_loss": np.mean(values),
         "entropy": np.mean(entropy[rows]), "approx_kl": np.mean(kl),
         "clip_fraction": clipped / len(rows),
     }  # fmt: skip
@@ -73,13 +117,20 @@ def slow_loss(ppo: PPO, batch: Minibatch, clip: float) -> dict[str, float]:
         {},
         {"normalize_advantage": False, "entropy_coefficient": 0.1},
         {"value_clip": 0.2, "value_coefficient": 0.25},
+        {"value_loss": "huber", "value_clip": 0.5},
+        {"dual_clip": 1.5},
+        {"joint_loss": "sub_action", "dual_clip": 4.0},
+        {"joint_loss": "mix_ratio", "mix_weight": 0.3},
+        {"joint_loss": "mix_loss", "mix_weight": 0.8, "normalize_advantage": False},
+        {"kl_penalty": "fixed", "kl_coefficient": 3.0},
+        {"kl_penalty": "adaptive", "kl_excess_coefficient": 50.0, "desired_kl": 0.01},
     ],
 )
 def test_loss_is_the_papers(settings):
     ppo = make_ppo(**settings)
     batch = random_batch(ppo)
-    total, parts = ppo.loss(batch, torch.tensor(0.2))
-    expected = slow_loss(ppo, batch, 0.2)
+    total, parts = ppo.loss(batch)
+    expected = slow_loss(ppo, batch)
     for name, part in zip(STATISTICS, parts.tolist(), strict=False):
         assert part == pytest.approx(expected[name], rel=1e-4, abs=1e-5), name
     combined = (
@@ -90,6 +141,42 @@ def test_loss_is_the_papers(settings):
     assert total.item() == pytest.approx(combined, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.parametrize("joint_loss", ["sub_action", "mix_ratio", "mix_loss"])
+def test_with_one_sub_action_every_joint_loss_is_the_compound_one(joint_loss):
+    one = spaces.Box(-1, 1, (1,), np.float32)
+    compound = make_ppo(one)
+    other = make_ppo(one, joint_loss=joint_loss)
+    batch = random_batch(compound)
+    by_sub_action = batch._replace(behaviour_log_prob=batch.behaviour_log_prob.unsqueeze(-1))
+    for ours, theirs in zip(compound.loss(batch), other.loss(by_sub_action), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_sub_actions_without_a_choice_count_in_no_mean():
+    log_ratio = torch.tensor([[0.1, -0.1, 0.0, 0.0]])
+    behaviour = torch.tensor([[-1.0, -2.0, 0.0, 0.0]])
+    config = Config(joint_loss="sub_action")
+    clip, advantage = torch.tensor(0.5), torch.tensor([2.0])
+    got = joint_surrogate(config, log_ratio, behaviour, advantage, clip)
+    expected = joint_surrogate(config, log_ratio[:, :2], behaviour[:, :2], advantage, clip)
+    torch.testing.assert_close(got, expected)
+
+
+def test_the_gradient_of_the_estimated_kl_is_that_of_the_kl():
+    """On average over the behaviour policy's actions."""
+    ppo = make_ppo(spaces.Discrete(3))
+    generator = torch.Generator().manual_seed(0)
+    behaviour, logits = torch.randn(3, generator=generator), torch.randn(3, generator=generator)
+    logits.requires_grad_()
+    distribution = ppo.model.distribution
+    exact = distribution.kl(behaviour, logits)
+    expected = torch.autograd.grad(exact, logits, retain_graph=True)[0]
+    log_ratio = torch.log_softmax(logits, -1) - torch.log_softmax(behaviour, -1)
+    estimate = (behaviour.softmax(-1) * (log_ratio.exp() - 1 - log_ratio)).sum()
+    torch.testing.assert_close(estimate, exact)
+    torch.testing.assert_close(torch.autograd.grad(estimate, logits)[0], expected)
+
+
 def test_reset_rows_have_no_influence_at_all():
     ppo = make_ppo()
     batch = random_batch(ppo)
@@ -97,9 +184,7 @@ def test_reset_rows_have_no_influence_at_all():
         advantage=torch.where(batch.weight == 0, 1e3, batch.advantage),
         value_target=torch.where(batch.weight == 0, -1e3, batch.value_target),
     )
-    for one, two in zip(
-        ppo.loss(batch, torch.tensor(0.2)), ppo.loss(spoilt, torch.tensor(0.2)), strict=True
-    ):
+    for one, two in zip(ppo.loss(batch), ppo.loss(spoilt), strict=True):
         assert torch.equal(one, two)
 
 
@@ -110,7 +195,7 @@ def test_on_policy_the_ratio_is_one_and_the_gradient_that_of_the_policy_gradient
         params = ppo.model.policy(batch.obs)
         log_prob = ppo.model.distribution.log_prob(params, batch.action)
     batch = batch._replace(behaviour_log_prob=log_prob)
-    total, parts = ppo.loss(batch, torch.tensor(0.2))
+    total, parts = ppo.loss(batch)
     assert parts[STATISTICS.index("approx_kl")] == 0
     assert parts[STATISTICS.index("clip_fraction")] == 0
     total.backward()
@@ -124,9 +209,9 @@ def test_on_policy_the_ratio_is_one_and_the_gradient_that_of_the_policy_gradient
 def test_a_step_goes_down_and_reports_the_norm_before_clipping():
     ppo = make_ppo(learning_rate=1e-3, max_grad_norm=0.1)
     batch = random_batch(ppo)
-    before = ppo.loss(batch, torch.tensor(0.2))[0].item()
+    before = ppo.loss(batch)[0].item()
     norms = [ppo.learn(batch)[STATISTICS.index("grad_norm")].item() for _ in range(20)]
-    assert ppo.loss(batch, torch.tensor(0.2))[0].item() < before
+    assert ppo.loss(batch)[0].item() < before
     assert max(norms) > 0.1
 
 
@@ -138,7 +223,7 @@ def test_a_step_is_clipping_and_adam_as_torch_has_them():
         batch = random_batch(ppo, seed)
         ppo.learn(batch)
         optimizer.zero_grad()
-        reference.loss(batch, torch.tensor(0.2))[0].backward()
+        reference.loss(batch)[0].backward()
         torch.nn.utils.clip_grad_norm_(reference.parameters, 0.1)
         optimizer.step()
         for ours, theirs in zip(ppo.parameters, reference.parameters, strict=True):

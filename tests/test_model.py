@@ -41,9 +41,9 @@ def test_weights_are_a_copy():
     weights = model.get_weights()
     with torch.no_grad():
         model.log_std += 1
-        model.obs_mean += 1
+        model.moments.mean += 1
     assert weights["log_std"].max() == 0
-    assert weights["obs_mean"].max() == 0
+    assert weights["moments.mean"].max() == 0
     model.set_weights(weights)
     assert model.log_std.max() == 0
 
@@ -142,9 +142,9 @@ def test_normaliser_merges_batches_as_if_they_were_one():
         model.update_normalizer(torch.from_numpy(batch))
     model.update_normalizer(torch.zeros(0, 5))
     every = np.concatenate(batches)
-    np.testing.assert_allclose(model.obs_mean, every.mean(0), rtol=1e-9)
-    np.testing.assert_allclose(model.obs_var, every.var(0), rtol=1e-9)
-    assert model.obs_count == 308
+    np.testing.assert_allclose(model.moments.mean, every.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(model.moments.var, every.var(0), rtol=1e-9)
+    assert model.moments.count == 308
     normal = model.normalize(torch.from_numpy(every).float())
     torch.testing.assert_close(normal.mean(0), torch.zeros(5), atol=1e-4, rtol=0)
     torch.testing.assert_close(normal.std(0, correction=0), torch.ones(5), atol=1e-4, rtol=0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import signal
 import time
@@ -20,9 +21,9 @@ from tests.conftest import processes_mentioning, wait_until
 
 
 def make(config: Config, samplers: int) -> tuple[SamplerPool, Weights]:
-    found = spaces_of(config.env)
+    found = spaces_of(config.env, **config.env_options())
     model = make_model(found, config)
-    spec = spec_of(found, model.distribution, config.steps_per_rollout)
+    spec = spec_of(found, model.distribution, config)
     weights = Weights(0, model.get_weights())
     if samplers == 0:
         return InlinePool(config, spec), weights
@@ -51,7 +52,33 @@ def gathered(config: Config, samplers: int) -> list[Rollout]:
     return rollouts
 
 
-@pytest.mark.parametrize("env", ["CartPole-v1", "HalfCheetah-v4", "PongNoFrameskip-v4"])
+@pytest.mark.parametrize("env", ["CartPole-v1", "PongNoFrameskip-v4"])
+def test_a_carried_tail_is_what_the_fragment_before_ended_with(env):
+    """With the steps that are learned from it makes the same stream as fragments without one."""
+    plain = dataclasses.replace(preset(env), env_num=2, batch_size=48, minibatch_size=16)
+    carrying = dataclasses.replace(plain, carried_steps=8)
+    pool, weights = make(carrying, 0)
+    fragments: list[dict[str, np.ndarray]] = []
+    stacks = np.zeros(0)
+    for fragment in range(3):
+        pool.request(weights, fragment, fragment == 0)
+        rollout = pool.gather()
+        assert rollout.carried == (0 if fragment == 0 else 8)
+        assert rollout.steps == rollout.valid[rollout.carried :].sum()
+        fragments.append({n: a.copy() for n, a in rollout.arrays().items()})
+        if fragment:
+            np.testing.assert_array_equal(rollout.observations()[:9], stacks[24:])
+        stacks = rollout.observations().copy()
+    pool.close()
+    for one, two in itertools.pairwise(fragments):
+        assert len(one["reward"]) == 32
+        for name in set(one) - {"history"}:
+            np.testing.assert_array_equal(two[name][:8], one[name][24:32])
+
+
+@pytest.mark.parametrize(
+    "env", ["CartPole-v1", "HalfCheetah-v4", "PongNoFrameskip-v4", "microrts-8x8"]
+)
 def test_neither_the_pool_nor_the_number_of_samplers_shows_in_a_rollout(env):
     config = dataclasses.replace(preset(env), env_num=5, batch_size=160, minibatch_size=32)
     expected = gathered(config, 0)

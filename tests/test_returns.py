@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from returns import ReturnScaler, gae
+from returns import ReturnScaler, gae, upgo, vtrace
 
 
 def random_rollout(seed: int, steps: int, envs: int):
@@ -50,6 +50,100 @@ def test_gae_is_its_definition(seed, steps, envs, gamma, lam):
     expected = slow_gae(*rollout, gamma, lam)
     np.testing.assert_allclose(advantage, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(target, expected + rollout[1][:-1], rtol=1e-4, atol=1e-5)
+
+
+def slow_vtrace(reward, value, terminated, truncated, valid, log_rho, gamma, lam, rho_bar, c_bar):
+    """The sums of IMPALA's equation 1, for each t over the rest of its episode."""
+    steps, envs = reward.shape
+    target, advantage = value[:-1].copy(), np.zeros((steps, envs))
+    rho = np.exp(log_rho)
+
+    def ends(t, n):
+        return terminated[t, n] or truncated[t, n]
+
+    for n in range(envs):
+        for t in range(steps):
+            if not valid[t, n]:
+                continue
+            weight = 1.0
+            for k in range(t, steps):
+                after = 0.0 if terminated[k, n] else value[k + 1, n]
+                delta = min(rho_bar, rho[k, n]) * (reward[k, n] + gamma * after - value[k, n])
+                target[t, n] += weight * delta
+                weight *= gamma * lam * min(c_bar, rho[k, n])
+                if ends(k, n):
+                    break
+        for t in range(steps):
+            if not valid[t, n]:
+                continue
+            after = 0.0 if terminated[t, n] else value[t + 1, n]
+            if not ends(t, n) and t + 1 < steps:
+                after = lam * target[t + 1, n] + (1 - lam) * value[t + 1, n]
+            advantage[t, n] = min(rho_bar, rho[t, n]) * (reward[t, n] + gamma * after - value[t, n])
+    return advantage, target
+
+
+@given(
+    st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 4), st.floats(0, 1), st.floats(0, 1),
+    st.floats(0.1, 3), st.floats(0.1, 3),
+)  # fmt: skip
+def test_vtrace_is_its_definition(seed, steps, envs, gamma, lam, rho_bar, c_bar):
+    rollout = random_rollout(seed, steps, envs)
+    log_rho = np.random.default_rng(seed + 1).normal(size=(steps, envs))
+    got = vtrace(*rollout, log_rho, gamma, lam, rho_bar, c_bar)
+    expected = slow_vtrace(*rollout, log_rho, gamma, lam, rho_bar, c_bar)
+    np.testing.assert_allclose(got[0], expected[0], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(got[1], expected[1], rtol=1e-3, atol=1e-4)
+
+
+@given(st.integers(0, 10_000), st.floats(0, 1), st.floats(0, 1))
+def test_vtrace_with_equal_policies_is_gae(seed, gamma, lam):
+    rollout = random_rollout(seed, 15, 3)
+    got = vtrace(*rollout, np.zeros((15, 3)), gamma, lam, 1.0, 1.0)
+    for one, two in zip(got, gae(*rollout, gamma, lam), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
+
+
+def slow_upgo(reward, value, terminated, truncated, valid, gamma):
+    """The recursion of the returns, written as one."""
+
+    def returned(t, n):
+        if terminated[t, n]:
+            return reward[t, n]
+        if truncated[t, n] or t + 1 == len(reward):
+            return reward[t, n] + gamma * value[t + 1, n]
+        after = 0.0 if terminated[t + 1, n] else value[t + 2, n]
+        better = reward[t + 1, n] + gamma * after >= value[t + 1, n]
+        return reward[t, n] + gamma * (returned(t + 1, n) if better else value[t + 1, n])
+
+    advantage = np.zeros(reward.shape)
+    for t, n in np.argwhere(valid):
+        advantage[t, n] = returned(t, n) - value[t, n]
+    return advantage
+
+
+@given(st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 4), st.floats(0, 1))
+def test_upgo_is_its_definition(seed, steps, envs, gamma):
+    rollout = random_rollout(seed, steps, envs)
+    expected = slow_upgo(*rollout, gamma)
+    np.testing.assert_allclose(upgo(*rollout, gamma), expected, rtol=1e-4, atol=1e-5)
+
+
+@given(st.integers(0, 10_000), st.floats(0, 1))
+def test_lambda_1_is_the_monte_carlo_return(seed, gamma):
+    reward, value, terminated, truncated, valid = rollout = random_rollout(seed, 12, 3)
+    _, target = gae(*rollout, gamma, 1.0)
+    for t, n in np.argwhere(valid):
+        returned, discount = 0.0, 1.0
+        for k in range(t, len(reward)):
+            returned += discount * reward[k, n]
+            discount *= gamma
+            if terminated[k, n]:
+                break
+            if truncated[k, n] or k + 1 == len(reward):
+                returned += discount * value[k + 1, n]
+                break
+        assert target[t, n] == pytest.approx(returned, rel=1e-4, abs=1e-4)
 
 
 def test_gae_with_lambda_0_is_the_one_step_error():
@@ -124,3 +218,16 @@ def test_columns_of_one_environment_are_scaled_one_after_the_other():
     np.testing.assert_array_equal(merged.running, apart.running)
     assert merged.var == pytest.approx(apart.var)
     assert not merged.running[:2].any()
+
+
+def test_rows_that_were_there_before_are_scaled_but_not_counted_again():
+    reward, _, terminated, truncated, valid = random_rollout(1, 30, 3)
+    ended = terminated | truncated
+    whole, parts = ReturnScaler(3, 0.9, 10.0), ReturnScaler(3, 0.9, 10.0)
+    whole(reward, ended, valid, [(0, 3)])
+    parts(reward[:20], ended[:20], valid[:20], [(0, 3)])
+    rows = slice(10, 30)  # of which ten were there
+    scaled = parts(reward[rows], ended[rows], valid[rows], [(0, 3)], carried=10)
+    assert parts.count == whole.count
+    assert parts.var == pytest.approx(whole.var)
+    np.testing.assert_allclose(scaled, reward[rows] / np.sqrt(whole.var), rtol=1e-4)

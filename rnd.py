@@ -1,0 +1,89 @@
+"""Random Network Distillation (Burda et al. 2018, arXiv 1810.12894): a bonus for what is new."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from networks import Linear, mlp, nature_cnn, orthogonal
+
+_FEATURES = 64
+_CLIP = 5.0  # of a normalised observation
+
+
+class RunningMoments(nn.Module):
+    """Running mean and variance of rows [B, ...], as buffers: they travel with the weights.
+
+    float64: counts pass 2^24 in a long run.
+    """
+
+    mean: Tensor
+    var: Tensor
+    count: Tensor
+
+    def __init__(self, shape: tuple[int, ...]):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    def update(self, rows: Tensor) -> None:
+        """Merge a batch [B, ...] (Chan et al. 1979)."""
+        if len(rows) == 0:
+            return
+        rows = rows.double()
+        count, mean, var = len(rows), rows.mean(0), rows.var(0, correction=0)
+        total = self.count + count
+        delta = mean - self.mean
+        # before the first batch the variance is a placeholder of 1 with no weight (count 0)
+        spread = self.var * self.count + var * count
+        self.var.copy_((spread + delta**2 * self.count * count / total) / total)
+        self.mean.add_(delta * count / total)
+        self.count.copy_(total)
+
+    def forward(self, rows: Tensor, clip: float) -> Tensor:
+        """Rows in standard deviations from the mean, float32, within +-clip."""
+        scale = (self.var + 1e-8).rsqrt().float()
+        return ((rows - self.mean.float()) * scale).clamp(-clip, clip)
+
+
+class RND(nn.Module):
+    """A predictor of what a fixed random network says of an observation.
+
+    Args:
+        obs_shape: of one raw observation; of a stack of frames [C, H, W] the newest is looked at.
+    """
+
+    def __init__(self, obs_shape: tuple[int, ...]):
+        super().__init__()
+        self.image = len(obs_shape) == 3
+        seen = (1, *obs_shape[1:]) if self.image else obs_shape
+        self.moments = RunningMoments(seen)
+
+        def trunk() -> tuple[nn.Module, int]:
+            if self.image:
+                return nature_cnn(seen), 512
+            return mlp(seen[0], (128,), "relu"), 128
+
+        body, width = trunk()
+        self.target = nn.Sequential(body, orthogonal(Linear(width, _FEATURES), math.sqrt(2)))
+        self.target.requires_grad_(False)
+        body, width = trunk()
+        self.predictor = nn.Sequential(
+            body, orthogonal(Linear(width, 128), math.sqrt(2)), nn.ReLU(),
+            orthogonal(Linear(128, _FEATURES), math.sqrt(2)),
+        )  # fmt: skip
+
+    def _seen(self, obs: Tensor) -> Tensor:
+        return obs[:, -1:] if self.image else obs
+
+    def update(self, obs: Tensor) -> None:
+        """Learn the scale of observations [B, ...]."""
+        self.moments.update(self._seen(obs))
+
+    def error(self, obs: Tensor) -> Tensor:
+        """The predictor's squared error [B], averaged over features: large for what is new."""
+        x = self.moments(self._seen(obs), _CLIP)
+        return ((self.predictor(x) - self.target(x)) ** 2).mean(-1)
