@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 import checkpoint
-from algorithm import PPO, STATISTICS, Minibatch
+from algorithm import PPO, STATISTICS
+from batches import Batches
 from cluster.xparl_shim import load_parl
 from config import Config
 from errors import UserError
 from estimates import Estimator
-from model import ActorCritic
+from model import ActorCritic, Past
 from randomness import stream
 from returns import ReturnScaler
 from rollout import Rollout, Weights
@@ -93,61 +94,41 @@ class PPOAgent(parl.Agent):
         config, alg = self.config, self.alg
         self._before_update = self.state()
         self._set_schedules(progress)
-        device = self.model.device
-        steps, envs = config.steps_per_rollout, rollout.reward.shape[1]
-        size = steps * envs
-        obs = torch.from_numpy(rollout.observations()).to(device)
-        rows = obs[:steps].flatten(0, 1)
-
-        def flat(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(array[:steps]).to(device).flatten(0, 1)
-
-        constant = {
-            "obs": rows,
-            "action": flat(rollout.action),
-            "behaviour_log_prob": flat(rollout.behaviour_log_prob),
-            "weight": flat(rollout.valid).float(),
-        }
-        if rollout.action_mask is not None:
-            constant["action_mask"] = flat(rollout.action_mask)
+        obs = torch.from_numpy(rollout.observations()).to(self.model.device)
+        batches = Batches(config, rollout, obs)
         if fresh:
             self.scaler.restart()
             self.bonus_scaler.restart()
-        estimates = self._estimator(rollout, obs)
+        estimates = self._estimator(rollout, obs, batches.past)
         if config.estimator == "vtrace":
             # the estimates correct from the behaviour policy to the one at the update's start; what
             # is left to the ratio is from there on
-            constant["behaviour_log_prob"] = flat(estimates.log_prob)
+            batches.put({"behaviour_log_prob": estimates.log_prob})
         statistics: list[Tensor] = []
-        fields, explained = constant, 0.0
-        epochs = 0
+        explained, epochs = 0.0, 0
         for epoch in range(config.update_epochs):
             if epoch == 0 or config.recompute_advantages:
                 found = estimates()
                 if epoch == 0:
                     explained = _explained_variance(found, rollout.valid)
                     if config.normalize_value:
-                        target = flat(found["value_target"]).view(size, -1)
-                        self.model.update_value_normalizer(target[constant["weight"] > 0])
-                fields = constant | {name: flat(array) for name, array in found.items()}
+                        self._normalize_values(found["value_target"], rollout.valid)
+                batches.put(found)
             if self.model.rnd is not None:
-                share = stream("rnd", config.seed, self.update, epoch).random(size)
-                predicted = torch.from_numpy(share < config.rnd_proportion)
-                fields["predicted"] = predicted.to(device).float()
-            order = self._shuffle(epoch, size).to(device)
-            shuffled = {name: field[order] for name, field in fields.items()}
-            first = len(statistics)
-            for at in range(0, size, config.minibatch_size):
-                batch = {n: f[at : at + config.minibatch_size] for n, f in shuffled.items()}
-                statistics.append(alg.learn(Minibatch(**batch)))
+                share = stream("rnd", config.seed, self.update, epoch).random(rollout.reward.shape)
+                batches.put({"predicted": (share < config.rnd_proportion).astype(np.float32)})
+            # a function of seed, update and epoch, so no state to save
+            order = stream("shuffle", config.seed, self.update, epoch)
+            of_epoch = [alg.learn(batch) for batch in batches.epoch(order)]
+            statistics += of_epoch
             epochs += 1
             if config.target_kl is not None:
-                kl = torch.stack(statistics[first:])[:, STATISTICS.index("approx_kl")].mean()
+                kl = torch.stack(of_epoch)[:, STATISTICS.index("approx_kl")].mean()
                 if kl > config.target_kl:
                     break
         table = torch.stack(statistics).cpu()
         self._refuse_not_finite(table)
-        self.model.update_normalizer(rows[constant["weight"] > 0])
+        self.model.update_normalizer(batches.obs[batches.weight > 0])
         self.model.resample_noise(stream("noisy", config.seed, self.update))
         means = dict(zip(STATISTICS, table.mean(0).tolist(), strict=True))
         last_epoch = table[-(len(table) // epochs) :].mean(0)
@@ -174,7 +155,7 @@ class PPOAgent(parl.Agent):
 
     def initialize_normalizer(self, rollout: Rollout) -> None:
         """Give the normaliser its first statistics, before anything is learned."""
-        seen = rollout.obs[:-1][rollout.valid]
+        seen = rollout.observations()[:-1][rollout.valid]
         self.model.update_normalizer(torch.from_numpy(seen).to(self.model.device))
 
     def _refuse_not_finite(self, table: Tensor) -> None:
@@ -202,48 +183,49 @@ class PPOAgent(parl.Agent):
             )
         return rollout.reward
 
-    def _estimator(self, rollout: Rollout, obs: Tensor) -> Estimator:
+    def _normalize_values(self, target: np.ndarray, valid: np.ndarray) -> None:
+        rows = torch.from_numpy(target[valid]).to(self.model.device)
+        self.model.update_value_normalizer(rows.view(len(rows), -1))
+
+    def _estimator(self, rollout: Rollout, obs: Tensor, past: Past | None) -> Estimator:
         """What gives the advantages of a rollout, under the weights of the time it is asked."""
         reward, bonus, mean_bonus = self._transform(rollout), None, None
         if self.model.rnd is not None:
-            bonus = self._by_row(self.model.rnd.error, obs[1:])
+            bonus = _by_row(self.model.rnd.error, obs[1:])
             mean_bonus = float(bonus.mean())
             no, yes = np.zeros(bonus.shape, bool), np.ones(bonus.shape, bool)
             bonus = self.bonus_scaler(bonus, no, yes, rollout.env_ranges, rollout.carried)
+
+        def values() -> np.ndarray:
+            if past is None:
+                return _by_row(self.model.value, obs)
+            with torch.no_grad():
+                value = self.model.value(obs.flatten(0, 1), past)
+            return value.unflatten(0, obs.shape[:2]).cpu().numpy()
+
         log_prob = np.zeros(0, np.float32)
         if self.config.estimator == "vtrace":
-            log_prob = self._log_prob(rollout, obs[:-1])
-        return Estimator(
-            self.config, rollout, reward, bonus, log_prob, mean_bonus,
-            lambda: self._by_row(self.model.value, obs),
-        )  # fmt: skip
+            log_prob = self._log_prob(rollout, obs[:-1], past)
+        return Estimator(self.config, rollout, reward, bonus, log_prob, mean_bonus, values)
 
     @torch.no_grad()
-    def _by_row(self, function: Callable[[Tensor], Tensor], obs: Tensor) -> np.ndarray:
-        """A function of observations [B, ...] -> [B, ...], for [T, N, ...]."""
-        parts = [function(part) for part in obs.flatten(0, 1).split(_ROWS_AT_ONCE)]
-        return torch.cat(parts).unflatten(0, obs.shape[:2]).cpu().numpy()
-
-    @torch.no_grad()
-    def _log_prob(self, rollout: Rollout, obs: Tensor) -> np.ndarray:
+    def _log_prob(self, rollout: Rollout, obs: Tensor, past: Past | None) -> np.ndarray:
         """Log-probabilities of a rollout's actions under the current weights."""
         action = torch.from_numpy(rollout.action).to(obs.device).flatten(0, 1)
         mask = rollout.action_mask
         masks = None if mask is None else torch.from_numpy(mask).to(obs.device).flatten(0, 1)
+        if past is not None:
+            past = Past(past.state, past.begins[: len(action)])
         rows, parts = obs.flatten(0, 1), []
-        for at in range(0, len(rows), _ROWS_AT_ONCE):
-            part = slice(at, at + _ROWS_AT_ONCE)
-            params = self.model.policy(rows[part], None if masks is None else masks[part])
+        at_once = _ROWS_AT_ONCE if past is None else len(rows)
+        for at in range(0, len(rows), at_once):
+            part = slice(at, at + at_once)
+            params = self.model.policy(rows[part], None if masks is None else masks[part], past)
             parts.append(self.model.distribution.sub_log_prob(params, action[part]))
         log_prob = torch.cat(parts).unflatten(0, obs.shape[:2])
         if rollout.behaviour_log_prob.ndim == 2:
             log_prob = log_prob.sum(-1)
         return log_prob.cpu().numpy()
-
-    def _shuffle(self, epoch: int, size: int) -> Tensor:
-        """The order of an epoch: a function of seed, update and epoch, so no state to save."""
-        generator = stream("shuffle", self.config.seed, self.update, epoch)
-        return torch.from_numpy(generator.permutation(size))
 
     def _set_schedules(self, progress: float) -> None:
         config, left = self.config, 1.0 - progress
@@ -329,6 +311,13 @@ class PPOAgent(parl.Agent):
 def model_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The model's own arrays out of those of an agent's `state`."""
     return {n.removeprefix(_MODEL): a for n, a in arrays.items() if n.startswith(_MODEL)}
+
+
+@torch.no_grad()
+def _by_row(function: Callable[[Tensor], Tensor], obs: Tensor) -> np.ndarray:
+    """A function of observations [B, ...] -> [B, ...], for [T, N, ...]."""
+    parts = [function(part) for part in obs.flatten(0, 1).split(_ROWS_AT_ONCE)]
+    return torch.cat(parts).unflatten(0, obs.shape[:2]).cpu().numpy()
 
 
 def _explained_variance(estimates: dict[str, np.ndarray], valid: np.ndarray) -> float:

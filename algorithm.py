@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cluster.xparl_shim import load_parl
 from config import Config
-from model import ActorCritic
+from model import ActorCritic, Past
 
 parl = load_parl()
 
@@ -38,6 +38,7 @@ class Minibatch(NamedTuple):
     weight: Tensor  # [B]
     action_mask: Tensor | None = None  # [B, A]
     predicted: Tensor | None = None  # [B] 1 for a row that RND's predictor learns from, or 0
+    past: Past | None = None  # of a recurrent network, for which B is T * E, step by step
 
 
 class PPO(parl.Algorithm):
@@ -94,7 +95,7 @@ class PPO(parl.Algorithm):
         def mean(x: Tensor) -> Tensor:
             return (x * weight).sum()
 
-        params, value = model(batch.obs, batch.action_mask)
+        params, value = model(batch.obs, batch.action_mask, batch.past)
         log_prob = model.distribution.sub_log_prob(params, batch.action)
         behaviour = batch.behaviour_log_prob
         if behaviour.dim() == 1:

@@ -82,8 +82,13 @@ class Config:
 
     # --- the networks
     network: str = "mlp"
-    """mlp for vectors; nature_cnn (Mnih et al. 2015) or impala (Espeholt et al. 2018) for images;
-    gridnet, gridnet_cnn or microrts_cnn for microRTS; module:Class for one of your own."""
+    """mlp for vectors; lstm or transformer for those that must be remembered; nature_cnn (Mnih et
+    al. 2015) or impala (Espeholt et al. 2018) for images; gridnet, gridnet_cnn or microrts_cnn for
+    microRTS; module:Class for one of your own."""
+    memory_steps: int = 16
+    """Observations that a transformer looks back over, its own included."""
+    critic_obs: str = "critic"
+    """The part of a Dict observation that the critic sees and the policy does not."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers of an mlp."""
     activation: Literal["tanh", "relu", "elu", "silu"] = "tanh"
@@ -259,12 +264,17 @@ class Config:
         Args:
             envs: which of the run's environments are made. Default: any one, to look at its spaces.
         """
-        if family_of(self.env) != "microrts":
-            return {}
-        if envs is None:
-            return {"game": self.game(("passiveAI",))}
-        every = assign_opponents(self.opponents, self.env_num, self.selfplay_envs)
-        return {"game": self.game(every[envs.start : envs.stop], envs.start)}
+        options: dict[str, Any] = {}
+        if self.network == "transformer":
+            options["memory"] = self.memory_steps
+        family = family_of(self.env)
+        if family == "custom":
+            options["critic_obs"] = self.critic_obs
+        if family == "microrts":
+            every = assign_opponents(self.opponents, self.env_num, self.selfplay_envs)
+            chosen = ("passiveAI",) if envs is None else every[envs.start : envs.stop]
+            options["game"] = self.game(chosen, 0 if envs is None else envs.start)
+        return options
 
     def game(self, opponents: tuple[str, ...], first: int = 0) -> Game:
         """microRTS under these settings against these opponents, one an environment.

@@ -73,7 +73,7 @@ def score(
         try:
             seeds = generator.integers(2**31 - 1, size=count)
             obs, _ = venv.reset(seed=seeds.tolist())
-            playing = np.ones(count, bool)
+            playing, state = np.ones(count, bool), model.initial_state(count)
             total, length = np.zeros(count), np.zeros(count, np.int64)
             extras: list[dict[str, float]] = [{} for _ in range(count)]
             for step in range(config.test_max_steps):
@@ -81,7 +81,9 @@ def score(
                     raise Abandoned
                 noise = draw_noise(distribution, generator, count, greedy)
                 mask = getattr(venv, "action_mask", None)
-                action = model.act(as_stored(obs), noise, mask).action.numpy()
+                acted = model.act(as_stored(obs), noise, mask, state)
+                action = acted.action.numpy()
+                state = state if acted.state is None else acted.state.numpy()
                 obs, reward, terminated, truncated, _ = venv.step(distribution.to_env(action))
                 total += np.where(playing, reward, 0.0)
                 length += playing
@@ -104,11 +106,12 @@ def _options(
     config: Config, first: int, count: int, opponents: tuple[str, ...] | None
 ) -> dict[str, Any]:
     """What the environments of episodes [first, first + count) are made with."""
-    if not config.env_options():
-        return {}
-    bots = opponents or tuple(entry.partition(":")[0] for entry in config.opponents)
-    chosen = tuple(bots[i % len(bots)] for i in range(first, first + count))
-    return {"game": config.game(chosen, first)}
+    options = config.env_options()
+    if "game" in options:
+        bots = opponents or tuple(entry.partition(":")[0] for entry in config.opponents)
+        chosen = tuple(bots[i % len(bots)] for i in range(first, first + count))
+        options["game"] = config.game(chosen, first)
+    return options
 
 
 def as_stored(obs: np.ndarray) -> np.ndarray:
@@ -152,7 +155,7 @@ def _play_league(arguments: Arguments, model: ActorCritic, config: Config, what:
     import league
     from config import ConfigError
 
-    if not config.env_options():
+    if "game" not in config.env_options():
         raise ConfigError(f"opponents are for microRTS, not for env {config.env}: leave them out")
     standings = []
     for opponent in league.opponents_of(arguments.opponents):

@@ -16,20 +16,12 @@ from cluster.xparl_shim import load_parl
 from config import Config
 from distributions import Distribution, Normal, make_distribution
 from envs import Spaces, spaces_of
-from networks import (
-    GRIDS,
-    GridFeatures,
-    GridHead,
-    GridNet,
-    Linear,
-    NoisyLinear,
-    WrongNetwork,
-    features_of,
-    make_trunk,
-    orthogonal,
-)
+from grid import GridFeatures, GridHead, GridNet
+from layers import Linear, NoisyLinear, orthogonal
+from networks import GRIDS, WrongNetwork, features_of, make_trunk
 from randomness import stream
 from rnd import RND, RunningMoments
+from sequence import Lstm
 
 parl = load_parl()
 
@@ -43,6 +35,14 @@ class Acted(NamedTuple):
     action: Tensor  # [N, ...]
     log_prob: Tensor  # [N], or [N, K] where the loss is of sub-actions
     mask: Tensor | None  # [N, A], the mask to store
+    state: Tensor | None = None  # [N, S] of a recurrent network, after it
+
+
+class Past(NamedTuple):
+    """Where a recurrent network stands before T steps of E environments."""
+
+    state: Tensor  # [E, S]
+    begins: Tensor  # [T * E] bool: an episode begins with this observation
 
 
 class ActorCritic(parl.Model):
@@ -53,33 +53,51 @@ class ActorCritic(parl.Model):
             to 255 are [C, H, W] and scaled to [0, 1]; planes of zeros and ones are [H, W, C].
         distribution: the policy's distribution.
         config: the networks' settings.
+        privileged: how many entries of a vector, the last, only the critic sees.
 
     Raises:
         WrongNetwork: where the network and the observations do not fit.
     """
 
-    def __init__(self, obs_space: spaces.Box, distribution: Distribution, config: Config):
+    def __init__(
+        self,
+        obs_space: spaces.Box,
+        distribution: Distribution,
+        config: Config,
+        privileged: int = 0,
+    ):
         super().__init__()
         self.distribution = distribution
         obs_shape = obs_space.shape
-        self.image = len(obs_shape) == 3
+        self.image, self.looks_back = len(obs_shape) == 3, len(obs_shape) == 2
         self.planes = self.image and int(obs_space.high.max()) == 1
         self.clip = config.observation_clip
         self.normalizes = config.normalize_observation
+        self.privileged = privileged
+        self.shared = config.shared_trunk
+        self.bfloat16 = False  # whether `forward` and `value` compute the trunks in bfloat16
         if self.image and self.normalizes:
             raise WrongNetwork(
                 "normalize_observation is for vectors, images are scaled as they are: leave it out"
             )
-        self.shared = config.shared_trunk
-        self.bfloat16 = False  # whether `forward` and `value` compute the trunks in bfloat16
+        if privileged and self.shared:
+            raise WrongNetwork(
+                f"the last {privileged} entries of this environment's observations are the"
+                f" critic's alone, which cannot be in one trunk with the policy: leave"
+                f" --shared_trunk out"
+            )
         seen = (obs_shape[2], *obs_shape[:2]) if self.planes else obs_shape
+        policy_sees = (*seen[:-1], seen[-1] - privileged) if privileged else seen
 
-        def trunk(noisy: bool) -> nn.Module:
-            return make_trunk(config.network, seen, config.hidden_sizes, config.activation, noisy)
+        def trunk(shape: tuple[int, ...], noisy: bool) -> nn.Module:
+            return make_trunk(config.network, shape, config.hidden_sizes, config.activation, noisy)
 
-        self.actor = trunk(config.noisy_layers and not self.shared)
-        self.critic = self.actor if self.shared else trunk(False)
-        features = features_of(self.actor, seen, config.network)
+        self.actor = trunk(policy_sees, config.noisy_layers and not self.shared)
+        self.critic = self.actor if self.shared else trunk(seen, False)
+        self.state_sizes = [
+            part.state_size for part in (self.actor, self.critic) if isinstance(part, Lstm)
+        ][: 1 if self.shared else 2]
+        features = features_of(self.actor, policy_sees, config.network)
         own_std = isinstance(distribution, Normal) and not config.state_dependent_std
         outputs = distribution.params // 2 if own_std else distribution.params
         if isinstance(self.actor, GridNet) != isinstance(distribution, GridMultiDiscrete):
@@ -107,7 +125,8 @@ class ActorCritic(parl.Model):
         if self.normalizes_value:
             self.value_moments = RunningMoments((self.value_head.out_features,))
         if self.normalizes:
-            self.moments = RunningMoments(obs_shape)
+            # of what looks back, each observation is scaled alike, and the mark beside it is not
+            self.moments = RunningMoments((obs_shape[1] - 1,) if self.looks_back else obs_shape)
 
     def normalize(self, obs: Tensor) -> Tensor:
         """Observations as the networks take them: float32, images in [0, 1]."""
@@ -117,12 +136,14 @@ class ActorCritic(parl.Model):
             return obs.float() / 255.0
         if not self.normalizes:
             return obs
+        if self.looks_back:
+            return torch.cat([self.moments(obs[..., :-1], self.clip), obs[..., -1:]], -1)
         return self.moments(obs, self.clip)
 
     def update_normalizer(self, obs: Tensor) -> None:
         """Merge a batch of raw observations [B, ...] into the running statistics."""
         if self.normalizes:
-            self.moments.update(obs)
+            self.moments.update(obs[:, -1, :-1] if self.looks_back else obs)
         if self.rnd is not None:
             self.rnd.update(obs)
 
@@ -158,10 +179,29 @@ class ActorCritic(parl.Model):
             return torch.cat([mean, (log_std + self.initial_log_std).clamp(-5.0, 2.0)], -1)
         return output if mask is None else masked(output, mask)
 
-    def _features(self, trunk: nn.Module, obs: Tensor) -> Any:
+    @property
+    def state_size(self) -> int:
+        """S, of a recurrent network's state; 0 of others."""
+        return sum(self.state_sizes)
+
+    def _split(self, past: Past | None) -> tuple[Past | None, Past | None]:
+        """The actor's past and the critic's; one for both where they share a trunk."""
+        if past is None or self.shared:
+            return past, past
+        actor, critic = past.state.split(self.state_sizes, -1)
+        return Past(actor, past.begins), Past(critic, past.begins)
+
+    def _run(self, trunk: nn.Module, obs: Tensor, past: Past | None) -> tuple[Any, Tensor | None]:
+        """A trunk's features, and its state after them."""
+        if isinstance(trunk, Lstm):
+            assert past is not None, "a recurrent network needs a state"
+            return trunk(obs, *past)
         with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.bfloat16):
             features = trunk(obs)
-        return features if isinstance(features, GridFeatures) else features.float()
+        return (features if isinstance(features, GridFeatures) else features.float()), None
+
+    def _for_policy(self, obs: Tensor) -> Tensor:
+        return obs[..., : -self.privileged] if self.privileged else obs
 
     def _value(self, features: Any) -> Tensor:
         whole = features.whole if isinstance(features, GridFeatures) else features
@@ -170,25 +210,32 @@ class ActorCritic(parl.Model):
             value = value * self.value_scale() + self.value_moments.mean.float()
         return value.squeeze(-1)
 
-    def policy(self, obs: Tensor, mask: Tensor | None = None) -> Any:
+    def policy(self, obs: Tensor, mask: Tensor | None = None, past: Past | None = None) -> Any:
         """The distribution's parameters for raw observations [B, ...], as of `forward`."""
-        return self._params(self._features(self.actor, self.normalize(obs)), mask)
+        seen = self._for_policy(self.normalize(obs))
+        return self._params(self._run(self.actor, seen, self._split(past)[0])[0], mask)
 
-    def value(self, obs: Tensor) -> Tensor:
+    def value(self, obs: Tensor, past: Past | None = None) -> Tensor:
         """State values [B]; with RND [B, 2], of extrinsic and of intrinsic rewards."""
-        return self._value(self._features(self.critic, self.normalize(obs)))
+        return self._value(self._run(self.critic, self.normalize(obs), self._split(past)[1])[0])
 
-    def forward(self, obs: Tensor, mask: Tensor | None = None) -> tuple[Any, Tensor]:
-        """The distribution's parameters and values [B] for raw observations [B, ...].
+    def forward(
+        self, obs: Tensor, mask: Tensor | None = None, past: Past | None = None
+    ) -> tuple[Any, Tensor]:
+        """The distribution's parameters and values, as of `value`, for raw observations [B, ...].
 
         Both in one pass: a shared trunk is run once.
 
         Args:
             mask: [B, A] bool of legal actions, where the environment has one.
+            past: of a recurrent network, for which B is T * E, step by step.
         """
         obs = self.normalize(obs)
-        features = self._features(self.actor, obs)
-        critic_features = features if self.shared else self._features(self.critic, obs)
+        for_actor, for_critic = self._split(past)
+        features, _ = self._run(self.actor, self._for_policy(obs), for_actor)
+        critic_features = features
+        if not self.shared:
+            critic_features, _ = self._run(self.critic, obs, for_critic)
         return self._params(features, mask), self._value(critic_features)
 
     def get_weights(self) -> dict[str, np.ndarray]:
@@ -203,7 +250,11 @@ class ActorCritic(parl.Model):
 
     @torch.inference_mode()
     def act(
-        self, obs: np.ndarray, noise: np.ndarray | None, mask: np.ndarray | None = None
+        self,
+        obs: np.ndarray,
+        noise: np.ndarray | None,
+        mask: np.ndarray | None = None,
+        state: np.ndarray | None = None,
     ) -> Acted:
         """Act in N environments.
 
@@ -211,25 +262,35 @@ class ActorCritic(parl.Model):
             obs: [N, ...] raw observations.
             noise: [N, ...] as the distribution wants it, or None for the greedy action.
             mask: [N, A] bool of legal actions, where the environment has one.
+            state: [N, S] of a recurrent network before these observations; 0 where one is an
+                episode's first.
         """
-        rows = len(obs)
-        device = self.device
+        rows, device = len(obs), self.device
         batch = torch.from_numpy(obs).to(device)
         if self.image and rows < _MIN_IMAGES:
             batch = torch.cat([batch, batch.new_zeros(_MIN_IMAGES - rows, *batch.shape[1:])])
+        batch = self.normalize(batch)
         for layer in self.noisy_layers:
             layer.quiet = noise is None
-        features = self.actor(self.normalize(batch))
-        drawn = None if noise is None else torch.from_numpy(noise).to(device)
+        past = None
+        if state is not None and self.state_size:
+            no = torch.zeros(rows, dtype=torch.bool, device=device)
+            past = Past(torch.from_numpy(state).to(device), no)
+        for_actor, for_critic = self._split(past)
+        features, after = self._run_exactly(self.actor, self._for_policy(batch), for_actor)
+        if after is not None and not self.shared:  # what the learner's critic will begin with
+            _, of_critic = self._run_exactly(self.critic, batch, for_critic)
+            assert of_critic is not None
+            after = torch.cat([after, of_critic], -1)
         legal = None if mask is None else torch.from_numpy(mask).to(device)
-        distribution = self.distribution
         if isinstance(features, GridFeatures):
-            features = GridFeatures(features.cells[:rows], features.whole)
-            params = self._params(features, legal)
+            params = self._params(GridFeatures(features.cells[:rows], features.whole), legal)
         else:
             params = self._params(features[:rows], None)
         for layer in self.noisy_layers:
             layer.quiet = False
+        drawn = None if noise is None else torch.from_numpy(noise).to(device)
+        distribution = self.distribution
         if legal is not None and isinstance(distribution, Categorical | MultiDiscrete):
             action, params, legal = distribution.choose(params, legal, drawn)
         elif drawn is None:
@@ -239,7 +300,24 @@ class ActorCritic(parl.Model):
         log_prob = distribution.sub_log_prob(params, action)
         if not self.by_sub_action:
             log_prob = log_prob.sum(-1)
-        return Acted(action.cpu(), log_prob.cpu(), None if legal is None else legal.cpu())
+        return Acted(
+            action.cpu(), log_prob.cpu(), None if legal is None else legal.cpu(),
+            None if after is None else after.cpu(),
+        )  # fmt: skip
+
+    def _run_exactly(
+        self, trunk: nn.Module, obs: Tensor, past: Past | None
+    ) -> tuple[Any, Tensor | None]:
+        """`_run` in float32, whatever the learner computes in."""
+        bfloat16, self.bfloat16 = self.bfloat16, False
+        try:
+            return self._run(trunk, obs, past)
+        finally:
+            self.bfloat16 = bfloat16
+
+    def initial_state(self, envs: int) -> np.ndarray:
+        """The state [envs, S] at the start of episodes."""
+        return np.zeros((envs, self.state_size), np.float32)
 
     @property
     def device(self) -> torch.device:
@@ -255,7 +333,7 @@ def make_model(env_spaces: Spaces, config: Config) -> ActorCritic:
     distribution = make_distribution(config.distribution, env_spaces.action, config.scale_action)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = ActorCritic(env_spaces.observation, distribution, config)
+        model = ActorCritic(env_spaces.observation, distribution, config, env_spaces.privileged)
     model.resample_noise(stream("noisy", config.seed, 2**32))  # a number that no update has
     return model
 

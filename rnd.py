@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from networks import Linear, mlp, nature_cnn, orthogonal
+from layers import Linear, mlp, orthogonal
+from networks import nature_cnn
 
 _FEATURES = 64
 _CLIP = 5.0  # of a normalised observation

@@ -54,6 +54,7 @@ class RolloutSpec:
             single frames and `history` the k - 1 frames before the first row.
         mask_size: entries of an action mask, or 0 where there is none.
         sub_actions: K where a log-probability is kept for each sub-action, or 0.
+        state_size: S of a recurrent network's state before the first row, `state` [1, N, S], or 0.
     """
 
     steps: int
@@ -64,6 +65,7 @@ class RolloutSpec:
     frame_stack: int = 0
     mask_size: int = 0
     sub_actions: int = 0
+    state_size: int = 0
 
     def arrays(self, envs: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Name -> (shape, dtype) of the arrays of a rollout of `envs` environments."""
@@ -81,6 +83,8 @@ class RolloutSpec:
             shapes["history"] = ((self.frame_stack - 1, n, *self.obs_shape), self.obs_dtype)
         if self.mask_size:
             shapes["action_mask"] = ((t, n, self.mask_size), "bool")
+        if self.state_size:
+            shapes["state"] = ((1, n, self.state_size), "float32")
         return {name: (shape, np.dtype(dtype)) for name, (shape, dtype) in shapes.items()}
 
 
@@ -103,6 +107,7 @@ class Rollout:
     valid: np.ndarray
     history: np.ndarray | None = None
     action_mask: np.ndarray | None = None
+    state: np.ndarray | None = None
     policy_version: float = -1
     carried: int = 0
     episodes: list[Episode] = field(default_factory=list)
@@ -122,7 +127,7 @@ class Rollout:
         """The arrays by name; those that a rollout can be without, only where there is one."""
         names = (
             "obs", "action", "behaviour_log_prob", "reward", "terminated", "truncated", "valid",
-            "history", "action_mask",
+            "history", "action_mask", "state",
         )  # fmt: skip
         return {name: array for name in names if (array := getattr(self, name)) is not None}
 

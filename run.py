@@ -111,7 +111,7 @@ class Run:
         every = config.steps_per_evaluation
         self._next_evaluation = (self.global_step // every + 1) * every
         self.signals = StopSignals(self._abort)
-        spec = spec_of(env_spaces, model.distribution, config)
+        spec = spec_of(env_spaces, model, config)
         with contextlib.ExitStack() as opened:
             self.report = Report(run_dir, config, self.global_step, report_state)
             opened.callback(self.report.close)

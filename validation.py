@@ -10,7 +10,9 @@ _AT_LEAST = {
     "env_num": 1, "seed": 0, "train_total_steps": 1, "samplers": 0, "policy_lag": 0,
     "torch_threads": 0, "test_every_steps": 1, "test_episodes": 1, "test_max_steps": 1,
     "batch_size": 1, "rollout_steps": 1, "minibatch_size": 1, "update_epochs": 1,
-    "max_steps": 1, "selfplay_envs": 0, "entropy_coefficient": 0, "value_coefficient": 0, "max_grad_norm": 0, "target_kl": 0,
+    "max_steps": 1, "selfplay_envs": 0, "carried_steps": 0, "rnd_coefficient": 0, "memory_steps": 1, "dual_clip": 1,
+    "kl_coefficient": 0, "kl_excess_coefficient": 0, "rho_clip": 0, "c_clip": 0,
+    "entropy_coefficient": 0, "value_coefficient": 0, "max_grad_norm": 0, "target_kl": 0,
     "reward_clip": 0, "observation_clip": 0, "value_clip": 0, "adam_eps": 0,
 }  # fmt: skip
 
@@ -25,7 +27,16 @@ def validate(config: Config) -> None:
         value = getattr(config, name)
         if value is not None and not value >= least:
             raise ConfigError(f"{name} is {value}, but must be at least {least}")
-    for name in ("gamma", "gae_lambda", "test_share", "checkpoint_share"):
+    for name in (
+        "gamma",
+        "gae_lambda",
+        "test_share",
+        "checkpoint_share",
+        "rnd_gamma",
+        "rnd_proportion",
+        "mix_weight",
+        "entropy_decay",
+    ):
         value = getattr(config, name)
         if not 0 <= value <= 1:
             raise ConfigError(f"{name} is {value}, but must lie between 0 and 1")
@@ -70,4 +81,21 @@ def validate(config: Config) -> None:
             f"minibatch_size {config.minibatch_size} does not divide the batch of rollout_steps"
             f" {config.rollout_steps} x env_num {config.env_num} = {config.steps_per_update} steps:"
             f" give a divisor, or leave --rollout_steps out"
+        )
+    steps = config.steps_per_rollout
+    if config.network == "lstm" and config.minibatch_size % steps:
+        raise ConfigError(
+            f"network lstm learns from whole sequences, but minibatch_size {config.minibatch_size} is"
+            f" no multiple of the {steps} steps of each environment: give a multiple, or"
+            f" --rollout_steps"
+        )
+    if config.carried_steps and (config.network == "lstm" or config.policy_lag > 1):
+        raise ConfigError(
+            f"carried_steps is {config.carried_steps}, but network lstm and policy_lag 2 or more"
+            f" cannot carry steps over: leave it out"
+        )
+    if config.joint_loss != "compound" and config.kl_penalty != "none":
+        raise ConfigError(
+            f"joint_loss {config.joint_loss} says what is clipped, but kl_penalty"
+            f" {config.kl_penalty} clips nothing: give one of them"
         )

@@ -86,7 +86,7 @@ def uneven(lag: int, seconds: float) -> float:
         slow.unlink()  # it was created for the question
         model = make_model(found, config)
         weights = model.get_weights()
-        spec = spec_of(found, model.distribution, config)
+        spec = spec_of(found, model, config)
         pool = make_pool(config, spec, Weights(0, weights))
         steps, update, start = 0, 0, 0.0
         try:
@@ -122,7 +122,7 @@ def update_seconds(**settings: Any) -> float:
     torch.set_num_threads(1)
     found = Spaces(spaces.Box(-1, 1, (width,), np.float32), spaces.Box(-1, 1, (6,), np.float32), 0)
     model = make_model(found, config)
-    rollout = Rollout.empty(spec_of(found, model.distribution, config), config.env_num)
+    rollout = Rollout.empty(spec_of(found, model, config), config.env_num)
     generator = np.random.default_rng(0)
     rollout.obs[:] = generator.standard_normal(rollout.obs.shape)
     rollout.reward[:] = generator.standard_normal(rollout.reward.shape)

@@ -13,9 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from config import Config
-from distributions import Distribution
 from envs import BadEnvironment, Spaces, make_vec_env, spaces_of_vec_env
-from model import make_model
+from model import ActorCritic, make_model
 from randomness import stream
 from rollout import Rollout, RolloutSpec
 
@@ -30,8 +29,9 @@ class TimedEpisode(NamedTuple):
     extras: dict[str, float]
 
 
-def spec_of(env_spaces: Spaces, distribution: Distribution, config: Config) -> RolloutSpec:
+def spec_of(env_spaces: Spaces, model: ActorCritic, config: Config) -> RolloutSpec:
     """What a run's fragments look like: floats are float32, images stay uint8."""
+    distribution = model.distribution
     mask_size = distribution.mask_size if env_spaces.masks else 0
     observation, frames = env_spaces.observation, env_spaces.frame_stack
     shape = observation.shape[1:] if frames else observation.shape
@@ -39,7 +39,7 @@ def spec_of(env_spaces: Spaces, distribution: Distribution, config: Config) -> R
     return RolloutSpec(
         config.fragment_steps, shape, "uint8" if image else "float32",
         distribution.action_shape, distribution.action_dtype, frames, mask_size,
-        0 if config.joint_loss == "compound" else distribution.sub_actions,
+        0 if config.joint_loss == "compound" else distribution.sub_actions, model.state_size,
     )  # fmt: skip
 
 
@@ -57,12 +57,13 @@ class Sampler:
         self.venv = make_vec_env(config.env, last - first, **config.env_options(range(first, last)))
         self.spaces = spaces_of_vec_env(self.venv)
         self.model = make_model(self.spaces, config)
-        self.spec = spec_of(self.spaces, self.model.distribution, config)
+        self.spec = spec_of(self.spaces, self.model, config)
         envs = last - first
         self._obs: np.ndarray = np.zeros(0)  # what the environments last returned
         self._resetting = np.zeros(envs, bool)  # the next action of these is ignored
         self._return = np.zeros(envs, np.float64)  # of the episodes in progress
         self._length = np.zeros(envs, np.int64)
+        self._state = self.model.initial_state(envs)  # before `_obs`
         self._tail: dict[str, np.ndarray] = {}
         # what the environment knows of an episode that has just ended
         self._tells: Callable[[int], dict[str, float]] | None = getattr(self.venv, "extras", None)
@@ -87,13 +88,20 @@ class Sampler:
         stack = self.spec.frame_stack
         if out.history is not None and not carried:
             out.history[:] = self._obs[:, :-1].swapaxes(0, 1)
+        if out.state is not None:
+            out.state[0] = self._state
         for t in range(carried, self.spec.steps):
             out.obs[t] = self._obs[:, -1] if stack else self._obs
             mask = self.venv.action_mask if out.action_mask is not None else None
-            acted = self.model.act(self._obs if stack else out.obs[t], noise[t - carried], mask)
+            acted = self.model.act(
+                self._obs if stack else out.obs[t], noise[t - carried], mask, self._state
+            )
             out.action[t], out.behaviour_log_prob[t] = acted.action, acted.log_prob
             if out.action_mask is not None:
                 out.action_mask[t] = acted.mask
+            if acted.state is not None:
+                self._state = acted.state.numpy().copy()
+                self._state[self._resetting] = 0.0  # an episode begins with the next observation
             self._obs, reward, terminated, truncated, _ = self.venv.step(
                 distribution.to_env(out.action[t])
             )
@@ -134,6 +142,7 @@ class Sampler:
         seeds = generator.integers(2**31 - 1, size=self.config.env_num)
         self._obs, _ = self.venv.reset(seed=seeds[self.first : self.last].tolist())
         self._resetting[:] = False
+        self._state[:] = 0.0
         self._return[:] = 0.0
         self._length[:] = 0
 

@@ -44,12 +44,14 @@ class Spaces(NamedTuple):
     """An environment's spaces, and the number of frames that an observation stacks (or 0).
 
     `masks`: the environment says which actions are legal, by its `action_mask` [N, A] bool.
+    `privileged`: how many of an observation's entries, the last, are for the critic alone.
     """
 
     observation: spaces.Box
     action: spaces.Space
     frame_stack: int
     masks: bool = False
+    privileged: int = 0
 
 
 def family_of(env: str) -> str:
@@ -84,16 +86,22 @@ def family_of(env: str) -> str:
                      f" --env module:EnvClass")  # fmt: skip
 
 
-def make_vec_env(env: str, num_envs: int, **options: Any) -> VectorEnv:
+def make_vec_env(env: str, num_envs: int, memory: int = 0, **options: Any) -> VectorEnv:
     """`num_envs` environments behind one vector interface, in the convention above.
 
     Args:
+        memory: observations to look back over, for networks over time; 0: none.
         options: what the family's `make` takes beside (see `Config.env_options`).
 
     Raises:
         UnknownEnv, UnsupportedEnv: with the remedy.
     """
-    return importlib.import_module(_MODULES[family_of(env)]).make(env, num_envs, **options)
+    venv = importlib.import_module(_MODULES[family_of(env)]).make(env, num_envs, **options)
+    if not memory:
+        return venv
+    from envs.memory import Memory
+
+    return Memory(venv, memory)
 
 
 def spaces_of(env: str, **options: Any) -> Spaces:
@@ -117,5 +125,5 @@ def spaces_of_vec_env(venv: VectorEnv) -> Spaces:
     assert isinstance(observation, spaces.Box)  # what every family's `make` sees to
     return Spaces(
         observation, venv.single_action_space, getattr(venv, "frame_stack", 0),
-        hasattr(venv, "action_mask"),
+        hasattr(venv, "action_mask"), getattr(venv, "privileged", 0),
     )  # fmt: skip

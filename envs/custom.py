@@ -16,8 +16,8 @@ from envs import UnknownEnv, UnsupportedEnv
 from envs.classic import quiet_make, vectorize
 
 
-def make(env: str, num_envs: int) -> VectorEnv:
-    return vectorize(env, maker(env), num_envs)
+def make(env: str, num_envs: int, critic_obs: str = "critic") -> VectorEnv:
+    return vectorize(env, maker(env), num_envs, critic_obs)
 
 
 def maker(env: str, **options: Any) -> Callable[[], gymnasium.Env]:

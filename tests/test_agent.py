@@ -8,6 +8,7 @@ import torch
 
 from agent import NotFinite, PPOAgent
 from algorithm import PPO
+from batches import Batches
 from cluster.pool import InlinePool
 from cluster.sampler import spec_of
 from config import Config
@@ -20,7 +21,7 @@ from settings import preset
 def make(config: Config) -> tuple[PPOAgent, InlinePool]:
     found = spaces_of(config.env, **config.env_options())
     model = make_model(found, config)
-    spec = spec_of(found, model.distribution, config)
+    spec = spec_of(found, model, config)
     return PPOAgent(PPO(model, config), config), InlinePool(config, spec)
 
 
@@ -45,6 +46,11 @@ def collect(agent: PPOAgent, pool: InlinePool, fragment: int = 0) -> Rollout:
         ("HalfCheetah-v4", {"joint_loss": "mix_ratio", "noisy_layers": True}),
         ("HalfCheetah-v4", {"rnd_coefficient": 0.5, "normalize_value": True}),
         ("CartPole-v1", {"carried_steps": 32}),
+        ("tests.toy_envs:Masked", {"joint_loss": "sub_action"}),
+        ("tests.toy_envs:Hidden", {}),
+        ("tests.toy_envs:Remember", {"network": "lstm", "normalize_observation": True}),
+        ("tests.toy_envs:Remember", {"network": "lstm", "shared_trunk": True}),
+        ("tests.toy_envs:Remember", {"network": "transformer", "normalize_observation": True}),
         ("microrts-8x8", {"opponents": ("passiveAI",)}),
         ("microrts-8x8", {"policy": "unit_selection", "network": "impala", "sides": "both"}),
     ],
@@ -59,8 +65,11 @@ def test_the_first_minibatch_has_ratio_one_at_lag_0(env, settings):
         mask = None
         if rollout.action_mask is not None:
             mask = torch.from_numpy(rollout.action_mask[new]).flatten(0, 1)
+        past = Batches(agent.config, rollout, torch.from_numpy(rollout.observations())).past
+        if past is not None:
+            past = past._replace(begins=past.begins[: len(obs)])
         with torch.no_grad():
-            params = agent.model.policy(obs, mask)
+            params = agent.model.policy(obs, mask, past)
         action = torch.from_numpy(rollout.action[new]).flatten(0, 1)
         log_prob = agent.model.distribution.sub_log_prob(params, action)
         behaviour = torch.from_numpy(rollout.behaviour_log_prob[new]).flatten(0, 1)

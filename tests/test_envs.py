@@ -222,7 +222,7 @@ def test_an_unknown_id_gets_its_near_matches():
 
 def test_what_cannot_be_trained_on_is_said():
     with pytest.raises(UnsupportedEnv, match="MultiDiscrete"):
-        make_vec_env("tests.toy_envs:TwoHeads", 1)
+        make_vec_env("tests.toy_envs:ManyBits", 1)
     with pytest.raises(UnsupportedEnv, match="not a subclass"):
         make_vec_env("tests.toy_envs:np", 1)
     with pytest.raises(BadEnvironment, match="HalfCheetah-v3 cannot be made"):

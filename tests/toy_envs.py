@@ -99,7 +99,93 @@ class NotANumberObservation(ConstantReward):
         return (obs * np.nan if self.t == 25 else obs, *rest)
 
 
-class TwoHeads(ConstantReward):
+class ManyBits(ConstantReward):
     """An action space that no policy here offers."""
 
-    action_space = spaces.MultiDiscrete([2, 3])  # pyright: ignore
+    action_space = spaces.MultiBinary(3)  # pyright: ignore
+
+
+class Masked(gymnasium.Env):
+    """Two sub-actions, of which each step forbids some values; reward 1 for a legal (1, 2)."""
+
+    observation_space = spaces.Dict(
+        {"policy": spaces.Box(-1, 1, (2,), np.float32), "action_mask": spaces.MultiBinary(5)}
+    )
+    action_space = spaces.MultiDiscrete([2, 3])
+
+    def _look(self) -> Any:
+        self.mask = np.ones(5, np.int8)
+        self.mask[self.np_random.integers(2)] = 0
+        self.mask[2 + self.np_random.integers(3)] = 0
+        return {"policy": self.np_random.random(2, np.float32), "action_mask": self.mask}
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.t = 0
+        return self._look(), {}
+
+    def step(self, action: Any) -> Any:
+        if not (self.mask[action[0]] and self.mask[2 + action[1]]):
+            raise ValueError(f"{action} is illegal under {self.mask}")
+        self.t += 1
+        return self._look(), float(action[0] == 1 and action[1] == 2), self.t >= 7, False, {}
+
+
+class Hidden(gymnasium.Env):
+    """A coin, tossed each episode, decides the reward of all its 10 steps: +1 or -1.
+
+    Only the critic sees it. No action matters, so any advantage is noise: a critic that knows the
+    coin predicts every return, one that does not sees returns of variance 1 per step.
+    """
+
+    observation_space = spaces.Dict(
+        {"policy": spaces.Box(-1, 1, (1,), np.float32), "critic": spaces.Discrete(2)}
+    )
+    action_space = spaces.Discrete(2)
+
+    def _look(self) -> Any:
+        return {"policy": np.full(1, self.t / 10, np.float32), "critic": self.coin}
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.t, self.coin = 0, int(self.np_random.integers(2))
+        return self._look(), {}
+
+    def step(self, action: Any) -> Any:
+        self.t += 1
+        return self._look(), 2.0 * self.coin - 1.0, self.t >= 10, False, {}
+
+
+class Remember(gymnasium.Env):
+    """The first observation says which action the last step wants; nothing else does."""
+
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+    steps = 6
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.t, self.wanted = 0, int(self.np_random.integers(2))
+        return np.array([2.0 * self.wanted - 1, 0.0], np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        self.t += 1
+        over = self.t == self.steps
+        reward = float(over and action == self.wanted)
+        return np.array([0.0, self.t / self.steps], np.float32), reward, over, False, {}
+
+
+class HiddenVelocity(gymnasium.Wrapper):
+    """CartPole that shows positions only."""
+
+    def __init__(self) -> None:
+        super().__init__(gymnasium.make("CartPole-v1", disable_env_checker=True))
+        self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+
+    def reset(self, **kwargs: Any) -> Any:
+        obs, info = self.env.reset(**kwargs)
+        return obs[[0, 2]], info
+
+    def step(self, action: Any) -> Any:
+        obs, *rest = self.env.step(action)
+        return (obs[[0, 2]], *rest)

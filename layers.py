@@ -1,0 +1,94 @@
+"""Layers that all networks are made of."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, pad
+
+# Libraries take another kernel, with another order of summation, for another number of rows. For an
+# action not to depend on how many environments stand beside it, and so on how they are spread over
+# samplers, matrices are multiplied in blocks of this many rows
+_BLOCK_ROWS = 16
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU,
+}  # fmt: skip
+
+
+def orthogonal(layer: Any, gain: float) -> Any:
+    """Initialise a layer's weights orthogonally with this gain (Saxe et al. 2014), biases at 0."""
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Linear(nn.Linear):
+    """A linear layer [B, inputs] -> [B, outputs] that acts on each row alone, bit for bit.
+
+    It does so in inference mode, in which the samplers act; the learner is spared the cost.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.rowwise(input, self.weight, self.bias)
+
+    @staticmethod
+    def rowwise(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        # in this order: the compiler cannot trace the second question
+        if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
+            return linear(input, weight, bias)
+        rows = len(input)
+        padded = pad(input, (0, 0, 0, -rows % _BLOCK_ROWS))
+        blocks = [linear(block, weight, bias) for block in padded.split(_BLOCK_ROWS)]
+        return torch.cat(blocks)[:rows]
+
+
+class NoisyLinear(Linear):
+    """A linear layer whose weights are perturbed: w + sigma * noise (Fortunato et al. 2018).
+
+    The noise is a buffer, drawn anew after each update (`resample`), so that it travels with the
+    weights: learner and samplers perturb alike, and the ratio of an unchanged policy is 1.
+    """
+
+    SIGMA = 0.017  # at the start, for independent noise
+    weight_noise: Tensor
+    bias_noise: Tensor
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(inputs, outputs)
+        self.weight_sigma = nn.Parameter(torch.full((outputs, inputs), self.SIGMA))
+        self.bias_sigma = nn.Parameter(torch.full((outputs,), self.SIGMA))
+        self.register_buffer("weight_noise", torch.zeros(outputs, inputs))
+        self.register_buffer("bias_noise", torch.zeros(outputs))
+        self.quiet = False  # for greedy actions: as if the noise were 0
+
+    def resample(self, generator: np.random.Generator) -> None:
+        for noise in (self.weight_noise, self.bias_noise):
+            drawn = generator.standard_normal(tuple(noise.shape), np.float32)
+            noise.copy_(torch.from_numpy(drawn))
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.quiet:
+            return self.rowwise(input, self.weight, self.bias)
+        weight = self.weight + self.weight_sigma * self.weight_noise
+        return self.rowwise(input, weight, self.bias + self.bias_sigma * self.bias_noise)
+
+
+def mlp(
+    inputs: int, hidden_sizes: tuple[int, ...], activation: str, noisy: bool = False
+) -> nn.Sequential:
+    """A multi-layer perceptron [B, inputs] -> [B, hidden_sizes[-1]]; `noisy`: in its last layer."""
+    layers: list[nn.Module] = []
+    for at, width in enumerate(hidden_sizes, 1):
+        kind = NoisyLinear if noisy and at == len(hidden_sizes) else Linear
+        layers += [orthogonal(kind(inputs, width), math.sqrt(2)), ACTIVATIONS[activation]()]
+        inputs = width
+    return nn.Sequential(*layers)
+
+
+def convolution(inputs: int, outputs: int, size: int, stride: int = 1, padding: int = 0) -> Any:
+    return orthogonal(nn.Conv2d(inputs, outputs, size, stride, padding), math.sqrt(2))
