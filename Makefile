@@ -8,7 +8,12 @@ SEED ?= 1
 STEPS ?= $(if $(filter HalfCheetah-v4,$(ENV)),3000000)
 ARGS ?=
 
-.PHONY: venv dev train test lint format video-libs clean
+# the ready-made tasks: minutes at most, and samplers
+TIME ?= 60
+NWORKERS ?= 3
+TASK = $(PY) train.py --max_minutes $(TIME) --samplers $(NWORKERS) --seed $(SEED)
+
+.PHONY: run_lunar run_cartpole run_acrobot run_mountain_car venv dev train test lint format video-libs clean
 
 venv: $(VENV)/.installed
 
@@ -27,6 +32,18 @@ $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 
 train: venv
 	$(PY) train.py --env $(ENV) --seed $(SEED) $(if $(STEPS),--train_total_steps $(STEPS)) $(ARGS)
+
+run_lunar: venv
+	$(TASK) --env LunarLander-v3 --solve_score 200 --train_total_steps 2000000 $(ARGS)
+
+run_cartpole: venv
+	$(TASK) --env CartPole-v1 --solve_score 500 --train_total_steps 500000 $(ARGS)
+
+run_acrobot: venv
+	$(TASK) --env Acrobot-v1 --solve_score -85 --train_total_steps 2000000 $(ARGS)
+
+run_mountain_car: venv
+	$(TASK) --env MountainCar-v0 --solve_score -125 --train_total_steps 5000000 $(ARGS)
 
 test: dev video-libs
 	$(PY) -m pytest $(ARGS)

@@ -18,7 +18,7 @@ from cluster.xparl_shim import load_parl
 from config import Config
 from errors import UserError
 from estimates import Estimator
-from model import ActorCritic, Past
+from model import ActorCritic, Past, build_model
 from randomness import stream
 from returns import ReturnScaler
 from rollout import Rollout, Weights
@@ -306,6 +306,15 @@ class PPOAgent(parl.Agent):
         self.kl_coefficient = counters["kl_coefficient"]
         self.update = counters["update"]
         self.learning_rate = counters["learning_rate"]
+
+
+def make_agent(config: Config, device: str = "cpu") -> PPOAgent:
+    """An agent for a run's environment, with its model and its algorithm.
+
+    Raises:
+        UserError: where the settings do not fit the environment, with the remedy.
+    """
+    return PPOAgent(PPO(build_model(config).to(device), config), config)
 
 
 def model_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -74,7 +74,8 @@ class Batches:
         shuffled = {name: field.flatten(0, 1)[order] for name, field in self._fields.items()}
         size = self.config.minibatch_size
         for at in range(0, len(order), size):
-            yield Minibatch(**{name: field[at : at + size] for name, field in shuffled.items()})
+            rows: dict[str, Any] = {n: field[at : at + size] for n, field in shuffled.items()}
+            yield Minibatch(**rows)
 
     def _sequences(self, generator: np.random.Generator) -> Iterator[Minibatch]:
         order = torch.from_numpy(generator.permutation(self.envs)).to(self.device)

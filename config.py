@@ -14,7 +14,7 @@ from errors import UserError
 # What `--resume` may change: where a run runs and what it shows, never what it computes.
 # `train_total_steps` is the one exception, so that a finished run can be continued.
 MAY_CHANGE_ON_RESUME = {
-    "resume", "train_total_steps", "xparl_addr", "samplers",
+    "resume", "train_total_steps", "max_minutes", "solve_score", "xparl_addr", "samplers",
     "test_every_steps", "test_share", "test_episodes", "test_max_steps",
 }  # fmt: skip
 
@@ -38,6 +38,12 @@ class Config:
     """Seed of the weights, environments, actions and shuffling. 0 is a seed."""
     train_total_steps: int = 1_000_000
     """Environment steps to train for (reset rows are not counted)."""
+    max_minutes: float | None = None
+    """Stop after this time, with everything saved."""
+    solve_score: float | None = None
+    """Stop once an evaluation's mean return, or that of the last 100 training episodes, is this."""
+    preset: str | None = None
+    """A published recipe by name, over the environment's own preset: see presets/recipes/."""
 
     # --- where it runs
     xparl_addr: str | None = None

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from torch import Tensor, nn
 
 from categorical import Categorical, GridMultiDiscrete, MultiDiscrete, masked
@@ -49,25 +48,19 @@ class ActorCritic(parl.Model):
     """Policy and value networks over one observation normaliser.
 
     Args:
-        obs_space: of one observation as the policy sees it (stacks included). Images of bytes up
-            to 255 are [C, H, W] and scaled to [0, 1]; planes of zeros and ones are [H, W, C].
+        env_spaces: observations as the policy sees them (stacks included). Images of bytes up to
+            255 are [C, H, W] and scaled to [0, 1]; planes of zeros and ones are [H, W, C].
         distribution: the policy's distribution.
         config: the networks' settings.
-        privileged: how many entries of a vector, the last, only the critic sees.
 
     Raises:
         WrongNetwork: where the network and the observations do not fit.
     """
 
-    def __init__(
-        self,
-        obs_space: spaces.Box,
-        distribution: Distribution,
-        config: Config,
-        privileged: int = 0,
-    ):
+    def __init__(self, env_spaces: Spaces, distribution: Distribution, config: Config):
         super().__init__()
-        self.distribution = distribution
+        self.spaces, self.distribution = env_spaces, distribution
+        obs_space, privileged = env_spaces.observation, env_spaces.privileged
         obs_shape = obs_space.shape
         self.image, self.looks_back = len(obs_shape) == 3, len(obs_shape) == 2
         self.planes = self.image and int(obs_space.high.max()) == 1

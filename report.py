@@ -14,7 +14,7 @@ from typing import Any
 from config import Config
 from rollout import Episode, mean_extras
 
-_WINDOW = 100  # episodes behind episode_return_mean
+WINDOW = 100  # episodes behind episode_return_mean
 _LINE_EVERY_S = 3.0  # on a pipe
 _SCALARS_EVERY_S = 0.25
 _RATE_WINDOW_S = 5.0  # behind the rate that the progress line shows
@@ -43,7 +43,7 @@ class Report:
         self._scalars = LogWriter(logdir=str(run_dir / "visualdl"))
         self._scalars_due = 0.0
         state = state or {"time_s": 0.0, "episodes": 0, "returns": []}
-        self.returns = deque((Episode(*row) for row in state["returns"]), maxlen=_WINDOW)
+        self.returns = deque((Episode(*row) for row in state["returns"]), maxlen=WINDOW)
         self.episodes: int = state["episodes"]
         self._total = config.train_total_steps
         self._before_s, self._start = state["time_s"], time.monotonic()

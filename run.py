@@ -20,15 +20,13 @@ import torch
 import checkpoint
 from agent import PPOAgent, model_arrays
 from algorithm import PPO
-from cluster.asynchronous import AsynchronousPool
-from cluster.pool import InlinePool, SamplerPool
-from cluster.sampler import spec_of
+from cluster.pools import make_pool
 from config import Config
 from envs import Spaces
 from evaluator import Evaluation, Evaluator
 from model import make_model
-from report import Report, write_json
-from rollout import Rollout, RolloutSpec, Weights
+from report import WINDOW, Report, write_json
+from rollout import Rollout, Weights
 
 VERSIONED = (
     "torch", "numpy", "gymnasium", "mujoco", "ale-py", "parl", "numba", "grpcio", "pyzmq",
@@ -111,11 +109,10 @@ class Run:
         every = config.steps_per_evaluation
         self._next_evaluation = (self.global_step // every + 1) * every
         self.signals = StopSignals(self._abort)
-        spec = spec_of(env_spaces, model, config)
         with contextlib.ExitStack() as opened:
             self.report = Report(run_dir, config, self.global_step, report_state)
             opened.callback(self.report.close)
-            self.pool = make_pool(config, spec, self.behaviour)
+            self.pool = make_pool(config, model, self.behaviour)
             opened.callback(self.pool.close)
             self.evaluator = Evaluator(config, self.behaviour)
             opened.callback(self.evaluator.close)
@@ -179,8 +176,14 @@ class Run:
         self.global_step += rollout.steps
         self.report.add_episodes(rollout.episodes)
 
-    def record(self, rollout: Rollout, metrics: dict[str, float], times: dict[str, float]) -> None:
-        """Count an update, have its weights evaluated where that is due, and report."""
+    def record(
+        self, rollout: Rollout, metrics: dict[str, float], times: dict[str, float]
+    ) -> str | None:
+        """Count an update, have its weights evaluated where that is due, and report.
+
+        Returns:
+            why the run is over: finished, solved or max_minutes; None where it is not.
+        """
         self._count(rollout)
         now = time.perf_counter()
         line: dict[str, Any] = {
@@ -196,7 +199,8 @@ class Run:
         }
         self._update_end = now
         self._first_update = self._first_update or (now, self.global_step)
-        if self.progress() >= 1.0:
+        over = self._over()
+        if over is not None:
             with self.signals.interrupting():
                 evaluation = self.evaluator.last(self.agent.weights(), self.global_step)
         else:
@@ -206,7 +210,23 @@ class Run:
             evaluation = self.evaluator.poll()
         if evaluation is not None:
             line |= self._note(evaluation)
+            if over is None and self._solves(evaluation.scores.mean()):
+                over = "solved"
         self.report.write(line)
+        return over
+
+    def _over(self) -> str | None:
+        if self.progress() >= 1.0:
+            return "finished"
+        mean_return, _ = self.report.means()
+        if len(self.report.returns) == WINDOW and self._solves(mean_return):
+            return "solved"
+        limit = self.config.max_minutes
+        return "max_minutes" if limit is not None and self.report.time_s >= 60 * limit else None
+
+    def _solves(self, score: float | None) -> bool:
+        wanted = self.config.solve_score
+        return wanted is not None and score is not None and score >= wanted
 
     def _note(self, evaluation: Evaluation) -> dict[str, Any]:
         scores, mean = evaluation.scores, evaluation.scores.mean()
@@ -290,24 +310,6 @@ class Run:
             f"{reason}: {self.global_step:,} steps in {seconds:.1f} s, {rate:,.0f} steps/s, mean"
             f" return of the last episodes {shown}; {self.run_dir}"
         )
-
-
-def make_pool(
-    config: Config, spec: RolloutSpec, weights: Weights
-) -> SamplerPool | AsynchronousPool:
-    """The pool that the configuration asks for, its samplers started."""
-    if config.samplers == 0:
-        return InlinePool(config, spec)
-    samplers = config.samplers or config.default_samplers(os.cpu_count() or 1)
-    if config.xparl_addr is not None:
-        from cluster.xparl import XparlPool
-
-        pool: SamplerPool = XparlPool(config, spec, samplers)
-    else:
-        from cluster.local import LocalPool
-
-        pool = LocalPool(config, spec, samplers, weights)
-    return AsynchronousPool(pool, config.policy_lag) if config.policy_lag > 1 else pool
 
 
 def versions() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Where a run's settings come from: presets, a file, the command line.
 
-Precedence: dataclass default < preset of the env's family < preset of the env < `--config FILE`
-< flags. Every field of `Config` is a flag of its own name.
+Precedence: dataclass default < preset of the env's family < preset of the env < `--preset NAME`
+< `--config FILE` < flags. Every field of `Config` is a flag of its own name.
 """
 
 from __future__ import annotations
@@ -36,13 +36,11 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
     if resume is not None:
         base = load_run(Path(resume))
     else:
-        env = _value_of("--env", arguments) or Config.env
-        base = preset(env)
-        settings = _value_of("--config", arguments)
-        if settings is not None:
-            base = dataclasses.replace(base, **_read_settings(Path(settings)))
-            if base.env != env and _value_of("--env", arguments) is None:
-                base = dataclasses.replace(preset(base.env), **_read_settings(Path(settings)))
+        path = _value_of("--config", arguments)
+        settings = {} if path is None else _read_settings(Path(path))
+        env = _value_of("--env", arguments) or settings.get("env", Config.env)
+        recipe = _value_of("--preset", arguments) or settings.get("preset")
+        base = dataclasses.replace(preset(env, recipe), **settings)
     config = tyro.cli(
         Config,
         prog=program,
@@ -57,8 +55,15 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
     return config
 
 
-def preset(env: str) -> Config:
-    """The defaults for an env: those of its family, then its own (`presets/<family>.yaml`)."""
+def preset(env: str, recipe: str | None = None) -> Config:
+    """The defaults for an env: those of its family, then its own (`presets/<family>.yaml`).
+
+    Args:
+        recipe: one of `presets/recipes/`, over them.
+
+    Raises:
+        ConfigError: where there is no such recipe, or it says nothing of this family.
+    """
     family = family_of(env)
     settings: dict[str, Any] = {"env": env}
     path = ROOT / "presets" / f"{family}.yaml"
@@ -66,7 +71,28 @@ def preset(env: str) -> Config:
         content = yaml.safe_load(path.read_text())
         settings |= content["family"]
         settings |= content.get("tasks", {}).get(env.rpartition("/")[2], {})
+    if recipe is not None:
+        settings |= {"preset": recipe} | _read_recipe(recipe, env, family)
     return Config(**settings)
+
+
+def recipes() -> list[str]:
+    """The names that `--preset` takes."""
+    return sorted(path.stem for path in (ROOT / "presets" / "recipes").glob("*.yaml"))
+
+
+def _read_recipe(name: str, env: str, family: str) -> dict[str, Any]:
+    if name not in recipes():
+        raise ConfigError(f"preset {name!r} does not exist: give one of {', '.join(recipes())}")
+    content = yaml.safe_load((ROOT / "presets" / "recipes" / f"{name}.yaml").read_text())
+    if "any" in content:
+        return content["any"]
+    if family not in content:
+        raise ConfigError(
+            f"preset {name} is for {' and '.join(content)}, but env {env} is {family}: leave it out,"
+            f" or give another --env"
+        )
+    return content[family]
 
 
 def load_run(folder: Path) -> Config:

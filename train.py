@@ -35,7 +35,7 @@ WARM_UP_FRAGMENT = 2**32  # a number that no update has
 
 
 def train(run: Run) -> str:
-    """Train to the end or to a signal; return which: finished, sigterm or sigint."""
+    """Train until it is over; return why: finished, solved, max_minutes, sigterm or sigint."""
     from run import Stopped
 
     agent, pool, lag = run.agent, run.pool, run.config.policy_lag
@@ -65,7 +65,9 @@ def train(run: Run) -> str:
                 "transfer": requested - gathered,
                 "learn": learned - requested,
             }
-            run.record(rollout, metrics, times)
+            over = run.record(rollout, metrics, times)
+            if over is not None:
+                return over
             if run.saves_before(update + 1):
                 run.save()
     except Stopped as stop:
@@ -85,7 +87,7 @@ def check(config: Config) -> Spaces:
     from envs import spaces_of
 
     found = spaces_of(config.env, **config.env_options())
-    if config.continuous_action and isinstance(found.action, spaces.Discrete):
+    if config.continuous_action and not isinstance(found.action, spaces.Box):
         raise ConfigError(
             f"continuous_action was given, but env {config.env} has discrete actions,"
             f" {found.action}: leave the flag out"

@@ -10,7 +10,7 @@ _AT_LEAST = {
     "env_num": 1, "seed": 0, "train_total_steps": 1, "samplers": 0, "policy_lag": 0,
     "torch_threads": 0, "test_every_steps": 1, "test_episodes": 1, "test_max_steps": 1,
     "batch_size": 1, "rollout_steps": 1, "minibatch_size": 1, "update_epochs": 1,
-    "max_steps": 1, "selfplay_envs": 0, "carried_steps": 0, "rnd_coefficient": 0, "memory_steps": 1, "dual_clip": 1,
+    "max_steps": 1, "selfplay_envs": 0, "carried_steps": 0, "max_minutes": 0, "rnd_coefficient": 0, "memory_steps": 1, "dual_clip": 1,
     "kl_coefficient": 0, "kl_excess_coefficient": 0, "rho_clip": 0, "c_clip": 0,
     "entropy_coefficient": 0, "value_coefficient": 0, "max_grad_norm": 0, "target_kl": 0,
     "reward_clip": 0, "observation_clip": 0, "value_clip": 0, "adam_eps": 0,

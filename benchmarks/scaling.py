@@ -68,11 +68,10 @@ def throughput(samplers: int, pool: str, seconds: float, address: str) -> dict[s
 
 def uneven(lag: int, seconds: float) -> float:
     """What four samplers, one of them four times slower, take in: the share of their rates' sum."""
-    from cluster.sampler import spec_of
+    from cluster.pools import make_pool
     from envs import spaces_of
     from model import make_model
     from rollout import Weights
-    from run import make_pool
 
     config = Config(
         env="sleeping_env:Uneven", env_num=4, samplers=4, batch_size=4 * STEPS, minibatch_size=16,
@@ -86,8 +85,7 @@ def uneven(lag: int, seconds: float) -> float:
         slow.unlink()  # it was created for the question
         model = make_model(found, config)
         weights = model.get_weights()
-        spec = spec_of(found, model, config)
-        pool = make_pool(config, spec, Weights(0, weights))
+        pool = make_pool(config, model, Weights(0, weights))
         steps, update, start = 0, 0, 0.0
         try:
             while update < 4 or time.perf_counter() - start < seconds:
@@ -122,7 +120,7 @@ def update_seconds(**settings: Any) -> float:
     torch.set_num_threads(1)
     found = Spaces(spaces.Box(-1, 1, (width,), np.float32), spaces.Box(-1, 1, (6,), np.float32), 0)
     model = make_model(found, config)
-    rollout = Rollout.empty(spec_of(found, model, config), config.env_num)
+    rollout = Rollout.empty(spec_of(model, config), config.env_num)
     generator = np.random.default_rng(0)
     rollout.obs[:] = generator.standard_normal(rollout.obs.shape)
     rollout.reward[:] = generator.standard_normal(rollout.reward.shape)

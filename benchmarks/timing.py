@@ -165,7 +165,7 @@ def bytes_per_step(config: Config, pool: str, samplers: int) -> float:
 
     found = spaces_of(config.env)
     model = make_model(found, config)
-    spec = spec_of(found, model, config)
+    spec = spec_of(model, config)
     rollout = sum(
         dtype.itemsize * math.prod(shape) for shape, dtype in spec.arrays(config.env_num).values()
     )

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from config import Config
-from envs import BadEnvironment, Spaces, make_vec_env, spaces_of_vec_env
+from envs import BadEnvironment, make_vec_env, spaces_of_vec_env
 from model import ActorCritic, make_model
 from randomness import stream
 from rollout import Rollout, RolloutSpec
@@ -29,9 +29,9 @@ class TimedEpisode(NamedTuple):
     extras: dict[str, float]
 
 
-def spec_of(env_spaces: Spaces, model: ActorCritic, config: Config) -> RolloutSpec:
+def spec_of(model: ActorCritic, config: Config) -> RolloutSpec:
     """What a run's fragments look like: floats are float32, images stay uint8."""
-    distribution = model.distribution
+    env_spaces, distribution = model.spaces, model.distribution
     mask_size = distribution.mask_size if env_spaces.masks else 0
     observation, frames = env_spaces.observation, env_spaces.frame_stack
     shape = observation.shape[1:] if frames else observation.shape
@@ -55,9 +55,8 @@ class Sampler:
     def __init__(self, config: Config, first: int, last: int, index: int = 0):
         self.config, self.first, self.last, self.index = config, first, last, index
         self.venv = make_vec_env(config.env, last - first, **config.env_options(range(first, last)))
-        self.spaces = spaces_of_vec_env(self.venv)
-        self.model = make_model(self.spaces, config)
-        self.spec = spec_of(self.spaces, self.model, config)
+        self.model = make_model(spaces_of_vec_env(self.venv), config)
+        self.spec = spec_of(self.model, config)
         envs = last - first
         self._obs: np.ndarray = np.zeros(0)  # what the environments last returned
         self._resetting = np.zeros(envs, bool)  # the next action of these is ignored

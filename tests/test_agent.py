@@ -21,7 +21,7 @@ from settings import preset
 def make(config: Config) -> tuple[PPOAgent, InlinePool]:
     found = spaces_of(config.env, **config.env_options())
     model = make_model(found, config)
-    spec = spec_of(found, model, config)
+    spec = spec_of(model, config)
     return PPOAgent(PPO(model, config), config), InlinePool(config, spec)
 
 

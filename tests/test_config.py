@@ -7,7 +7,7 @@ import yaml
 
 from config import FIELDS, Config, ConfigError
 from envs import UnknownEnv
-from settings import ROOT, parse, preset
+from settings import ROOT, parse, preset, recipes
 from validation import validate
 
 
@@ -107,7 +107,9 @@ def test_every_setting_is_read_somewhere():
         for path in (ROOT / folder).glob("*.py")
     )
     unread = [
-        name for name in FIELDS if f"config.{name}" not in sources and f"self.{name}" not in sources
+        name
+        for name in FIELDS
+        if not any(use in sources for use in (f"config.{name}", f"self.{name}", f'"--{name}"'))
     ]
     assert unread == []
 
@@ -116,3 +118,47 @@ def test_asynchronous_samplers_share_environments_evenly():
     assert Config(env_num=10).default_samplers(8) == 8
     assert Config(env_num=10, policy_lag=2).default_samplers(8) == 5
     assert Config(env_num=7, policy_lag=2).default_samplers(4) == 1
+
+
+@pytest.mark.parametrize("recipe", recipes())
+def test_every_recipe_is_valid_for_the_families_it_names(recipe):
+    tasks = {"mujoco": "HalfCheetah-v4", "atari": "PongNoFrameskip-v4", "microrts": "microrts-16x16",
+             "any": "CartPole-v1"}  # fmt: skip
+    content = yaml.safe_load((ROOT / "presets" / "recipes" / f"{recipe}.yaml").read_text())
+    for family, settings in content.items():
+        assert set(settings) <= FIELDS
+        config = parse(["--env", tasks[family], "--preset", recipe])
+        assert config.preset == recipe
+        for name, value in settings.items():
+            expected = tuple(value) if isinstance(value, list) else value
+            assert getattr(config, name) == expected
+
+
+def test_an_unknown_recipe_names_those_that_exist_and_a_misfit_the_families():
+    with pytest.raises(ConfigError, match="cleanrl, ddrl"):
+        parse(["--env", "CartPole-v1", "--preset", "nothing"])
+    with pytest.raises(
+        ConfigError, match="is for mujoco and atari, but env CartPole-v1 is classic"
+    ):
+        parse(["--env", "CartPole-v1", "--preset", "cleanrl"])
+
+
+def test_flags_come_before_a_recipe_and_a_recipe_before_the_presets_of_the_env():
+    recipe = ["--env", "HalfCheetah-v4", "--preset", "tianshou"]
+    assert parse(recipe).gae_lambda == 0.95  # the preset of HalfCheetah has another
+    assert parse([*recipe, "--gae_lambda", "0.5"]).gae_lambda == 0.5
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--network", "lstm", "--minibatch_size", "16"], "no multiple of the"),
+        (["--carried_steps", "8", "--policy_lag", "2"], "cannot carry"),
+        (["--joint_loss", "mix_loss", "--kl_penalty", "fixed"], "give one of them"),
+        (["--mix_weight", "2"], "between 0 and 1"),
+        (["--reward_weights", "1", "2"], "must be 6 numbers"),
+    ],
+)
+def test_settings_that_cannot_be_together_are_refused(flags, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(["--env", "CartPole-v1", *flags])

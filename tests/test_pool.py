@@ -23,7 +23,7 @@ from tests.conftest import processes_mentioning, wait_until
 def make(config: Config, samplers: int) -> tuple[SamplerPool, Weights]:
     found = spaces_of(config.env, **config.env_options())
     model = make_model(found, config)
-    spec = spec_of(found, model, config)
+    spec = spec_of(model, config)
     weights = Weights(0, model.get_weights())
     if samplers == 0:
         return InlinePool(config, spec), weights

@@ -207,7 +207,7 @@ def process_group(leader: int) -> list[str]:
         (["--env", "CartPole-v1", "--learning_rte", "1"], "learning_rte"),
         (["--env", "CartPole-v1", "--seed", "x"], "seed"),
         (["--resume", "tests"], "not the folder of a run"),
-        (["--env", "tests.toy_envs:TwoHeads"], "MultiDiscrete"),
+        (["--env", "tests.toy_envs:ManyBits"], "MultiBinary"),
         (["--env", "CartPole-v1", "--xparl_addr", "localhost:1"], "nothing listens at xparl_addr"),
         (["--env", "CartPole-v1", "--distribution", "beta"], "give categorical or auto"),
     ],
@@ -243,3 +243,20 @@ def test_what_is_not_installed_is_said_with_the_command_that_installs_it(tmp_pat
     assert done.stderr == (
         "train.py: parl not installed: run `make venv`, then `.venv/bin/python train.py`\n"
     )
+
+
+def test_a_run_ends_when_its_score_or_its_time_is_reached(tmp_path):
+    for name, flags, reason in (
+        ("solved", ["--solve_score", "20"], "solved"),
+        ("time", ["--max_minutes", "0.05"], "max_minutes"),
+    ):
+        run_dir = tmp_path / name
+        done = run_command(
+            "train.py", "--env", "CartPole-v1", "--run_dir", str(run_dir), "--samplers", "1", *flags
+        )
+        assert done.returncode == 0, done.stderr
+        summary = summary_of(run_dir)
+        assert summary["exit_reason"] == reason
+        assert summary["global_step"] < 100_000
+        assert summary["eval_return_mean"] is not None
+        assert load(run_dir / "checkpoints" / "last").state["global_step"] == summary["global_step"]

@@ -1,0 +1,24 @@
+"""PPO in a loop of your own: an environment, samplers, an agent; collect, learn, save."""
+
+import dataclasses
+
+from agent import make_agent
+from cluster.pools import make_pool
+from settings import preset
+
+UPDATES = 20
+
+if __name__ == "__main__":
+    config = dataclasses.replace(preset("CartPole-v1"), env_num=8, samplers=2)
+    agent = make_agent(config)
+    pool = make_pool(config, agent.model, agent.weights())
+    try:
+        for update in range(UPDATES):
+            pool.request(agent.weights(), fragment=update, reset=update == 0)
+            rollout = pool.gather()  # [T, N] of everything: see rollout.py
+            metrics = agent.learn(rollout, progress=update / UPDATES, fresh=update == 0)
+            returns = [episode.episode_return for episode in rollout.episodes]
+            print(update, f"entropy {metrics['entropy']:.2f}", "returns", returns)
+        agent.save("my_agent")
+    finally:
+        pool.close()
