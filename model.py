@@ -326,7 +326,7 @@ def make_model(env_spaces: Spaces, config: Config) -> ActorCritic:
     distribution = make_distribution(config.distribution, env_spaces.action, config.scale_action)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = ActorCritic(env_spaces.observation, distribution, config, env_spaces.privileged)
+        model = ActorCritic(env_spaces, distribution, config)
     model.resample_noise(stream("noisy", config.seed, 2**32))  # a number that no update has
     return model
 

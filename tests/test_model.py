@@ -175,6 +175,7 @@ def test_a_network_that_does_not_fit_names_the_one_that_does():
         make_model(Spaces(VECTOR, DISCRETE, 0), Config(network="nature_cnn"))
     with pytest.raises(WrongNetwork, match="36x36"):
         ActorCritic(
-            spaces.Box(0, 255, (3, 20, 20), np.uint8), make_distribution("auto", DISCRETE),
+            Spaces(spaces.Box(0, 255, (3, 20, 20), np.uint8), DISCRETE, 0),
+            make_distribution("auto", DISCRETE),
             Config(network="nature_cnn"),
         )  # fmt: skip
