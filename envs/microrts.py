@@ -165,7 +165,9 @@ class MicrortsEnvs(VectorEnv):
             "ProduceCombatUnit",
         )  # fmt: skip
         array: Any = jpype.JArray(interface)
-        rewards = array([java(f"ai.rewardfunction.{name}RewardFunction")() for name in names])
+        self.rewards = rewards = array(
+            [java(f"ai.rewardfunction.{name}RewardFunction")() for name in names]
+        )
         clients, env = [], 0
         while env < self.num_envs:
             opponent, partial = self.game.opponents[env], self.game.partial

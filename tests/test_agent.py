@@ -302,3 +302,47 @@ def test_noisy_layers_perturb_the_policy_anew_after_each_update_but_not_greedy_a
     np.testing.assert_array_equal(first.shape, other.model.policy_head.weight_noise.shape)
     pool.close()
     pool_of_other.close()
+
+
+def test_a_critic_that_sees_more_than_the_policy_explains_what_the_other_cannot():
+    explained = {}
+    for name in ("Hidden", "HiddenFromAll"):
+        agent, pool = make(small(f"tests.toy_envs:{name}", learning_rate=3e-3, gae_lambda=1.0))
+        for fragment in range(15):
+            metrics = agent.learn(collect(agent, pool, fragment), 0.0, fragment == 0)
+        explained[name] = metrics["explained_variance"]
+        pool.close()
+    assert explained["Hidden"] > 0.8
+    assert explained["HiddenFromAll"] < 0.4
+
+
+def test_what_only_the_critic_sees_does_not_reach_the_policy():
+    agent, pool = make(small("tests.toy_envs:Hidden"))
+    obs, noise = np.zeros((4, 3), np.float32), np.full(4, 0.3, np.float32)
+    other = obs.copy()
+    other[:, 1:] = 9.0  # the coin
+    torch.testing.assert_close(
+        agent.model.act(obs, noise).log_prob, agent.model.act(other, noise).log_prob
+    )
+    assert not torch.equal(
+        agent.model.value(torch.from_numpy(obs)), agent.model.value(torch.from_numpy(other))
+    )
+    pool.close()
+
+
+@pytest.mark.parametrize("network", ["lstm", "transformer"])
+def test_a_network_over_time_remembers_what_is_no_longer_seen(network):
+    """A memory-less policy gets 0.5."""
+    config = dataclasses.replace(
+        preset("tests.toy_envs:Remember"), env_num=32, batch_size=1536, rollout_steps=48,
+        minibatch_size=384, update_epochs=6, compile="off", network=network, learning_rate=3e-3,
+        hidden_sizes=(32,), gamma=1.0, memory_steps=8,
+    )  # fmt: skip
+    agent, pool = make(config)
+    means = []
+    for fragment in range(15):
+        rollout = collect(agent, pool, fragment)
+        agent.learn(rollout, 0.0, fragment == 0)
+        means.append(np.mean([episode.episode_return for episode in rollout.episodes]))
+    assert max(means) > 0.9
+    pool.close()

@@ -156,6 +156,15 @@ class Hidden(gymnasium.Env):
         return self._look(), 2.0 * self.coin - 1.0, self.t >= 10, False, {}
 
 
+class HiddenFromAll(Hidden):
+    """The same, without the critic's part."""
+
+    observation_space = spaces.Dict({"policy": spaces.Box(-1, 1, (1,), np.float32)})
+
+    def _look(self) -> Any:
+        return {"policy": np.full(1, self.t / 10, np.float32)}
+
+
 class Remember(gymnasium.Env):
     """The first observation says which action the last step wants; nothing else does."""
 

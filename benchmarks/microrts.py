@@ -1,0 +1,130 @@
+"""How much of the Java game's own speed is left: `python benchmarks/microrts.py`.
+
+One process, one core: the sampler's environments under random legal actions, against the same games
+stepped through the package's vector client and nothing else, with and without what every trainer needs
+of a step, the masks and the observations as arrays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from envs.microrts import MicrortsEnvs
+from envs.microrts_game import CHOICES, COMPONENTS, Game, java
+
+WARM_UP = 300
+
+
+@numba.njit(cache=True)
+def random_actions(mask: np.ndarray, uniform: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """A random legal action of every cell: mask [N, cells, CHOICES] -> [N, cells * 7]."""
+    envs, cells, _ = mask.shape
+    out = np.zeros((envs, cells * len(sizes)), np.uint8)
+    for n in range(envs):
+        for cell in range(cells):
+            first = 0
+            for k in range(len(sizes)):
+                legal = np.flatnonzero(mask[n, cell, first : first + sizes[k]])
+                if len(legal):
+                    pick = int(uniform[n, cell] * 977 * (k + 1)) % len(legal)
+                    out[n, cell * len(sizes) + k] = legal[pick]
+                first += sizes[k]
+    return out
+
+
+def measure(env: str, opponent: str, games: int, steps: int) -> dict[str, float]:
+    """Steps per second: of the sampler's environments, and of Java alone."""
+    venv = MicrortsEnvs(env, games, Game((opponent,) * games, (0,) * games))
+    venv.reset(seed=1)
+    rng, sizes = np.random.default_rng(0), np.array(COMPONENTS)
+    cells = venv.height * venv.width
+    vector = _vector_client(venv, opponent)
+    sides = _ints([0] * games)
+    vector.reset(sides)
+    times: dict[str, list[float]] = {"sampler": [], "Java, as arrays": [], "Java alone": []}
+    for step in range(WARM_UP + steps):
+        start = time.perf_counter()
+        mask = venv.action_mask.reshape(games, cells, CHOICES)
+        venv.step(random_actions(mask, rng.random((games, cells)), sizes))
+        sampler = time.perf_counter() - start
+        start = time.perf_counter()
+        java_masks = vector.getMasks(0)
+        alone = time.perf_counter() - start
+        masks = np.asarray(memoryview(java_masks))
+        arrays = time.perf_counter() - start
+        orders = _orders(masks, random_actions(
+            masks[..., 1:].reshape(games, cells, CHOICES) == 1, rng.random((games, cells)), sizes
+        ))  # fmt: skip
+        start = time.perf_counter()
+        responses = vector.gameStep(orders, sides)
+        stepping = time.perf_counter() - start
+        _ = np.asarray(memoryview(responses.observation)), np.asarray(memoryview(responses.reward))
+        arrays += time.perf_counter() - start
+        if step >= WARM_UP:
+            times["sampler"].append(sampler)
+            times["Java alone"].append(alone + stepping)
+            times["Java, as arrays"].append(arrays)
+    venv.close()
+    return {name: games / statistics.median(found) for name, found in times.items()}
+
+
+def _ints(values: Any) -> Any:
+    import jpype
+
+    return jpype.JArray.of(np.array(values, np.int32))
+
+
+def _vector_client(venv: MicrortsEnvs, opponent: str) -> Any:
+    """The package's own vector client over the same games."""
+    import jpype
+
+    from envs.microrts_game import OPPONENTS, WITHOUT_TABLE, map_of
+
+    table = java("rts.units.UnitTypeTable")()
+    bots: Any = jpype.JArray(java("ai.core.AI"))
+    bot = java(OPPONENTS[opponent])
+    made = [bot() if opponent in WITHOUT_TABLE else bot(table) for _ in range(venv.num_envs)]
+    path = str(map_of(f"microrts-{venv.height}x{venv.width}", None))
+    return java("tests.JNIGridnetVecClient")(
+        0, venv.num_envs, 2000, venv.rewards, "", path, bots(made), table, False
+    )
+
+
+def _orders(masks: np.ndarray, actions: np.ndarray) -> Any:
+    """Java's orders: for each game the rows [cell, components] of the units that may act."""
+    import jpype
+
+    games, array = [], jpype.JArray.of
+    nothing: Any = jpype.JArray(jpype.JInt, 2)
+    for mask, action in zip(masks, actions, strict=True):
+        cells = np.flatnonzero(mask[..., 0])
+        rows = np.concatenate([cells[:, None], action.reshape(-1, 7)[cells]], 1).astype(np.int32)
+        games.append(array(rows) if len(rows) else nothing(0))
+    every: Any = jpype.JArray(jpype.JInt, 3)
+    return every(games)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="microRTS: the sampler against the Java game.")
+    parser.add_argument("--env", default="microrts-16x16")
+    parser.add_argument("--opponent", default="coacAI")
+    parser.add_argument("--games", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=1000)
+    arguments = parser.parse_args()
+    rates = measure(arguments.env, arguments.opponent, arguments.games, arguments.steps)
+    for name, rate in rates.items():
+        print(f"{name:<16} {rate:>8,.0f} steps/s  {rates['sampler'] / rate:>5.2f}")
+
+
+if __name__ == "__main__":
+    main()
