@@ -68,6 +68,9 @@ def table(standings: list[Standing]) -> str:
 
 def draw(standings: list[Standing], path: Path, title: str) -> None:
     """The league as stacked bars, one per bot."""
+    import matplotlib
+
+    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     names = [s.opponent for s in standings][::-1]

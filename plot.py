@@ -32,6 +32,7 @@ NOT_AN_EXPERIMENT = (
 # Student's t at 97.5% for 1, 2, ... degrees of freedom, then the normal's.
 _T = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 _POINTS = 200
+RETURN = "episode_return_mean"
 
 
 @dataclass
@@ -42,53 +43,61 @@ class Arguments:
     """Folders of runs; several seeds of one experiment become one line."""
     out: Path = Path("curves.png")
     """The PNG to write."""
+    metric: str = RETURN
+    """What of metrics.jsonl to draw, such as entropy or episode/win/coacAI."""
 
 
 class Curve(NamedTuple):
-    """Mean training return over the last episodes, against environment steps."""
+    """A metric against environment steps."""
 
     step: np.ndarray
-    episode_return: np.ndarray
+    value: np.ndarray
 
 
-def read(run_dir: Path) -> Curve:
+def read(run_dir: Path, metric: str = RETURN) -> Curve:
     """The curve of a run. A resumed run's later lines replace those it overtook.
 
     Raises:
-        ConfigError: where no episode has ended yet.
+        ConfigError: where no line has the metric, such as where no episode has ended yet.
     """
     path = run_dir / "metrics.jsonl"
     rows: dict[int, tuple[int, float]] = {}
+    known: set[str] = set()
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
             metrics = json.loads(line)
         except json.JSONDecodeError:
             continue  # the line that a killed run was writing
-        if metrics["episode_return_mean"] is not None:
-            rows[metrics["update"]] = (metrics["global_step"], metrics["episode_return_mean"])
+        known |= metrics.keys()
+        if metrics.get(metric) is not None:
+            rows[metrics["update"]] = (metrics["global_step"], metrics[metric])
+    if not rows and metric not in known and known:
+        raise ConfigError(
+            f"{path} has no metric {metric!r}: give one of {', '.join(sorted(known))}"
+        )
     if not rows:
         raise ConfigError(f"{path} has no finished episode to draw: train for longer")
-    step, episode_return = np.array([rows[update] for update in sorted(rows)]).T
-    return Curve(step, episode_return)
+    step, value = np.array([rows[update] for update in sorted(rows)]).T
+    return Curve(step, value)
 
 
 def band(curves: list[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Common steps, the mean over seeds, and half the width of its 95% confidence interval."""
     first, last = max(c.step[0] for c in curves), min(c.step[-1] for c in curves)
     step = np.linspace(min(first, last), last, _POINTS)
-    values = np.stack([np.interp(step, c.step, c.episode_return) for c in curves])
+    values = np.stack([np.interp(step, c.step, c.value) for c in curves])
     if len(curves) == 1:
         return step, values[0], None
     t = _T[len(curves) - 2] if len(curves) - 2 < len(_T) else 1.96
     return step, values.mean(0), t * values.std(0, ddof=1) / np.sqrt(len(curves))
 
 
-def group(run_dirs: list[Path]) -> dict[str, dict[str, list[Curve]]]:
+def group(run_dirs: list[Path], metric: str = RETURN) -> dict[str, dict[str, list[Curve]]]:
     """Environment -> label of an experiment -> the curves of its seeds."""
     runs: dict[str, list[tuple[Config, Curve]]] = defaultdict(list)
     for run_dir in run_dirs:
         config = load_run(run_dir)
-        runs[config.env].append((config, read(run_dir)))
+        runs[config.env].append((config, read(run_dir, metric)))
     grouped: dict[str, dict[str, list[Curve]]] = {}
     for env, members in runs.items():
         settings = [
@@ -103,7 +112,9 @@ def group(run_dirs: list[Path]) -> dict[str, dict[str, list[Curve]]]:
     return grouped
 
 
-def draw(grouped: dict[str, dict[str, list[Curve]]], out: Path) -> None:
+def draw(
+    grouped: dict[str, dict[str, list[Curve]]], out: Path, name: str = "mean training return"
+) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -120,7 +131,7 @@ def draw(grouped: dict[str, dict[str, list[Curve]]], out: Path) -> None:
             (line,) = axis.plot(step, mean, label=f"{label} ({seeds})")
             if half is not None:
                 axis.fill_between(step, mean - half, mean + half, color=line.get_color(), alpha=0.2)
-        axis.set(title=env, xlabel="environment steps", ylabel="mean training return")
+        axis.set(title=env, xlabel="environment steps", ylabel=name)
         axis.grid(alpha=0.3)
         axis.legend()
     figure.savefig(out, dpi=120)
@@ -132,8 +143,9 @@ def main() -> None:
 
     arguments = tyro.cli(Arguments, prog="plot.py", config=(tyro.conf.PositionalRequiredArgs,))
     try:
-        grouped = group(arguments.run_dirs)
-        draw(grouped, arguments.out)
+        grouped = group(arguments.run_dirs, arguments.metric)
+        name = "mean training return" if arguments.metric == RETURN else arguments.metric
+        draw(grouped, arguments.out, name)
     except UserError as error:
         print(f"plot.py: {error}", file=sys.stderr)
         sys.exit(2)

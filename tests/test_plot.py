@@ -51,7 +51,7 @@ def test_a_resumed_runs_later_lines_replace_those_it_overtook(tmp_path):
         file.write(
             '\n{"update": 2, "global_step": 20, "episode_return_mean": 9}\n{"update": 3, "gl'
         )
-    np.testing.assert_array_equal(read(folder).episode_return, [1, 9, 3])
+    np.testing.assert_array_equal(read(folder).value, [1, 9, 3])
 
 
 def test_a_run_without_episodes_is_said(tmp_path):
