@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from typing import NamedTuple
@@ -230,10 +229,13 @@ def joint_surrogate(
 
 def choose_compile(config: Config) -> tuple[bool, str]:
     """Whether the minibatch loss is compiled, and a line for the user where that is news."""
+    if config.network not in _STEPS_THAT_PAY:
+        wanted = config.compile == "on"
+        return False, f"network {config.network} is not compiled: it runs eagerly" if wanted else ""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     steps_per_epoch = config.steps_per_update // config.minibatch_size
     gradient_steps = config.updates * config.update_epochs * steps_per_epoch
-    pays = gradient_steps >= _STEPS_THAT_PAY.get(config.network, math.inf)
+    pays = gradient_steps >= _STEPS_THAT_PAY[config.network]
     if config.compile == "off" or (config.compile == "auto" and not pays):
         return False, ""
     if compiler is None:

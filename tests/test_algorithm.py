@@ -230,12 +230,27 @@ def test_a_step_is_clipping_and_adam_as_torch_has_them():
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_the_compiled_step_is_the_eager_one():
-    eager = make_ppo()
-    config = Config(compile="on")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {
+            "distribution": "tanh_normal", "state_dependent_std": True, "joint_loss": "mix_ratio",
+            "dual_clip": 4.0, "normalize_value": True, "noisy_layers": True, "value_loss": "huber",
+            "rnd_coefficient": 0.5,
+        },
+    ],
+    ids=["plain", "everything"],
+)  # fmt: skip
+def test_the_compiled_step_is_the_eager_one(settings):
+    eager = make_ppo(**settings)
+    config = Config(**({"compile": "on"} | settings))
     compiled = PPO(make_model(Spaces(OBS, BOX, 0), config), config)
     assert compiled.compiled, "the tests need a C++ compiler"
     batch = random_batch(eager)
+    if eager.model.rnd is not None:
+        two = [torch.stack([x, x + 0.1], -1) for x in (batch.value_target, batch.old_value)]
+        batch = batch._replace(value_target=two[0], old_value=two[1], predicted=batch.weight)
     for _ in range(5):
         torch.testing.assert_close(eager.learn(batch), compiled.learn(batch), rtol=1e-4, atol=1e-5)
 
@@ -244,6 +259,9 @@ def test_compiling_is_for_runs_that_are_long_enough(monkeypatch):
     assert not choose_compile(Config(train_total_steps=100_000))[0]
     assert choose_compile(Config(train_total_steps=10_000_000))[0]
     assert not choose_compile(Config(train_total_steps=10_000_000, compile="off"))[0]
+    wanted, note = choose_compile(Config(network="lstm", compile="on"))
+    assert not wanted
+    assert "network lstm is not compiled" in note
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     wanted, note = choose_compile(Config(compile="on"))
