@@ -135,8 +135,9 @@ def map_of(env: str, map_path: str | None) -> Path:
     found = next((p for p in (Path(wanted), _package() / wanted) if p.is_file()), None)
     if found is None:
         near = sorted(p.relative_to(maps.parent).as_posix() for p in maps.glob(f"{name}/*.xml"))
-        known = ", ".join(near) or "sizes " + ", ".join(sorted(p.name for p in maps.glob("*x*")))
-        raise UnknownEnv(f"env {env}: there is no map {wanted}: give --map_path, such as {known}")
+        sizes = sorted(p.name for p in maps.glob("*x*") if p.is_dir())
+        hint = f"give --map_path, of {', '.join(near)}" if near else f"sizes are {', '.join(sizes)}"
+        raise UnknownEnv(f"env {env}: there is no map {wanted}: {hint}")
     root = ElementTree.parse(found).getroot()
     actual = int(root.get("height", 0)), int(root.get("width", 0))
     if actual != size:

@@ -237,7 +237,7 @@ def test_a_map_that_does_not_exist_or_has_another_size_is_named():
         map_of("microrts-8x8", "maps/8x8/nothing.xml")
     with pytest.raises(UnknownEnv, match="microrts-16x16"):
         map_of("microrts-8x8", "maps/16x16/basesWorkers16x16.xml")
-    with pytest.raises(UnknownEnv, match="give --map_path"):
+    with pytest.raises(UnknownEnv, match="sizes are 10x10"):
         map_of("microrts-7x7", None)
 
 
