@@ -73,6 +73,11 @@ class ActorCritic(parl.Model):
             raise WrongNetwork(
                 "normalize_observation is for vectors, images are scaled as they are: leave it out"
             )
+        if self.planes and config.rnd_coefficient > 0:
+            raise WrongNetwork(
+                f"rnd_coefficient is {config.rnd_coefficient}, but curiosity is for vectors and images,"
+                f" not for planes of zeros and ones: leave it out"
+            )
         if privileged and self.shared:
             raise WrongNetwork(
                 f"the last {privileged} entries of this environment's observations are the"

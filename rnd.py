@@ -54,13 +54,15 @@ class RND(nn.Module):
     """A predictor of what a fixed random network says of an observation.
 
     Args:
-        obs_shape: of one raw observation; of a stack of frames [C, H, W] the newest is looked at.
+        obs_shape: of one raw observation; of a stack of frames [C, H, W], and of one that looks back
+            [steps, inputs], the newest is looked at.
     """
 
     def __init__(self, obs_shape: tuple[int, ...]):
         super().__init__()
         self.image = len(obs_shape) == 3
-        seen = (1, *obs_shape[1:]) if self.image else obs_shape
+        self.looks_back = len(obs_shape) == 2
+        seen = (1, *obs_shape[1:]) if self.image else obs_shape[-1:]
         self.moments = RunningMoments(seen)
 
         def trunk() -> tuple[nn.Module, int]:
@@ -78,6 +80,8 @@ class RND(nn.Module):
         )  # fmt: skip
 
     def _seen(self, obs: Tensor) -> Tensor:
+        if self.looks_back:
+            return obs[:, -1]
         return obs[:, -1:] if self.image else obs
 
     def update(self, obs: Tensor) -> None:

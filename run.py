@@ -125,11 +125,7 @@ class Run:
         self.save()
         self.summarize(reason)
         self.close()
-        compilers = psutil.Process().children(recursive=True)
-        for process in compilers:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(compilers, timeout=1)
+        _end_children()
         sys.stdout.flush()
         os._exit(0)
 
@@ -310,6 +306,20 @@ class Run:
             f"{reason}: {self.global_step:,} steps in {seconds:.1f} s, {rate:,.0f} steps/s, mean"
             f" return of the last episodes {shown}; {self.run_dir}"
         )
+
+
+def _end_children() -> None:
+    """Kill what compiles, also what another thread starts meanwhile."""
+    deadline = time.monotonic() + 3
+    while children := psutil.Process().children(recursive=True):
+        for process in reversed(
+            children
+        ):  # leaves first: what is left over is reaped by its parent
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(children, timeout=0.5)
+        if time.monotonic() > deadline:
+            return
 
 
 def versions() -> dict[str, str]:

@@ -50,7 +50,10 @@ def collect(agent: PPOAgent, pool: InlinePool, fragment: int = 0) -> Rollout:
         ("tests.toy_envs:Hidden", {}),
         ("tests.toy_envs:Remember", {"network": "lstm", "normalize_observation": True}),
         ("tests.toy_envs:Remember", {"network": "lstm", "shared_trunk": True}),
-        ("tests.toy_envs:Remember", {"network": "transformer", "normalize_observation": True}),
+        (
+            "tests.toy_envs:Remember",
+            {"network": "transformer", "normalize_observation": True, "rnd_coefficient": 0.1},
+        ),
         ("microrts-8x8", {"opponents": ("passiveAI",)}),
         ("microrts-8x8", {"policy": "unit_selection", "network": "impala", "sides": "both"}),
     ],

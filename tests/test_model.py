@@ -173,6 +173,12 @@ def test_a_network_that_does_not_fit_names_the_one_that_does():
         make_model(Spaces(IMAGE, DISCRETE, 0), Config(network="mlp"))
     with pytest.raises(WrongNetwork, match="--network mlp"):
         make_model(Spaces(VECTOR, DISCRETE, 0), Config(network="nature_cnn"))
+    with pytest.raises(WrongNetwork, match="curiosity is for vectors"):
+        make_model(Spaces(MAP, GRID, 0, True), Config(network="gridnet", rnd_coefficient=1.0))
+    with pytest.raises(WrongNetwork, match="the critic's alone"):
+        make_model(Spaces(VECTOR, DISCRETE, 0, False, 2), Config(shared_trunk=True))
+    with pytest.raises(WrongNetwork, match="gridnet or gridnet_cnn"):
+        make_model(Spaces(MAP, GRID, 0, True), Config(network="impala"))
     with pytest.raises(WrongNetwork, match="36x36"):
         ActorCritic(
             Spaces(spaces.Box(0, 255, (3, 20, 20), np.uint8), DISCRETE, 0),
