@@ -214,7 +214,10 @@ def test_every_bot_plays(name):
     venv = MicrortsEnvs("microrts-8x8", 1, Game((name,), (0,)))
     venv.reset(seed=1)
     for _ in range(3):
-        venv.step(np.zeros((1, 64 * 7), np.int64))
+        obs, reward, terminated, truncated, _ = venv.step(np.zeros((1, 64 * 7), np.int64))
+    assert obs[0, ..., 12].any()  # plane: the opponent's units are on the map
+    assert not (terminated | truncated).any()
+    assert np.isfinite(reward).all()
     venv.close()
 
 
@@ -243,7 +246,9 @@ def test_a_map_that_does_not_exist_or_has_another_size_is_named():
 
 @pytest.mark.parametrize("size", [8, 10, 16, 24])
 def test_presets_stand(size):
-    validate(preset(f"microrts-{size}x{size}"))
+    config = preset(f"microrts-{size}x{size}")
+    validate(config)
+    assert config.network == "gridnet"
 
 
 def test_a_pair_of_self_play_stays_in_one_sampler():
