@@ -80,7 +80,7 @@ def score(
                 if abandon is not None and step % 50 == 0 and abandon():
                     raise Abandoned
                 noise = draw_noise(distribution, generator, count, greedy)
-                mask = getattr(venv, "action_mask", None)
+                mask = venv.action_mask if model.spaces.masks else None
                 acted = model.act(as_stored(obs), noise, mask, state)
                 action = acted.action.numpy()
                 state = state if acted.state is None else acted.state.numpy()

@@ -92,3 +92,39 @@ def mlp(
 
 def convolution(inputs: int, outputs: int, size: int, stride: int = 1, padding: int = 0) -> Any:
     return orthogonal(nn.Conv2d(inputs, outputs, size, stride, padding), math.sqrt(2))
+
+
+class RunningMoments(nn.Module):
+    """Running mean and variance of rows [B, ...], as buffers: they travel with the weights.
+
+    float64: counts pass 2^24 in a long run.
+    """
+
+    mean: Tensor
+    var: Tensor
+    count: Tensor
+
+    def __init__(self, shape: tuple[int, ...]):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    def update(self, rows: Tensor) -> None:
+        """Merge a batch [B, ...] (Chan et al. 1979)."""
+        if len(rows) == 0:
+            return
+        rows = rows.double()
+        count, mean, var = len(rows), rows.mean(0), rows.var(0, correction=0)
+        total = self.count + count
+        delta = mean - self.mean
+        # before the first batch the variance is a placeholder of 1 with no weight (count 0)
+        spread = self.var * self.count + var * count
+        self.var.copy_((spread + delta**2 * self.count * count / total) / total)
+        self.mean.add_(delta * count / total)
+        self.count.copy_(total)
+
+    def forward(self, rows: Tensor, clip: float) -> Tensor:
+        """Rows in standard deviations from the mean, float32, within +-clip."""
+        scale = (self.var + 1e-8).rsqrt().float()
+        return ((rows - self.mean.float()) * scale).clamp(-clip, clip)

@@ -16,10 +16,10 @@ from config import Config
 from distributions import Distribution, Normal, make_distribution
 from envs import Spaces, spaces_of
 from grid import GridFeatures, GridHead, GridNet
-from layers import Linear, NoisyLinear, orthogonal
+from layers import Linear, NoisyLinear, RunningMoments, orthogonal
 from networks import GRIDS, WrongNetwork, features_of, make_trunk
 from randomness import stream
-from rnd import RND, RunningMoments
+from rnd import RND
 from sequence import Lstm
 
 parl = load_parl()
@@ -189,14 +189,21 @@ class ActorCritic(parl.Model):
         actor, critic = past.state.split(self.state_sizes, -1)
         return Past(actor, past.begins), Past(critic, past.begins)
 
-    def _run(self, trunk: nn.Module, obs: Tensor, past: Past | None) -> tuple[Any, Tensor | None]:
-        """A trunk's features, and its state after them."""
+    @staticmethod
+    def _run_exactly(trunk: nn.Module, obs: Tensor, past: Past | None) -> tuple[Any, Tensor | None]:
+        """A trunk's features, and its state after them, in float32."""
         if isinstance(trunk, Lstm):
             assert past is not None, "a recurrent network needs a state"
             return trunk(obs, *past)
+        return trunk(obs), None
+
+    def _run(self, trunk: nn.Module, obs: Tensor, past: Past | None) -> Any:
+        """A trunk's features, in the arithmetic that the learner computes in."""
+        if isinstance(trunk, Lstm):
+            return self._run_exactly(trunk, obs, past)[0]
         with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.bfloat16):
-            features = trunk(obs)
-        return (features if isinstance(features, GridFeatures) else features.float()), None
+            features, _ = self._run_exactly(trunk, obs, past)
+        return features if isinstance(features, GridFeatures) else features.float()
 
     def _for_policy(self, obs: Tensor) -> Tensor:
         return obs[..., : -self.privileged] if self.privileged else obs
@@ -211,11 +218,11 @@ class ActorCritic(parl.Model):
     def policy(self, obs: Tensor, mask: Tensor | None = None, past: Past | None = None) -> Any:
         """The distribution's parameters for raw observations [B, ...], as of `forward`."""
         seen = self._for_policy(self.normalize(obs))
-        return self._params(self._run(self.actor, seen, self._split(past)[0])[0], mask)
+        return self._params(self._run(self.actor, seen, self._split(past)[0]), mask)
 
     def value(self, obs: Tensor, past: Past | None = None) -> Tensor:
         """State values [B]; with RND [B, 2], of extrinsic and of intrinsic rewards."""
-        return self._value(self._run(self.critic, self.normalize(obs), self._split(past)[1])[0])
+        return self._value(self._run(self.critic, self.normalize(obs), self._split(past)[1]))
 
     def forward(
         self, obs: Tensor, mask: Tensor | None = None, past: Past | None = None
@@ -230,10 +237,10 @@ class ActorCritic(parl.Model):
         """
         obs = self.normalize(obs)
         for_actor, for_critic = self._split(past)
-        features, _ = self._run(self.actor, self._for_policy(obs), for_actor)
+        features = self._run(self.actor, self._for_policy(obs), for_actor)
         critic_features = features
         if not self.shared:
-            critic_features, _ = self._run(self.critic, obs, for_critic)
+            critic_features = self._run(self.critic, obs, for_critic)
         return self._params(features, mask), self._value(critic_features)
 
     def get_weights(self) -> dict[str, np.ndarray]:
@@ -302,16 +309,6 @@ class ActorCritic(parl.Model):
             action.cpu(), log_prob.cpu(), None if legal is None else legal.cpu(),
             None if after is None else after.cpu(),
         )  # fmt: skip
-
-    def _run_exactly(
-        self, trunk: nn.Module, obs: Tensor, past: Past | None
-    ) -> tuple[Any, Tensor | None]:
-        """`_run` in float32, whatever the learner computes in."""
-        bfloat16, self.bfloat16 = self.bfloat16, False
-        try:
-            return self._run(trunk, obs, past)
-        finally:
-            self.bfloat16 = bfloat16
 
     def initial_state(self, envs: int) -> np.ndarray:
         """The state [envs, S] at the start of episodes."""

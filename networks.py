@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import os
-import sys
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +11,7 @@ from errors import UserError
 from grid import GridNet
 from layers import Linear, convolution, mlp, orthogonal
 from sequence import Lstm, Transformer
+from user_class import find
 
 GRIDS = ("gridnet", "gridnet_cnn")  # networks that keep the map's cells apart
 IMAGES = ("nature_cnn", "impala", "microrts_cnn", *GRIDS)
@@ -89,20 +87,7 @@ def own_network(name: str, obs_shape: tuple[int, ...]) -> nn.Module:
     Raises:
         WrongNetwork: where it cannot be found, or is no torch module.
     """
-    module_name, _, class_name = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        found = getattr(importlib.import_module(module_name), class_name)
-    except ModuleNotFoundError as error:
-        if error.name and not module_name.startswith(error.name):
-            raise  # the user's module was found; something that it imports is missing
-        raise WrongNetwork(
-            f"network {name!r}: there is no module {module_name!r} here or on PYTHONPATH: name a"
-            f" file of this folder without its .py"
-        ) from None
-    except AttributeError:
-        raise WrongNetwork(f"network {name!r}: {module_name} has no {class_name!r}") from None
+    found = find("network", name, WrongNetwork)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise WrongNetwork(f"network {name!r} is {found!r}, which is no subclass of nn.Module")
     return found(obs_shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, cast
 
 import gymnasium
@@ -34,14 +35,15 @@ class WithoutInfos(SyncVectorEnv):
     @property
     def action_mask(self) -> np.ndarray:
         """[N, A] bool; an AttributeError where the environment says nothing of legal actions."""
-        if not self._parts():
+        if not self._parts:
             raise AttributeError("action_mask")
-        return np.stack([env.action_mask for env in self._parts()])
+        return np.stack([env.action_mask for env in self._parts])
 
     @property
     def privileged(self) -> int:
-        return self._parts()[0].privileged if self._parts() else 0
+        return self._parts[0].privileged if self._parts else 0
 
+    @cached_property
     def _parts(self) -> list[Parts]:
         if not all(isinstance(env, Parts) for env in self.envs):
             return []

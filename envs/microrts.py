@@ -130,7 +130,8 @@ class MicrortsEnvs(VectorEnv):
         self.height, self.width = size
         cells = self.height * self.width
         path = str(map_of(env, game.map_path))
-        self.planes = int(_PLANES[: 6 if game.partial else 5].sum())
+        planes = _PLANES[: 6 if game.partial else 5]
+        self.planes = int(planes.sum())
         self.single_observation_space = spaces.Box(0, 1, (*size, self.planes), np.uint8)
         selection = game.policy == "unit_selection"
         components = (cells, *COMPONENTS) if selection else COMPONENTS * cells
@@ -145,7 +146,7 @@ class MicrortsEnvs(VectorEnv):
         rows: Any = jpype.JArray(jpype.JInt, 2)
         self._nothing = rows(0)
         self._weights = np.array(game.reward_weights)
-        self._raw = np.zeros((num_envs, len(_PLANES[: 6 if game.partial else 5]), *size), np.int32)
+        self._raw = np.zeros((num_envs, len(planes), *size), np.int32)
         self._obs = np.zeros((num_envs, *size, self.planes), np.uint8)
         self.action_mask = np.zeros((num_envs, cells * CHOICES), bool)
         self._cell_mask = self.action_mask.reshape(num_envs, cells, CHOICES)
