@@ -20,9 +20,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from envs.microrts import MicrortsEnvs
-from envs.microrts_game import CHOICES, COMPONENTS, Game, java
+from envs.microrts_game import CHOICES, COMPONENTS, Game, java, map_of
+from envs.microrts_java import make_bot, reward_functions
 
-WARM_UP = 300
+WARM_UP = 400  # steps
+TURN = 50
+NAMES = ("sampler", "Java, as arrays", "Java alone")
 
 
 @numba.njit(cache=True)
@@ -32,6 +35,8 @@ def random_actions(mask: np.ndarray, uniform: np.ndarray, sizes: np.ndarray) -> 
     out = np.zeros((envs, cells * len(sizes)), np.uint8)
     for n in range(envs):
         for cell in range(cells):
+            if not mask[n, cell, 0]:  # doing nothing is legal wherever a unit may act
+                continue
             first = 0
             for k in range(len(sizes)):
                 legal = np.flatnonzero(mask[n, cell, first : first + sizes[k]])
@@ -43,7 +48,7 @@ def random_actions(mask: np.ndarray, uniform: np.ndarray, sizes: np.ndarray) -> 
 
 
 def measure(env: str, opponent: str, games: int, steps: int) -> dict[str, float]:
-    """Steps per second: of the sampler's environments, and of Java alone."""
+    """Steps per second, the median of turns of `TURN` steps: of the sampler, and of Java."""
     venv = MicrortsEnvs(env, games, Game((opponent,) * games, (0,) * games))
     venv.reset(seed=1)
     rng, sizes = np.random.default_rng(0), np.array(COMPONENTS)
@@ -51,31 +56,37 @@ def measure(env: str, opponent: str, games: int, steps: int) -> dict[str, float]
     vector = _vector_client(venv, opponent)
     sides = _ints([0] * games)
     vector.reset(sides)
-    times: dict[str, list[float]] = {"sampler": [], "Java, as arrays": [], "Java alone": []}
-    for step in range(WARM_UP + steps):
-        start = time.perf_counter()
+
+    def sampler() -> None:
         mask = venv.action_mask.reshape(games, cells, CHOICES)
         venv.step(random_actions(mask, rng.random((games, cells)), sizes))
-        sampler = time.perf_counter() - start
+
+    def in_java() -> tuple[float, float]:
+        """Seconds of Java's calls, and those with masks and observations as arrays."""
         start = time.perf_counter()
         java_masks = vector.getMasks(0)
         alone = time.perf_counter() - start
         masks = np.asarray(memoryview(java_masks))
         arrays = time.perf_counter() - start
-        orders = _orders(masks, random_actions(
-            masks[..., 1:].reshape(games, cells, CHOICES) == 1, rng.random((games, cells)), sizes
-        ))  # fmt: skip
+        legal = masks[..., 1:].reshape(games, cells, CHOICES) == 1
+        orders = _orders(masks, random_actions(legal, rng.random((games, cells)), sizes))
         start = time.perf_counter()
         responses = vector.gameStep(orders, sides)
-        stepping = time.perf_counter() - start
+        alone += time.perf_counter() - start
         _ = np.asarray(memoryview(responses.observation)), np.asarray(memoryview(responses.reward))
-        arrays += time.perf_counter() - start
-        if step >= WARM_UP:
-            times["sampler"].append(sampler)
-            times["Java alone"].append(alone + stepping)
-            times["Java, as arrays"].append(arrays)
+        return alone, arrays + time.perf_counter() - start
+
+    rates: dict[str, list[float]] = {name: [] for name in NAMES}
+    for _ in range((WARM_UP + steps) // TURN):  # turns, lest the games push each other from caches
+        start = time.perf_counter()
+        for _ in range(TURN):
+            sampler()
+        elapsed = time.perf_counter() - start
+        alone, arrays = np.sum([in_java() for _ in range(TURN)], axis=0)
+        for name, seconds in zip(NAMES, (elapsed, arrays, alone), strict=True):
+            rates[name].append(games * TURN / seconds)
     venv.close()
-    return {name: games / statistics.median(found) for name, found in times.items()}
+    return {name: statistics.median(found[WARM_UP // TURN :]) for name, found in rates.items()}
 
 
 def _ints(values: Any) -> Any:
@@ -88,15 +99,12 @@ def _vector_client(venv: MicrortsEnvs, opponent: str) -> Any:
     """The package's own vector client over the same games."""
     import jpype
 
-    from envs.microrts_game import OPPONENTS, WITHOUT_TABLE, map_of
-
     table = java("rts.units.UnitTypeTable")()
     bots: Any = jpype.JArray(java("ai.core.AI"))
-    bot = java(OPPONENTS[opponent])
-    made = [bot() if opponent in WITHOUT_TABLE else bot(table) for _ in range(venv.num_envs)]
+    made = [make_bot(opponent, table) for _ in range(venv.num_envs)]
     path = str(map_of(f"microrts-{venv.height}x{venv.width}", None))
     return java("tests.JNIGridnetVecClient")(
-        0, venv.num_envs, 2000, venv.rewards, "", path, bots(made), table, False
+        0, venv.num_envs, 2000, reward_functions(), "", path, bots(made), table, False
     )
 
 

@@ -19,6 +19,7 @@ from envs.microrts_game import (
     assign_opponents,
     java,
     map_of,
+    size_of,
 )
 from settings import preset
 from validation import validate
@@ -58,6 +59,7 @@ class Reference:
         path = str(map_of(env, None))
         self.game = java("tests.JNIGridnetClient")(rewards, "", path, bot, table, partial)
         self.side, self.limit, self.partial = side, limit, partial
+        self.cells = int(np.prod(size_of(env) or ()))
         self.reset()
 
     def look(self, response) -> np.ndarray:
@@ -73,6 +75,8 @@ class Reference:
         self.obs = self.look(self.game.reset(self.side))
 
     def mask(self) -> np.ndarray:
+        if self.over:  # the next action has no effect
+            return np.zeros(self.cells * CHOICES, bool)
         return np.array(self.game.getMasks(self.side))[..., 1:].reshape(-1) == 1
 
     def step(self, action: np.ndarray):
