@@ -43,8 +43,9 @@ class MicrortsEnvs(VectorEnv):
     def __init__(self, env: str, num_envs: int, game: Game):
         if len(game.opponents) != num_envs or len(game.sides) != num_envs:
             raise ValueError(f"{len(game.opponents)} opponents for {num_envs} environments")
-        if game.opponents.count(SELF) % 2:
-            raise ValueError("a self-play environment has no neighbour")
+        selfplay = game.opponents.count(SELF)
+        if selfplay % 2 or game.opponents[:selfplay] != (SELF,) * selfplay:
+            raise ValueError("self-play environments must be the first, and in pairs")
         self.num_envs, self.game = num_envs, game
         size = size_of(env)
         assert size is not None
@@ -59,9 +60,9 @@ class MicrortsEnvs(VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
-        self._games = JavaGames(game, str(map_of(env, game.map_path)))
-        self._weights = np.array(game.reward_weights)
         self._raw = np.zeros((num_envs, len(planes), *size), np.int32)
+        self._games = JavaGames(game, str(map_of(env, game.map_path)), self._raw.shape)
+        self._weights = np.array(game.reward_weights)
         self._obs = np.zeros((num_envs, *size, self.planes), np.uint8)
         self.action_mask = np.zeros((num_envs, cells * CHOICES), bool)
         self._cell_mask = self.action_mask.reshape(num_envs, cells, CHOICES)

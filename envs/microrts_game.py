@@ -34,7 +34,6 @@ OPPONENTS = {
     "droplet": "GNS.Droplet",
     "guidedRojoA3N": "ai.competition.GRojoA3N.GuidedRojoA3N",
 }
-WITHOUT_TABLE = {"randomBiasedAI", "randomAI", "passiveAI"}  # their constructors take nothing
 SELF = "self"  # the opponent of a self-play environment: its neighbour
 
 # before the bots' jars: some of them carry older copies of the game's own classes
@@ -48,7 +47,7 @@ class Game(NamedTuple):
     """The settings of a set of games.
 
     Args:
-        opponents: one for each environment; `SELF` in pairs, one pair after the other.
+        opponents: one for each environment; first `SELF`, in pairs.
         sides: the side that each environment plays, 0 or 1; in a self-play pair 0 and then 1.
         map_path: a map file, or one of the package's as maps/SIZE/NAME.xml. Default: the id's.
         max_steps: cycles after which a game is cut off, as a draw.
@@ -156,6 +155,14 @@ def java(name: str) -> Any:
     if not jpype.isJVMStarted():
         _start_jvm()
     return jpype.JClass(name)
+
+
+@cache
+def field(name: str, field: str) -> Any:
+    """A field of a Java class, made accessible."""
+    found = java(name).class_.getDeclaredField(field)
+    found.setAccessible(True)
+    return found
 
 
 def _start_jvm() -> None:

@@ -1,13 +1,15 @@
-"""A set of microRTS games in Java, as few calls into it as can be."""
+"""A set of microRTS games in Java, with as few calls into it as can be."""
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
 
-from envs.microrts_game import CHOICES, OPPONENTS, SELF, WITHOUT_TABLE, Game, java
+from envs.microrts_classes import flattener, with_own_stream
+from envs.microrts_game import CHOICES, OPPONENTS, SELF, Game, field, java
+
+_AT_RANDOM = ("randomBiasedAI", "randomAI")
 
 _ENDLESS = 2**31 - 1  # the environments cut games off themselves
 _REWARD_CLASSES = (
@@ -15,17 +17,21 @@ _REWARD_CLASSES = (
 )  # fmt: skip
 
 
-@cache
-def _field(name: str, field: str) -> Any:
-    """A field of a Java class, made accessible."""
-    found = java(name).class_.getDeclaredField(field)
-    found.setAccessible(True)
-    return found
-
-
 def make_bot(opponent: str, table: Any) -> Any:
+    """A bot as a Java object."""
+    if opponent in _AT_RANDOM:
+        bot = with_own_stream(OPPONENTS[opponent])()
+        bot.own = java("java.util.Random")()
+        return bot
     made = java(OPPONENTS[opponent])
-    return made() if opponent in WITHOUT_TABLE else made(table)
+    return made() if opponent == "passiveAI" else made(table)
+
+
+def _seed(bot: Any, opponent: str, seed: int) -> None:
+    """Let a bot that plays at random draw from a stream of this seed; no other bot changes."""
+    if opponent in _AT_RANDOM:
+        bot.own = java("java.util.Random")(seed)
+        field(OPPONENTS[opponent], "r").set(bot, bot.own)
 
 
 def reward_functions() -> Any:
@@ -39,160 +45,113 @@ def reward_functions() -> Any:
 class JavaGames:
     """The games of N environments; in self-play two environments are the sides of one game.
 
-    One call of the package's vector client steps all games, except those that must be stepped one
-    by one: against bots that play at random, since all games of a JVM draw from one generator and
-    each must draw from its own, and partially observable ones, whose observations Java's client
-    takes before the step.
+    One call of the package's vector client steps all games. Java fills the same arrays of planes
+    throughout an episode; `_boards` keeps them, and one copy brings all observations here. The
+    client starts a new game within the step that ends one, but the arrays kept are still those of
+    the game that ended.
 
-    Java fills the same arrays of planes throughout an episode, so `_boards` keeps them, and one
-    copy brings all observations here. The vector client starts a new game within the step that
-    ends one; the arrays kept are still those of the game that ended.
+    Partially observable games are stepped one by one: what a side sees must be asked for after the
+    step, since Java's response tells it as of before.
+
+    Args:
+        game: its settings.
+        map_path: the map's file.
+        shape: of what `planes` returns.
+
+    Attributes:
+        rewards: [N, 6] of the last step; 0 where a game was reset since.
     """
 
-    def __init__(self, game: Game, map_path: str):
+    def __init__(self, game: Game, map_path: str, shape: tuple[int, ...]):
         import jpype
 
-        ints: Any = jpype.JInt
         self.game, self._count = game, len(game.opponents)
-        self._table = java("rts.units.UnitTypeTable")()
-        self._rewards = reward_functions()
-        self._alone: list[int] = []  # environments stepped one by one: the first side of each game
-        self._together: list[int] = []  # environments of the vector client, in its order
-        for env, opponent in enumerate(game.opponents):
-            if not game.partial and opponent not in WITHOUT_TABLE:
-                self._together.append(env)
-            elif opponent != SELF or game.sides[env] == 0:
-                self._alone.append(env)
-        self._clients: list[Any] = [None] * self._count
-        self._vector = self._make_vector_client(map_path) if self._together else None
-        for env in self._alone:
-            self._make_client(env, map_path)
-        self._generators: dict[int, Any] = {}
-        nothing: Any = jpype.JArray(ints, 2)
-        self._nothing = nothing(0)
-        self._orders = jpype.JArray(ints, 3)([self._nothing] * len(self._together))
-        self._ordered: list[int] = []  # places of `_orders` that hold some
-        self._sides = jpype.JArray.of(
-            np.array([game.sides[env] for env in self._together], np.int32)
-        )
-        self._boards = jpype.JArray(ints, 4)(self._count)
-        # JPype remembers an array's copy with the object that stands for it: this makes new ones
-        self._holder = java("ai.jni.Responses")(self._boards, None, None)
+        selfplay = game.opponents.count(SELF)
+        table = java("rts.units.UnitTypeTable")()
+        bots: Any = jpype.JArray(java("ai.core.AI"))
+        made = bots([make_bot(name, table) for name in game.opponents[selfplay:]])
+        self._vector = java("tests.JNIGridnetVecClient")(
+            selfplay, len(made), _ENDLESS, reward_functions(), "", map_path, made, table,
+            game.partial,
+        )  # fmt: skip
+        self._clients = [
+            self._vector.selfPlayClients[env // 2] if env < selfplay else self._vector.clients[env]
+            for env in range(self._count)
+        ]
+        rows: Any = jpype.JArray(jpype.JInt, 2)
+        orders: Any = jpype.JArray(jpype.JInt, 3)
+        boards: Any = jpype.JArray(jpype.JInt, 4)
+        self._nothing = rows(0)
+        self._orders = orders([self._nothing] * self._count)
+        self._ordered: list[int] = []  # environments of which `_orders` has some
+        self._sides = jpype.JArray.of(np.array(game.sides, np.int32))
+        self._boards = boards(self._count)
+        flat: Any = jpype.JArray(jpype.JInt)
+        self._copied = flat(int(np.prod(shape)))
+        self._shape, self._copy = shape, flattener().copy
         self._masks: list[list[Any]] = [[] for _ in range(self._count)]
         self.rewards = np.zeros((self._count, len(_REWARD_CLASSES)))
 
-    def _make_vector_client(self, map_path: str) -> Any:
-        import jpype
-
-        opponents = [self.game.opponents[env] for env in self._together]
-        selfplay = opponents.count(SELF)
-        bots: Any = jpype.JArray(java("ai.core.AI"))
-        made = bots([make_bot(name, self._table) for name in opponents[selfplay:]])
-        vector = java("tests.JNIGridnetVecClient")(
-            selfplay, len(made), _ENDLESS, self._rewards, "", map_path, made, self._table, False
-        )
-        for at, env in enumerate(self._together):
-            paired = at < selfplay
-            self._clients[env] = vector.selfPlayClients[at // 2] if paired else vector.clients[at]
-        return vector
-
-    def _make_client(self, env: int, map_path: str) -> None:
-        opponent, partial = self.game.opponents[env], self.game.partial
-        if opponent == SELF:
-            self._clients[env] = self._clients[env + 1] = java("tests.JNIGridnetClientSelfPlay")(
-                self._rewards, "", map_path, self._table, partial
-            )
-            return
-        bot = make_bot(opponent, self._table)
-        self._clients[env] = java("tests.JNIGridnetClient")(
-            self._rewards, "", map_path, bot, self._table, partial
-        )
-
     def seed(self, seeds: list[int]) -> None:
-        """Give bots that play at random a stream of their own, whatever other games there are."""
-        for env in self._alone:
-            if self.game.opponents[env] in WITHOUT_TABLE:
-                self._generators[env] = java("java.util.Random")(seeds[env])
+        """Seed the bots that play at random."""
+        for client, opponent, seed in zip(self._clients, self.game.opponents, seeds, strict=True):
+            if opponent != SELF:
+                _seed(client.ai2, opponent, seed)
 
     def reset(self, env: int) -> None:
-        """Start a new game, of both environments where `env` is the first of a pair."""
-        client, opponent = self._clients[env], self.game.opponents[env]
-        if opponent == SELF:
-            if self.game.sides[env] == 0:
+        """Start a new game; one of self-play with its first side."""
+        client, side = self._clients[env], self.game.sides[env]
+        if self.game.opponents[env] == SELF:
+            if side == 0:
                 client.reset()
-                for side in (0, 1):
-                    self._keep(env + side, client.getResponse(side))
-            return
-        self._keep(env, client.reset(self.game.sides[env]))
-        if opponent == "randomAI" and env in self._generators:  # it makes a new one each time
-            _field(OPPONENTS[opponent], "r").set(client.ai2, self._generators[env])
-
-    def _keep(self, env: int, response: Any) -> None:
-        self._boards[env] = response.observation
+            response = client.getResponse(side)
+        else:
+            response = client.reset(side)
         self.rewards[env] = 0.0
-        if self.game.partial:
-            self._look(env)
+        self._boards[env] = self._seen(env) if self.game.partial else response.observation
 
-    def step(self, orders: np.ndarray, edges: np.ndarray, skipped: np.ndarray) -> None:
-        """A cycle of all games but the `skipped` [N] bool, whose state is undefined thereafter.
+    def step(self, orders: np.ndarray, edges: np.ndarray, ended: np.ndarray) -> None:
+        """A cycle of all games; of those that had `ended` [N] bool, the outcome means nothing.
 
         Args:
             orders: rows of a cell and an action's components [U, 8] int32.
             edges: [N + 1]; the rows of environment i are orders[edges[i]:edges[i + 1]].
         """
-        if self._vector is not None:
-            self._step_together(orders, edges.tolist())
-        for env in self._alone:
-            if not skipped[env]:
-                self._step_alone(env, orders, edges.tolist())
-
-    def _step_together(self, orders: np.ndarray, edges: list[int]) -> None:
         import jpype
 
-        for at in self._ordered:
-            self._orders[at] = self._nothing
-        self._ordered = [at for at, env in enumerate(self._together) if edges[env] < edges[env + 1]]
-        for at in self._ordered:
-            env = self._together[at]
-            self._orders[at] = jpype.JArray.of(orders[edges[env] : edges[env + 1]])
-        assert self._vector is not None
-        responses = self._vector.gameStep(self._orders, self._sides)
-        self.rewards[self._together] = np.asarray(memoryview(responses.reward))
-
-    def _step_alone(self, env: int, orders: np.ndarray, edges: list[int]) -> None:
-        import jpype
-
-        client = self._clients[env]
-        if env in self._generators:
-            _field("util.Sampler", "generator").set(None, self._generators[env])
-        selfplay = self.game.opponents[env] == SELF
-        envs = (env, env + 1) if selfplay else (env,)
-        own = [
-            jpype.JArray.of(orders[edges[i] : edges[i + 1]])
-            if edges[i] < edges[i + 1]
-            else self._nothing
-            for i in envs
-        ]
-        if selfplay:
-            client.gameStep(*own)
-            responses = [client.getResponse(side) for side in (0, 1)]
+        for env in self._ordered:
+            self._orders[env] = self._nothing
+        self._ordered = np.flatnonzero(np.diff(edges)).tolist()
+        for env in self._ordered:
+            self._orders[env] = jpype.JArray.of(orders[edges[env] : edges[env + 1]])
+        if self.game.partial:
+            self._step_one_by_one(ended)
         else:
-            responses = [client.gameStep(own[0], self.game.sides[env])]
-        for i, response in zip(envs, responses, strict=True):
-            self.rewards[i] = np.frombuffer(response.reward)
-            if self.game.partial:
-                self._look(i)
+            responses = self._vector.gameStep(self._orders, self._sides)
+            self.rewards[:] = np.asarray(memoryview(responses.reward))
 
-    def _look(self, env: int) -> None:
-        """Take what the side of `env` sees of the state as it is now."""
+    def _step_one_by_one(self, ended: np.ndarray) -> None:
+        for env in np.flatnonzero(~ended).tolist():
+            client, side = self._clients[env], self.game.sides[env]
+            if self.game.opponents[env] != SELF:
+                response = client.gameStep(self._orders[env], side)
+            else:
+                if side == 0:
+                    client.gameStep(self._orders[env], self._orders[env + 1])
+                response = client.getResponse(side)
+            self.rewards[env] = np.frombuffer(response.reward)
+            self._boards[env] = self._seen(env)
+
+    def _seen(self, env: int) -> Any:
+        """What the side of `env` sees of a partially observable state as it is now."""
         client, side = self._clients[env], self.game.sides[env]
-        state = _field(str(client.getClass().getName()), "gs").get(client)
-        seen = java("rts.PartiallyObservableGameState")(state, side)
-        self._boards[env] = seen.getMatrixObservation(side)
+        state = field(str(client.getClass().getName()), "gs").get(client)
+        return java("rts.PartiallyObservableGameState")(state, side).getMatrixObservation(side)
 
     def planes(self) -> np.ndarray:
         """What each environment sees: [N, P, H, W] int32."""
-        return np.asarray(memoryview(self._holder.observation))
+        self._copy(self._boards, self._copied, 0)
+        return np.array(self._copied).reshape(self._shape)
 
     def masks(self, envs: list[int], cells: list[int]) -> np.ndarray:
         """Of cells, those of an environment together: [U, 1 + 78] int32.
@@ -209,7 +168,4 @@ class JavaGames:
         return np.array(found).reshape(-1, 1 + CHOICES)
 
     def close(self) -> None:
-        for env in self._alone:
-            self._clients[env].close()
-        if self._vector is not None:
-            self._vector.close()
+        self._vector.close()
