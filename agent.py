@@ -264,12 +264,12 @@ class PPOAgent(parl.Agent):
             return self._before_update
         arrays = {f"{_MODEL}{name}": array for name, array in self.weights().arrays.items()}
         arrays["adam/moments"] = self.alg.moments.cpu().numpy().copy()
+        arrays["adam/decay"] = self.alg.decay.cpu().numpy().copy()
         arrays["scaler/running"] = self.scaler.running.copy()
         arrays["bonus_scaler/running"] = self.bonus_scaler.running.copy()
         counters = {
             "update": self.update,
             "learning_rate": self.learning_rate,
-            "adam_steps": int(self.alg.steps),
             "kl_coefficient": self.kl_coefficient,
             "scaler": self.scaler.moments(),
             "bonus_scaler": self.bonus_scaler.moments(),
@@ -299,7 +299,7 @@ class PPOAgent(parl.Agent):
         """Put back what `state` returned."""
         self.model.set_weights(model_arrays(arrays))
         self.alg.moments.copy_(torch.from_numpy(arrays["adam/moments"]))
-        self.alg.steps.fill_(counters["adam_steps"])
+        self.alg.decay.copy_(torch.from_numpy(arrays["adam/decay"]))
         for name, scaler in (("scaler", self.scaler), ("bonus_scaler", self.bonus_scaler)):
             scaler.running[:] = arrays[f"{name}/running"]
             scaler.count, scaler.mean, scaler.var = counters[name]

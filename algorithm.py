@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import types
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -53,7 +55,7 @@ class PPO(parl.Algorithm):
     Attributes:
         moments: Adam's running means of the gradient and of its square [2, parameters], flat in
             the order of `parameters`.
-        steps: gradient steps so far (a tensor, as all that changes between steps).
+        decay: both of Adam's betas to the power of the gradient steps so far [2].
         learning_rate, clip_range, entropy_coefficient, kl_coefficient: of the next steps
             (tensors; set their values in place).
     """
@@ -66,7 +68,8 @@ class PPO(parl.Algorithm):
         self._sizes = [p.numel() for p in self.parameters]
         device = self.parameters[0].device
         self.moments = torch.zeros(2, sum(self._sizes), device=device)
-        self.steps = torch.zeros((), device=device)
+        self.decay = torch.ones(2, device=device)
+        self._betas = torch.tensor(_ADAM_BETAS, device=device)
         self.learning_rate = torch.tensor(config.learning_rate, device=device)
         self.clip_range = torch.tensor(config.clip_range, device=device)
         self.entropy_coefficient = torch.tensor(config.entropy_coefficient, device=device)
@@ -75,8 +78,24 @@ class PPO(parl.Algorithm):
         model.bfloat16 = choose_bfloat16(config, device)
         self._step = self._gradient_step
         if self.compiled:
-            torch._dynamo.config.trace_autograd_ops = True
-            self._step = torch.compile(self._gradient_step, dynamic=False, fullgraph=True)
+            self._step = self._compile()
+
+    def _compile(self) -> Callable[[Minibatch], Tensor]:
+        """The gradient step as one graph, called with as little around it as can be.
+
+        What torch checks before each call, lest another graph is needed, takes 100 us of 750. Only
+        minibatches can differ here, so nothing else is checked; and since torch keeps graphs with a
+        function's code, each learner has a copy of its own.
+        """
+        torch._dynamo.config.trace_autograd_ops = True
+        original = PPO._gradient_step
+        own = types.FunctionType(original.__code__.replace(), original.__globals__)
+        options = {
+            "cpp_wrapper": True,  # kernels are called from C++
+            "guard_filter_fn": lambda guards: [guard.name.startswith("batch") for guard in guards],
+        }
+        step = types.MethodType(own, self)
+        return torch.compile(step, dynamic=False, fullgraph=True, options=options)
 
     def loss(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
         """The loss to minimise, and its parts for the log.
@@ -167,11 +186,11 @@ class PPO(parl.Algorithm):
     def _adam(self, gradient: Tensor) -> None:
         """Algorithm 1 of Kingma & Ba 2015 (arXiv 1412.6980)."""
         (beta1, beta2), (mean, square) = _ADAM_BETAS, self.moments
-        self.steps += 1
+        self.decay *= self._betas
         mean.lerp_(gradient, 1 - beta1)
         square.lerp_(gradient * gradient, 1 - beta2)
-        denominator = (square / (1 - beta2**self.steps)).sqrt() + self.config.adam_eps
-        change = mean / denominator * (self.learning_rate / (1 - beta1**self.steps))
+        denominator = (square / (1 - self.decay[1])).sqrt() + self.config.adam_eps
+        change = mean / denominator * (self.learning_rate / (1 - self.decay[0]))
         for parameter, part in zip(self.parameters, change.split(self._sizes), strict=True):
             parameter.sub_(part.view_as(parameter))
 

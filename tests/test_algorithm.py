@@ -216,11 +216,11 @@ def test_a_step_goes_down_and_reports_the_norm_before_clipping():
 
 
 def test_a_step_is_clipping_and_adam_as_torch_has_them():
-    config = Config(learning_rate=1e-2, max_grad_norm=0.1)
+    config = Config(learning_rate=1e-2, max_grad_norm=0.1, compile="off")
     ppo, reference = (PPO(make_model(Spaces(OBS, BOX, 0), config), config) for _ in range(2))
     optimizer = torch.optim.Adam(reference.parameters, lr=1e-2, eps=config.adam_eps)
     for seed in range(5):
-        batch = random_batch(ppo, seed)
+        batch = random_batch(ppo, seed=seed)
         ppo.learn(batch)
         optimizer.zero_grad()
         reference.loss(batch)[0].backward()
@@ -253,6 +253,18 @@ def test_the_compiled_step_is_the_eager_one(settings):
         batch = batch._replace(value_target=two[0], old_value=two[1], predicted=batch.weight)
     for _ in range(5):
         torch.testing.assert_close(eager.learn(batch), compiled.learn(batch), rtol=1e-4, atol=1e-5)
+
+
+def test_compiled_learners_keep_to_their_own_settings():
+    config = Config(compile="on")
+    spaces_of_all = Spaces(OBS, BOX, 0)
+    other_config = Config(compile="on", value_coefficient=7.0)
+    learners = [PPO(make_model(spaces_of_all, c), c) for c in (other_config, config)]
+    batch = random_batch(learners[1])
+    other, compiled = (learner.learn(batch) for learner in learners)
+    torch.testing.assert_close(compiled, make_ppo().learn(batch), rtol=1e-4, atol=1e-5)
+    norm = STATISTICS.index("grad_norm")
+    assert other[norm] > 2 * compiled[norm]
 
 
 def test_compiling_is_for_runs_that_are_long_enough(monkeypatch):
