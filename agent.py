@@ -13,7 +13,7 @@ from torch import Tensor
 
 import checkpoint
 from algorithm import PPO, STATISTICS
-from batches import Batches
+from batches import Batches, to_device
 from cluster.xparl_shim import load_parl
 from config import Config
 from errors import UserError
@@ -94,7 +94,7 @@ class PPOAgent(parl.Agent):
         config, alg = self.config, self.alg
         self._before_update = self.state()
         self._set_schedules(progress)
-        obs = torch.from_numpy(rollout.observations()).to(self.model.device)
+        obs = to_device(rollout.observations(), self.model.device)
         batches = Batches(config, rollout, obs)
         if fresh:
             self.scaler.restart()
@@ -156,7 +156,7 @@ class PPOAgent(parl.Agent):
     def initialize_normalizer(self, rollout: Rollout) -> None:
         """Give the normaliser its first statistics, before anything is learned."""
         seen = rollout.observations()[:-1][rollout.valid]
-        self.model.update_normalizer(torch.from_numpy(seen).to(self.model.device))
+        self.model.update_normalizer(to_device(seen, self.model.device))
 
     def _refuse_not_finite(self, table: Tensor) -> None:
         """Raise `NotFinite`, and undo the update, where a gradient step's statistics are not."""
@@ -184,7 +184,7 @@ class PPOAgent(parl.Agent):
         return rollout.reward
 
     def _normalize_values(self, target: np.ndarray, valid: np.ndarray) -> None:
-        rows = torch.from_numpy(target[valid]).to(self.model.device)
+        rows = to_device(target[valid], self.model.device)
         self.model.update_value_normalizer(rows.view(len(rows), -1))
 
     def _estimator(self, rollout: Rollout, obs: Tensor, past: Past | None) -> Estimator:
@@ -211,9 +211,9 @@ class PPOAgent(parl.Agent):
     @torch.no_grad()
     def _log_prob(self, rollout: Rollout, obs: Tensor, past: Past | None) -> np.ndarray:
         """Log-probabilities of a rollout's actions under the current weights."""
-        action = torch.from_numpy(rollout.action).to(obs.device).flatten(0, 1)
+        action = to_device(rollout.action, obs.device).flatten(0, 1)
         mask = rollout.action_mask
-        masks = None if mask is None else torch.from_numpy(mask).to(obs.device).flatten(0, 1)
+        masks = None if mask is None else to_device(mask, obs.device).flatten(0, 1)
         if past is not None:
             past = Past(past.state, past.begins[: len(action)])
         rows, parts = obs.flatten(0, 1), []

@@ -90,12 +90,24 @@ class PPO(parl.Algorithm):
         torch._dynamo.config.trace_autograd_ops = True
         original = PPO._gradient_step
         own = types.FunctionType(original.__code__.replace(), original.__globals__)
+        step = types.MethodType(own, self)
+        graphs = self.moments.is_cuda
         options = {
-            "cpp_wrapper": True,  # kernels are called from C++
+            # kernels are called from C++, or recorded as a CUDA graph and replayed
+            "triton.cudagraphs" if graphs else "cpp_wrapper": True,
             "guard_filter_fn": lambda guards: [guard.name.startswith("batch") for guard in guards],
         }
-        step = types.MethodType(own, self)
-        return torch.compile(step, dynamic=False, fullgraph=True, options=options)
+        compiled = torch.compile(step, dynamic=False, fullgraph=True, options=options)
+        if not graphs:
+            return compiled
+        for tensor in (*self.parameters, self.moments, self.decay):  # all that the step changes
+            torch._dynamo.mark_static_address(tensor)
+
+        def replay(batch: Minibatch) -> Tensor:
+            torch.compiler.cudagraph_mark_step_begin()
+            return compiled(batch).clone()  # the next replay writes over it
+
+        return replay
 
     def loss(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
         """The loss to minimise, and its parts for the log.

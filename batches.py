@@ -15,6 +15,15 @@ from model import Past
 from rollout import Rollout
 
 
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """An array on the learner's device; to a GPU it is copied while the CPU goes on."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cpu":
+        return tensor
+    # torch gives pinned memory to the next copy once this one is over
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 class Batches:
     """Those rows of a rollout that an update learns from, on the learner's device.
 
@@ -46,12 +55,12 @@ class Batches:
         if rollout.state is not None:
             begins = np.zeros((len(rollout.obs), self.envs), bool)
             begins[1:] = ~rollout.valid  # the row after a reset row is an episode's first
-            self._begins = torch.from_numpy(begins).to(self.device)
-            self._state = torch.from_numpy(rollout.state[0]).to(self.device)
+            self._begins = to_device(begins, self.device)
+            self._state = to_device(rollout.state[0], self.device)
             self.past = Past(self._state, self._begins.flatten())
 
     def _on_device(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array[: self.steps]).to(self.device)
+        return to_device(array[: self.steps], self.device)
 
     @property
     def obs(self) -> Tensor:
@@ -70,7 +79,7 @@ class Batches:
         if self.past is not None:
             yield from self._sequences(generator)
             return
-        order = torch.from_numpy(generator.permutation(self.steps * self.envs)).to(self.device)
+        order = to_device(generator.permutation(self.steps * self.envs), self.device)
         shuffled = {name: field.flatten(0, 1)[order] for name, field in self._fields.items()}
         size = self.config.minibatch_size
         for at in range(0, len(order), size):
@@ -78,7 +87,7 @@ class Batches:
             yield Minibatch(**rows)
 
     def _sequences(self, generator: np.random.Generator) -> Iterator[Minibatch]:
-        order = torch.from_numpy(generator.permutation(self.envs)).to(self.device)
+        order = to_device(generator.permutation(self.envs), self.device)
         size = self.config.minibatch_size // self.steps
         for at in range(0, self.envs, size):
             chosen = order[at : at + size]

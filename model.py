@@ -245,7 +245,15 @@ class ActorCritic(parl.Model):
 
     def get_weights(self) -> dict[str, np.ndarray]:
         """Parameters and buffers by name, copied: PARL's own version aliases the live ones."""
-        return {n: t.detach().cpu().numpy().copy() for n, t in self.state_dict().items()}
+        tensors = {name: tensor.detach() for name, tensor in self.state_dict().items()}
+        if self.device.type == "cpu":
+            return {name: tensor.numpy().copy() for name, tensor in tensors.items()}
+        copies = {
+            name: torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, True)
+            for name, tensor in tensors.items()
+        }
+        torch.cuda.current_stream(self.device).synchronize()  # once, not for each
+        return {name: copy.numpy() for name, copy in copies.items()}
 
     def set_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """Take over parameters and buffers from arrays, read-only ones too."""
