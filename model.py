@@ -17,7 +17,8 @@ from distributions import Distribution, Normal, make_distribution
 from envs import Spaces, spaces_of
 from grid import GridFeatures, GridHead, GridNet
 from layers import BLOCK_ROWS, Linear, NoisyLinear, RunningMoments, orthogonal
-from networks import GRIDS, WrongNetwork, features_of, make_trunk
+from networks import GRIDS, WrongNetwork, features_of, make_trunk, refuse_unfit
+from perceptron import perceptron
 from randomness import stream
 from rnd import RND
 from sequence import Lstm
@@ -69,21 +70,7 @@ class ActorCritic(parl.Model):
         self.privileged = privileged
         self.shared = config.shared_trunk
         self.bfloat16 = False  # whether `forward` and `value` compute the trunks in bfloat16
-        if self.image and self.normalizes:
-            raise WrongNetwork(
-                "normalize_observation is for vectors, images are scaled as they are: leave it out"
-            )
-        if self.planes and config.rnd_coefficient > 0:
-            raise WrongNetwork(
-                f"rnd_coefficient is {config.rnd_coefficient}, but curiosity is for vectors and images,"
-                f" not for planes of zeros and ones: leave it out"
-            )
-        if privileged and self.shared:
-            raise WrongNetwork(
-                f"the last {privileged} entries of this environment's observations are the"
-                f" critic's alone, which cannot be in one trunk with the policy: leave"
-                f" --shared_trunk out"
-            )
+        refuse_unfit(env_spaces, config, planes=self.planes)
         seen = (obs_shape[2], *obs_shape[:2]) if self.planes else obs_shape
         policy_sees = (*seen[:-1], seen[-1] - privileged) if privileged else seen
 
@@ -113,6 +100,8 @@ class ActorCritic(parl.Model):
             self.policy_head = orthogonal(head(features, outputs), 0.01)
         self.rnd = RND(obs_shape) if config.rnd_coefficient > 0 else None
         self.value_head = orthogonal(Linear(features, 2 if self.rnd is not None else 1), 1.0)
+        # whether to act takes nothing but a perceptron
+        self.plain = config.network == "mlp" and not config.noisy_layers
         self.noisy_layers = [m for m in self.modules() if isinstance(m, NoisyLinear)]
         self.initial_log_std = config.initial_log_std
         if own_std:
@@ -169,7 +158,10 @@ class ActorCritic(parl.Model):
         if isinstance(features, GridFeatures):
             assert mask is not None, "a policy over a grid needs a mask"
             return self.policy_head(features.cells, mask)
-        output = self.policy_head(features)
+        return self._shaped(self.policy_head(features), mask)
+
+    def _shaped(self, output: Tensor, mask: Tensor | None) -> Tensor:
+        """The distribution's parameters, of the policy head's output."""
         if self.own_std:
             return torch.cat([output, self.log_std.expand_as(output)], -1)
         if isinstance(self.distribution, Normal):  # the standard deviation depends on the state
@@ -278,33 +270,10 @@ class ActorCritic(parl.Model):
             state: [N, S] of a recurrent network before these observations; 0 where one is an
                 episode's first.
         """
-        rows, device = len(obs), self.device
-        batch = torch.from_numpy(obs).to(device)
-        padded = _MIN_IMAGES if self.image else BLOCK_ROWS
-        if rows < padded and not self.state_size:  # once, and not in each layer
-            batch = torch.cat([batch, batch.new_zeros(padded - rows, *batch.shape[1:])])
-        batch = self.normalize(batch)
-        for layer in self.noisy_layers:
-            layer.quiet = noise is None
-        past = None
-        if state is not None and self.state_size:
-            no = torch.zeros(rows, dtype=torch.bool, device=device)
-            past = Past(torch.from_numpy(state).to(device), no)
-        for_actor, for_critic = self._split(past)
-        features, after = self._run_exactly(self.actor, self._for_policy(batch), for_actor)
-        if after is not None and not self.shared:  # what the learner's critic will begin with
-            _, of_critic = self._run_exactly(self.critic, batch, for_critic)
-            assert of_critic is not None
-            after = torch.cat([after, of_critic], -1)
-        legal = None if mask is None else torch.from_numpy(mask).to(device)
-        if isinstance(features, GridFeatures):
-            params = self._params(GridFeatures(features.cells[:rows], features.whole), legal)
-        else:
-            params = self._params(features, None)[:rows]
-        for layer in self.noisy_layers:
-            layer.quiet = False
-        drawn = None if noise is None else torch.from_numpy(noise).to(device)
+        legal = None if mask is None else torch.from_numpy(mask).to(self.device)
+        drawn = None if noise is None else torch.from_numpy(noise).to(self.device)
         distribution = self.distribution
+        params, after = self._acting_params(obs, noise is None, legal, state)
         if legal is not None and isinstance(distribution, Categorical | MultiDiscrete):
             action, params, legal = distribution.choose(params, legal, drawn)
         elif drawn is None:
@@ -319,13 +288,48 @@ class ActorCritic(parl.Model):
             None if after is None else after.cpu(),
         )  # fmt: skip
 
+    def _acting_params(
+        self, obs: np.ndarray, quiet: bool, legal: Tensor | None, state: np.ndarray | None
+    ) -> tuple[Any, Tensor | None]:
+        """The distribution's parameters for `act`, and the state after these observations."""
+        rows, device = len(obs), self.device
+        if self.plain and device.type == "cpu":
+            moments = self.moments if self.normalizes else None
+            layers = [*self.actor.children(), self.policy_head]
+            output = perceptron(obs, moments, self.clip, layers)
+            return self._shaped(torch.from_numpy(output), None), None
+        batch = torch.from_numpy(obs).to(device)
+        padded = _MIN_IMAGES if self.image else BLOCK_ROWS
+        if rows < padded and not self.state_size:  # once, and not in each layer
+            batch = torch.cat([batch, batch.new_zeros(padded - rows, *batch.shape[1:])])
+        batch = self.normalize(batch)
+        for layer in self.noisy_layers:
+            layer.quiet = quiet
+        past = None
+        if state is not None and self.state_size:
+            no = torch.zeros(rows, dtype=torch.bool, device=device)
+            past = Past(torch.from_numpy(state).to(device), no)
+        for_actor, for_critic = self._split(past)
+        features, after = self._run_exactly(self.actor, self._for_policy(batch), for_actor)
+        if after is not None and not self.shared:  # what the learner's critic will begin with
+            _, of_critic = self._run_exactly(self.critic, batch, for_critic)
+            assert of_critic is not None
+            after = torch.cat([after, of_critic], -1)
+        if isinstance(features, GridFeatures):
+            params = self._params(GridFeatures(features.cells[:rows], features.whole), legal)
+        else:
+            params = self._params(features, None)[:rows]
+        for layer in self.noisy_layers:
+            layer.quiet = False
+        return params, after
+
     def initial_state(self, envs: int) -> np.ndarray:
         """The state [envs, S] at the start of episodes."""
         return np.zeros((envs, self.state_size), np.float32)
 
     @property
     def device(self) -> torch.device:
-        return next(self.parameters()).device
+        return self.value_head.weight.device
 
 
 def make_model(env_spaces: Spaces, config: Config) -> ActorCritic:

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from config import Config
+from envs import Spaces
 from errors import UserError
 from grid import GridNet
 from layers import Linear, convolution, mlp, orthogonal
@@ -79,6 +81,30 @@ def microrts_cnn(obs_shape: tuple[int, ...]) -> nn.Sequential:
         nn.Flatten(),
     )  # fmt: skip
     return _flattened(convolutions, obs_shape, 256)
+
+
+def refuse_unfit(env_spaces: Spaces, config: Config, planes: bool) -> None:
+    """Raise `WrongNetwork` for settings that do not fit the observations.
+
+    Args:
+        planes: whether observations are planes of zeros and ones.
+    """
+    image = len(env_spaces.observation.shape) == 3
+    if image and config.normalize_observation:
+        raise WrongNetwork(
+            "normalize_observation is for vectors, images are scaled as they are: leave it out"
+        )
+    if planes and config.rnd_coefficient > 0:
+        raise WrongNetwork(
+            f"rnd_coefficient is {config.rnd_coefficient}, but curiosity is for vectors and images,"
+            f" not for planes of zeros and ones: leave it out"
+        )
+    if env_spaces.privileged and config.shared_trunk:
+        raise WrongNetwork(
+            f"the last {env_spaces.privileged} entries of this environment's observations are the"
+            f" critic's alone, which cannot be in one trunk with the policy: leave"
+            f" --shared_trunk out"
+        )
 
 
 def own_network(name: str, obs_shape: tuple[int, ...]) -> nn.Module:

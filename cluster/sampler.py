@@ -64,6 +64,8 @@ class Sampler:
         self._length = np.zeros(envs, np.int64)
         self._state = self.model.initial_state(envs)  # before `_obs`
         self._tail: dict[str, np.ndarray] = {}
+        if self.model.plain:  # compile what acts before the first fragment waits for it
+            self.model.act(np.zeros((1, *self.spec.obs_shape), np.float32), None)
         # what the environment knows of an episode that has just ended
         self._tells: Callable[[int], dict[str, float]] | None = getattr(self.venv, "extras", None)
 

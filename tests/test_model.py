@@ -102,6 +102,34 @@ def test_an_action_does_not_depend_on_how_many_environments_stand_beside_it(
         assert torch.equal(part.action, acted.action[columns])
 
 
+@pytest.mark.parametrize("activation", ["tanh", "relu", "elu", "silu"])
+@pytest.mark.parametrize("normalizes", [False, True])
+def test_a_small_network_acts_by_what_the_learner_computes(activation, normalizes):
+    # of an observation's 5 entries the last 2 are the critic's alone
+    config = Config(
+        activation=activation, hidden_sizes=(32, 7), normalize_observation=normalizes,
+        observation_clip=2.0, initial_log_std=-1.0,
+    )  # fmt: skip
+    model = make_model(Spaces(VECTOR, CONTINUOUS, 0, False, 2), config)
+    assert model.plain
+    rng = np.random.default_rng(0)
+    obs = rng.normal(3.0, 2.0, (20, 5)).astype(np.float32)
+    noise = rng.standard_normal((20, 3), np.float32)
+    for _ in range(2):
+        with torch.no_grad():
+            params = model.policy(torch.from_numpy(obs))
+            action = model.distribution.sample(params, torch.from_numpy(noise))
+            log_prob = model.distribution.log_prob(params, action)
+        acted = model.act(obs, noise)
+        torch.testing.assert_close(acted.action, action, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(acted.log_prob, log_prob, rtol=1e-5, atol=1e-5)
+        if normalizes:
+            model.update_normalizer(torch.from_numpy(obs))
+        with torch.no_grad():  # what is learned in place shows in the next action
+            for parameter in model.parameters():
+                parameter += 0.3 * torch.randn_like(parameter)
+
+
 @pytest.mark.parametrize("action_space", [GRID, UNIT])
 def test_only_legal_actions_are_taken_and_illegal_ones_have_no_probability(action_space):
     network = "gridnet" if action_space is GRID else "impala"
