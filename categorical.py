@@ -16,6 +16,9 @@ from gymnasium import spaces
 from torch import Tensor
 
 
+_BELOW_ONE = 1 - 2**-22
+
+
 def masked(logits: Tensor, mask: Tensor) -> Tensor:
     """Logits [..., P] with minus infinity where the mask [..., P] is False."""
     return torch.where(mask, logits, -torch.inf)
@@ -24,9 +27,9 @@ def masked(logits: Tensor, mask: Tensor) -> Tensor:
 def _inverse_cdf(logits: Tensor, noise: Tensor) -> Tensor:
     """The value at `noise` in [0, 1) of the cumulative distribution: [..., n], [...] -> [...]."""
     cumulative = torch.softmax(logits, -1).cumsum(-1)
-    total = cumulative[..., -1]  # not quite 1; below it lies a value that is legal
-    level = torch.minimum(noise * total, torch.nextafter(total, torch.zeros_like(total)))
-    return (level.unsqueeze(-1) >= cumulative[..., :-1]).sum(-1)
+    # the total is not quite 1; a little below it lies a value that is legal
+    level = noise.unsqueeze(-1) * (cumulative[..., -1:] * _BELOW_ONE)
+    return (level >= cumulative[..., :-1]).sum(-1)
 
 
 class Categorical:

@@ -66,23 +66,24 @@ def throughput(samplers: int, pool: str, seconds: float, address: str) -> dict[s
     }  # fmt: skip
 
 
-def uneven(lag: int, seconds: float) -> float:
-    """What four samplers, one of them four times slower, take in: the share of their rates' sum."""
+def intake(env: str, samplers: int, lag: int, seconds: float) -> float:
+    """Steps/s that a pool takes in, of sleeping environments, one per sampler, without learning."""
     from cluster.pools import make_pool
     from envs import spaces_of
     from model import make_model
     from rollout import Weights
 
     config = Config(
-        env="sleeping_env:Uneven", env_num=4, samplers=4, batch_size=4 * STEPS, minibatch_size=16,
-        rollout_steps=STEPS, hidden_sizes=(8,), policy_lag=lag,
+        env=f"sleeping_env:{env}", env_num=samplers, samplers=samplers,
+        batch_size=samplers * STEPS, minibatch_size=STEPS, rollout_steps=STEPS, hidden_sizes=(8,),
+        policy_lag=lag,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         slow = Path(folder) / "slow"
         os.environ["SLOW_SAMPLER"] = str(slow)
         os.environ["PYTHONPATH"] = str(ROOT / "benchmarks")  # where samplers find sleeping_env
         found = spaces_of(config.env)
-        slow.unlink()  # it was created for the question
+        slow.unlink(missing_ok=True)  # it was created for the question
         model = make_model(found, config)
         weights = model.get_weights()
         pool = make_pool(config, model, Weights(0, weights))
@@ -96,10 +97,19 @@ def uneven(lag: int, seconds: float) -> float:
                     start = time.perf_counter()
                 elif update > 4:
                     steps += rollout.steps
-            elapsed = time.perf_counter() - start
+            return steps / (time.perf_counter() - start)
         finally:
             pool.close()
-    return steps / elapsed / ((3 + 1 / 4) / STEP_S)
+
+
+def uneven(seconds: float) -> dict[str, float]:
+    """What four samplers take in, one of them four times slower, by policy lag.
+
+    As shares of the sum of what each takes in alone.
+    """
+    alone = 3 * intake("Sleeping", 1, 1, seconds) + intake("Slow", 1, 1, seconds)
+    shares = {f"policy_lag {lag}": intake("Uneven", 4, lag, seconds) / alone for lag in (1, 4)}
+    return shares | {"the environments without samplers": (3 + 1 / 4) / STEP_S / alone}
 
 
 def update_seconds(**settings: Any) -> float:
@@ -154,7 +164,7 @@ def costs() -> list[dict[str, Any]]:
 
 
 def write(
-    points: list[dict[str, Any]], shares: dict[int, float], cost: list[dict[str, Any]],
+    points: list[dict[str, Any]], shares: dict[str, float], cost: list[dict[str, Any]],
     arguments: Arguments,
 ) -> str:  # fmt: skip
     machine = f"{os.cpu_count()} cores ({platform.machine()}), {date.today()}"
@@ -170,9 +180,10 @@ def write(
     ]
     lines += [
         "",
-        "Four samplers, one of them four times slower, take in of the sum of their rates:",
+        "Of the sum of what each takes in alone, four samplers of which one is four times slower:",
+        "",
     ]
-    lines += [f"{share:.1%} with policy_lag {lag};" for lag, share in shares.items()]
+    lines += [f"- {share:.1%}: {name}" for name, share in shares.items()]
     lines += ["", "| growing | size | ms per update of one epoch |", "|---|---|---|"]
     lines += [f"| {c['what']} | {c['size']:,} | {c['update_s'] * 1e3:.1f} |" for c in cost]
     text = "\n".join(lines) + "\n"
@@ -225,8 +236,7 @@ def main() -> None:
                 points.append(throughput(samplers, pool, arguments.seconds, address))
                 print(f"{pool}, {samplers} samplers: {points[-1]['steps_per_s']:,.0f} steps/s,"
                       f" {points[-1]['of_ideal']:.1%} of the ideal", flush=True)  # fmt: skip
-    shares = {lag: uneven(lag, arguments.seconds) for lag in (1, 4)}
-    print(write(points, shares, costs(), arguments))
+    print(write(points, uneven(arguments.seconds), costs(), arguments))
 
 
 if __name__ == "__main__":

@@ -31,12 +31,18 @@ class Sleeping(gymnasium.Env):
         return np.ones(4, np.float32), 1.0, False, self.t >= 100, {}
 
 
+class Slow(Sleeping):
+    """As `Sleeping`, but 80 ms a step."""
+
+    step_s = 4 * STEP_S
+
+
 class Uneven(Sleeping):
     """As `Sleeping`, but in the one process that can create the file SLOW_SAMPLER, 80 ms a step."""
 
     def __init__(self) -> None:
         try:
             Path(os.environ["SLOW_SAMPLER"]).touch(exist_ok=False)
-            self.step_s = 4 * STEP_S
+            self.step_s = Slow.step_s
         except FileExistsError:
             self.step_s = STEP_S
