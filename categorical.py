@@ -15,7 +15,6 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-
 _BELOW_ONE = 1 - 2**-22
 
 

@@ -29,7 +29,8 @@ from timing import cluster, run_and_measure
 from config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS = 16  # rows of a fragment
+STEPS = 64  # rows of a fragment
+UNEVEN_STEPS = 16  # the slow sampler's take four times as long, and several are to be measured
 SMALL = ["--update_epochs", "1", "--hidden_sizes", "8", "--rollout_steps", str(STEPS)]
 
 
@@ -75,8 +76,8 @@ def intake(env: str, samplers: int, lag: int, seconds: float) -> float:
 
     config = Config(
         env=f"sleeping_env:{env}", env_num=samplers, samplers=samplers,
-        batch_size=samplers * STEPS, minibatch_size=STEPS, rollout_steps=STEPS, hidden_sizes=(8,),
-        policy_lag=lag,
+        batch_size=samplers * UNEVEN_STEPS, minibatch_size=UNEVEN_STEPS,
+        rollout_steps=UNEVEN_STEPS, hidden_sizes=(8,), policy_lag=lag,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         slow = Path(folder) / "slow"

@@ -30,6 +30,11 @@ class Memory(VectorWrapper):
             raise UnsupportedEnv(
                 f"a network that looks back needs observations that are vectors, not {inner}"
             )
+        if getattr(env, "action_mask", None) is not None or getattr(env, "privileged", 0):
+            raise UnsupportedEnv(
+                "a network that looks back takes no action mask and no part for the critic alone:"
+                " give --network mlp, or lstm"
+            )
         self.frame_stack = steps
         size = inner.shape[0]
         self.single_observation_space = spaces.Box(-np.inf, np.inf, (steps, size + 1), np.float32)

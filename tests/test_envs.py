@@ -225,5 +225,7 @@ def test_what_cannot_be_trained_on_is_said():
         make_vec_env("tests.toy_envs:ManyBits", 1)
     with pytest.raises(UnsupportedEnv, match="not a subclass"):
         make_vec_env("tests.toy_envs:np", 1)
+    with pytest.raises(UnsupportedEnv, match="takes no action mask"):
+        make_vec_env("tests.toy_envs:Masked", 1, memory=4)
     with pytest.raises(BadEnvironment, match="HalfCheetah-v3 cannot be made"):
         spaces_of("HalfCheetah-v3")
