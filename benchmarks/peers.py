@@ -126,7 +126,10 @@ def measure(command: list[str], pattern: str, seconds: float, folder: Path) -> f
     text = log.read_text(errors="replace")
     rates = [float(rate.replace(",", "")) for rate in re.findall(pattern, text)]
     if len(rates) < 2:
-        raise Failed("did not report a rate: " + _last_line(text))
+        raise Failed(
+            f"reported {len(rates)} rates, but 2 are needed: give more --seconds; its last line:"
+            f" {_last_line(text)}"
+        )
     return statistics.median(rates[len(rates) // 4 :])
 
 
