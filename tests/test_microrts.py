@@ -163,6 +163,12 @@ def test_in_self_play_both_sides_see_themselves_as_their_own():
     venv.close()
 
 
+@pytest.mark.parametrize("opponents", [(SELF,), ("passiveAI", SELF, SELF)])
+def test_self_play_environments_come_first_and_in_pairs(opponents):
+    with pytest.raises(ValueError, match="the first, and in pairs"):
+        MicrortsEnvs("microrts-8x8", len(opponents), Game(opponents, (0,) * len(opponents)))
+
+
 def test_an_episode_tells_its_outcome_and_its_raw_rewards():
     venv = MicrortsEnvs("microrts-8x8", 1, Game(("workerRushAI",), (0,)))
     venv.reset(seed=3)
