@@ -13,7 +13,7 @@ from torch.nn.functional import linear, pad
 # Libraries take another kernel, with another order of summation, for another number of rows. For an
 # action not to depend on how many environments stand beside it, and so on how they are spread over
 # samplers, matrices are multiplied in blocks of this many rows
-BLOCK_ROWS = 16
+_BLOCK_ROWS = 16
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU,
@@ -42,10 +42,8 @@ class Linear(nn.Linear):
         if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
             return linear(input, weight, bias)
         rows = len(input)
-        if rows == BLOCK_ROWS:
-            return linear(input, weight, bias)
-        padded = pad(input, (0, 0, 0, -rows % BLOCK_ROWS))
-        blocks = [linear(block, weight, bias) for block in padded.split(BLOCK_ROWS)]
+        padded = pad(input, (0, 0, 0, -rows % _BLOCK_ROWS))
+        blocks = [linear(block, weight, bias) for block in padded.split(_BLOCK_ROWS)]
         return torch.cat(blocks)[:rows]
 
 

@@ -16,7 +16,7 @@ from config import Config
 from distributions import Distribution, Normal, make_distribution
 from envs import Spaces, spaces_of
 from grid import GridFeatures, GridHead, GridNet
-from layers import BLOCK_ROWS, Linear, NoisyLinear, RunningMoments, orthogonal
+from layers import Linear, NoisyLinear, RunningMoments, orthogonal
 from networks import GRIDS, WrongNetwork, features_of, make_trunk, refuse_unfit
 from perceptron import perceptron
 from randomness import stream
@@ -299,9 +299,8 @@ class ActorCritic(parl.Model):
             output = perceptron(obs, moments, self.clip, layers)
             return self._shaped(torch.from_numpy(output), None), None
         batch = torch.from_numpy(obs).to(device)
-        padded = _MIN_IMAGES if self.image else BLOCK_ROWS
-        if rows < padded and not self.state_size:  # once, and not in each layer
-            batch = torch.cat([batch, batch.new_zeros(padded - rows, *batch.shape[1:])])
+        if self.image and rows < _MIN_IMAGES:
+            batch = torch.cat([batch, batch.new_zeros(_MIN_IMAGES - rows, *batch.shape[1:])])
         batch = self.normalize(batch)
         for layer in self.noisy_layers:
             layer.quiet = quiet
@@ -318,7 +317,7 @@ class ActorCritic(parl.Model):
         if isinstance(features, GridFeatures):
             params = self._params(GridFeatures(features.cells[:rows], features.whole), legal)
         else:
-            params = self._params(features, None)[:rows]
+            params = self._params(features[:rows], None)
         for layer in self.noisy_layers:
             layer.quiet = False
         return params, after
