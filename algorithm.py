@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import types
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cluster.xparl_shim import load_parl
+from compiled import Compiled
 from config import Config
 from model import ActorCritic, Past
 
@@ -76,38 +76,11 @@ class PPO(parl.Algorithm):
         self.kl_coefficient = torch.tensor(config.kl_coefficient, device=device)
         self.compiled, self.note = choose_compile(config)
         model.bfloat16 = choose_bfloat16(config, device)
-        self._step = self._gradient_step
+        self._step: Callable[[Minibatch], Tensor] = self._gradient_step
         if self.compiled:
-            self._step = self._compile()
-
-    def _compile(self) -> Callable[[Minibatch], Tensor]:
-        """The gradient step as one graph, called with as little around it as can be.
-
-        What torch checks before each call, lest another graph is needed, takes 100 us of 750. Only
-        minibatches can differ here, so nothing else is checked; and since torch keeps graphs with a
-        function's code, each learner has a copy of its own.
-        """
-        torch._dynamo.config.trace_autograd_ops = True
-        original = PPO._gradient_step
-        own = types.FunctionType(original.__code__.replace(), original.__globals__)
-        step = types.MethodType(own, self)
-        graphs = self.moments.is_cuda
-        options = {
-            # kernels are called from C++, or recorded as a CUDA graph and replayed
-            "triton.cudagraphs" if graphs else "cpp_wrapper": True,
-            "guard_filter_fn": lambda guards: [guard.name.startswith("batch") for guard in guards],
-        }
-        compiled = torch.compile(step, dynamic=False, fullgraph=True, options=options)
-        if not graphs:
-            return compiled
-        for tensor in (*self.parameters, self.moments, self.decay):  # all that the step changes
-            torch._dynamo.mark_static_address(tensor)
-
-        def replay(batch: Minibatch) -> Tensor:
-            torch.compiler.cudagraph_mark_step_begin()
-            return compiled(batch).clone()  # the next replay writes over it
-
-        return replay
+            for tensor in (*self.parameters, self.moments, self.decay):  # all that a step changes
+                torch._dynamo.mark_static_address(tensor)
+            self._step = Compiled(self._gradient_step, graphs=device.type == "cuda")
 
     def loss(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
         """The loss to minimise, and its parts for the log.
@@ -198,7 +171,7 @@ class PPO(parl.Algorithm):
     def _adam(self, gradient: Tensor) -> None:
         """Algorithm 1 of Kingma & Ba 2015 (arXiv 1412.6980)."""
         (beta1, beta2), (mean, square) = _ADAM_BETAS, self.moments
-        self.decay *= self._betas
+        self.decay.mul_(self._betas)
         mean.lerp_(gradient, 1 - beta1)
         square.lerp_(gradient * gradient, 1 - beta2)
         denominator = (square / (1 - self.decay[1])).sqrt() + self.config.adam_eps

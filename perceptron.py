@@ -9,9 +9,9 @@ import numba
 import numpy as np
 from torch import nn
 
-from layers import RunningMoments
+from layers import RunningMoments, Tanh
 
-_ACTIVATIONS: dict[type[nn.Module], int] = {nn.Tanh: 0, nn.ReLU: 1, nn.ELU: 2, nn.SiLU: 3}
+_ACTIVATIONS: dict[type[nn.Module], int] = {Tanh: 0, nn.ReLU: 1, nn.ELU: 2, nn.SiLU: 3}
 _NONE = np.zeros(0)
 
 

@@ -250,7 +250,9 @@ def test_the_compiled_step_is_the_eager_one(settings):
     batch = random_batch(eager)
     if eager.model.rnd is not None:
         two = [torch.stack([x, x + 0.1], -1) for x in (batch.value_target, batch.old_value)]
-        batch = batch._replace(value_target=two[0], old_value=two[1], predicted=batch.weight)
+        batch = batch._replace(
+            value_target=two[0], old_value=two[1], predicted=batch.weight.clone()
+        )
     for _ in range(5):
         torch.testing.assert_close(eager.learn(batch), compiled.learn(batch), rtol=1e-4, atol=1e-5)
 
