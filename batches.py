@@ -80,11 +80,11 @@ class Batches:
             yield from self._sequences(generator)
             return
         order = to_device(generator.permutation(self.steps * self.envs), self.device)
-        shuffled = {name: field.flatten(0, 1)[order] for name, field in self._fields.items()}
         size = self.config.minibatch_size
-        for at in range(0, len(order), size):
-            rows: dict[str, Any] = {n: field[at : at + size] for n, field in shuffled.items()}
-            yield Minibatch(**rows)
+        shuffled = [f.flatten(0, 1).index_select(0, order) for f in self._fields.values()]
+        for rows in zip(*[field.split(size) for field in shuffled], strict=True):
+            fields: dict[str, Any] = dict(zip(self._fields, rows, strict=True))
+            yield Minibatch(**fields)
 
     def _sequences(self, generator: np.random.Generator) -> Iterator[Minibatch]:
         order = to_device(generator.permutation(self.envs), self.device)
