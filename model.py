@@ -18,7 +18,7 @@ from envs import Spaces, spaces_of
 from grid import GridFeatures, GridHead, GridNet
 from layers import Linear, NoisyLinear, RunningMoments, orthogonal
 from networks import GRIDS, WrongNetwork, features_of, make_trunk, refuse_unfit
-from perceptron import perceptron
+from perceptron import Perceptron, sample_normal
 from randomness import stream
 from rnd import RND
 from sequence import Lstm
@@ -100,8 +100,9 @@ class ActorCritic(parl.Model):
             self.policy_head = orthogonal(head(features, outputs), 0.01)
         self.rnd = RND(obs_shape) if config.rnd_coefficient > 0 else None
         self.value_head = orthogonal(Linear(features, 2 if self.rnd is not None else 1), 1.0)
-        # whether to act takes nothing but a perceptron
+        # whether to act takes nothing but a perceptron, which is made when it is first needed
         self.plain = config.network == "mlp" and not config.noisy_layers
+        self._perceptron: Perceptron | None = None
         self.noisy_layers = [m for m in self.modules() if isinstance(m, NoisyLinear)]
         self.initial_log_std = config.initial_log_std
         if own_std:
@@ -270,9 +271,16 @@ class ActorCritic(parl.Model):
             state: [N, S] of a recurrent network before these observations; 0 where one is an
                 episode's first.
         """
+        distribution = self.distribution
+        if self.own_std and type(distribution) is Normal and noise is not None:
+            perceptron = self._compiled_actor()
+            if perceptron is not None:
+                log_std = self.log_std.detach().numpy()
+                action, log_prob, joint = sample_normal(perceptron(obs), log_std, noise)
+                known = log_prob if self.by_sub_action else joint
+                return Acted(torch.from_numpy(action), torch.from_numpy(known), None)
         legal = None if mask is None else torch.from_numpy(mask).to(self.device)
         drawn = None if noise is None else torch.from_numpy(noise).to(self.device)
-        distribution = self.distribution
         params, after = self._acting_params(obs, noise is None, legal, state)
         if legal is not None and isinstance(distribution, Categorical | MultiDiscrete):
             action, params, legal = distribution.choose(params, legal, drawn)
@@ -292,12 +300,10 @@ class ActorCritic(parl.Model):
         self, obs: np.ndarray, quiet: bool, legal: Tensor | None, state: np.ndarray | None
     ) -> tuple[Any, Tensor | None]:
         """The distribution's parameters for `act`, and the state after these observations."""
+        perceptron = self._compiled_actor()
+        if perceptron is not None:
+            return self._shaped(torch.from_numpy(perceptron(obs)), None), None
         rows, device = len(obs), self.device
-        if self.plain and device.type == "cpu":
-            moments = self.moments if self.normalizes else None
-            layers = [*self.actor.children(), self.policy_head]
-            output = perceptron(obs, moments, self.clip, layers)
-            return self._shaped(torch.from_numpy(output), None), None
         batch = torch.from_numpy(obs).to(device)
         if self.image and rows < _MIN_IMAGES:
             batch = torch.cat([batch, batch.new_zeros(_MIN_IMAGES - rows, *batch.shape[1:])])
@@ -321,6 +327,18 @@ class ActorCritic(parl.Model):
         for layer in self.noisy_layers:
             layer.quiet = False
         return params, after
+
+    def _compiled_actor(self) -> Perceptron | None:
+        """What computes the policy head's output on the CPU, where the policy is a perceptron."""
+        if self._perceptron is None and self.plain and self.device.type == "cpu":
+            moments = self.moments if self.normalizes else None
+            layers = [*self.actor.children(), self.policy_head]
+            self._perceptron = Perceptron(moments, self.clip, layers)
+        return self._perceptron
+
+    def _apply(self, fn: Any, recurse: bool = True) -> ActorCritic:
+        self._perceptron = None  # it has views of the tensors, which are now replaced
+        return super()._apply(fn, recurse)
 
     def initial_state(self, envs: int) -> np.ndarray:
         """The state [envs, S] at the start of episodes."""
