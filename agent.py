@@ -21,7 +21,7 @@ from estimates import Estimator
 from model import ActorCritic, Past, build_model
 from randomness import stream
 from returns import ReturnScaler
-from rollout import Rollout, Weights
+from rollout import Rollout, RolloutSpec, Weights
 
 parl = load_parl()
 
@@ -152,6 +152,22 @@ class PPOAgent(parl.Agent):
                 {} if config.kl_penalty == "none" else {"kl_coefficient": alg.kl_coefficient.item()}
             ),
         }
+
+    def compile(self, spec: RolloutSpec) -> None:
+        """Have the gradient step compiled now, where it is to be: while the samplers start.
+
+        It is by an update on a made-up rollout, which is undone.
+        """
+        if not self.alg.compiled:
+            return
+        rollout = Rollout.empty(spec, self.config.env_num)
+        rollout.valid[:] = True
+        if rollout.action_mask is not None:
+            rollout.action_mask[:] = True
+        rollout.env_ranges = [(0, self.config.env_num)]
+        before = self.state()
+        self.learn(rollout, 0.0, fresh=True)
+        self.load_state(*before)
 
     def initialize_normalizer(self, rollout: Rollout) -> None:
         """Give the normaliser its first statistics, before anything is learned."""

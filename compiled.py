@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._inductor.compile_fx import compile_fx
 
 
 class _Graph(NamedTuple):
@@ -49,6 +48,8 @@ class Compiled:
 
     def _compile(self, batch: tuple[Tensor | None, ...], shapes: tuple[Any, ...]) -> Tensor:
         """The first call with a batch of these shapes."""
+        from torch._inductor.compile_fx import compile_fx  # seconds, which an eager run is spared
+
         parts = [id(part) for part in batch if part is not None]
         assert len(set(parts)) == len(parts), "a batch's tensors are to be told apart"
 

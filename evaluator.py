@@ -50,10 +50,10 @@ class Evaluator:
         descriptors = (theirs.fileno(), self._memory.descriptor)
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", "from evaluator import serve; serve()",
-             *map(str, descriptors)],
+            [sys.executable, "-W", "ignore", "-c",
+             "import os; os.nice(10); from evaluator import serve; serve()", *map(str, descriptors)],
             pass_fds=descriptors, env=os.environ | {"PYTHONPATH": path},
-            stdin=subprocess.DEVNULL, start_new_session=True,
+            stdin=subprocess.DEVNULL, process_group=0,
         )  # fmt: skip
         theirs.close()
         self._connection = Connection(ours.detach())
@@ -123,7 +123,6 @@ def serve() -> None:
     from cluster import wire
     from cluster.local import SharedMemory
 
-    os.nice(10)
     connection = Connection(int(sys.argv[1]))
 
     def answer(**content: Any) -> None:

@@ -40,6 +40,7 @@ def train(run: Run) -> str:
 
     agent, pool, lag = run.agent, run.pool, run.config.policy_lag
     try:
+        agent.compile(pool.spec)
         if run.needs_warm_up():
             pool.request(run.behaviour, WARM_UP_FRAGMENT, reset=True)
             with run.signals.interrupting():

@@ -34,7 +34,7 @@ class AsynchronousPool:
 
     def __init__(self, pool: SamplerPool, lag: int):
         self.pool, self.lag = pool, lag
-        self.name, self.samplers = pool.name, pool.samplers
+        self.name, self.samplers, self.spec = pool.name, pool.samplers, pool.spec
         self.dropped = 0
         self._changed = threading.Condition()  # guards all that follows
         self._weights: Weights | None = None

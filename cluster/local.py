@@ -95,8 +95,8 @@ class LocalPool(SamplerPool):
         super().__init__(config, spec, samplers)
         for index, (first, last) in enumerate(self.ranges):
             self._start(index, first, last)
-        for index in range(samplers):
-            self._answer(index)
+        # those that have not said yet that they stand: the learner has something to do meanwhile
+        self._starting = set(range(samplers))
 
     def _allocate(self) -> list[Rollout]:
         return _slots(self._rollouts, self.spec, self.config.env_num)
@@ -114,7 +114,7 @@ class LocalPool(SamplerPool):
             pass_fds=descriptors,
             env=os.environ | {"PYTHONPATH": path},
             stdin=subprocess.DEVNULL,
-            start_new_session=True,  # a Ctrl-C is the learner's to handle
+            process_group=0,  # a Ctrl-C is the learner's to handle
         )
         theirs.close()
         connection = Connection(ours.detach())
@@ -158,6 +158,9 @@ class LocalPool(SamplerPool):
             self._connections[index].send_bytes(json.dumps(request._asdict()).encode())
 
     def _receive(self, index: int, request: Request) -> list[TimedEpisode]:
+        if index in self._starting:
+            self._starting.remove(index)
+            self._answer(index)
         return self._answer(index)
 
     def answered(self, indices: list[int], timeout: float) -> list[int]:

@@ -15,6 +15,7 @@ from algorithm import (
 )
 from config import Config
 from envs import Spaces
+from layers import RationalTanh
 from model import make_model
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
@@ -230,43 +231,44 @@ def test_a_step_is_clipping_and_adam_as_torch_has_them():
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {
-            "distribution": "tanh_normal", "state_dependent_std": True, "joint_loss": "mix_ratio",
-            "dual_clip": 4.0, "normalize_value": True, "noisy_layers": True, "value_loss": "huber",
-            "rnd_coefficient": 0.5,
-        },
-    ],
-    ids=["plain", "everything"],
-)  # fmt: skip
-def test_the_compiled_step_is_the_eager_one(settings):
-    eager = make_ppo(**settings)
-    config = Config(**({"compile": "on"} | settings))
-    compiled = PPO(make_model(Spaces(OBS, BOX, 0), config), config)
-    assert compiled.compiled, "the tests need a C++ compiler"
-    batch = random_batch(eager)
-    if eager.model.rnd is not None:
-        two = [torch.stack([x, x + 0.1], -1) for x in (batch.value_target, batch.old_value)]
-        batch = batch._replace(
-            value_target=two[0], old_value=two[1], predicted=batch.weight.clone()
-        )
-    for _ in range(5):
-        torch.testing.assert_close(eager.learn(batch), compiled.learn(batch), rtol=1e-4, atol=1e-5)
+EVERYTHING = {
+    "distribution": "tanh_normal", "state_dependent_std": True, "joint_loss": "mix_ratio",
+    "dual_clip": 4.0, "normalize_value": True, "noisy_layers": True, "value_loss": "huber",
+    "rnd_coefficient": 0.5, "value_coefficient": 7.0,
+}  # fmt: skip
 
 
-def test_compiled_learners_keep_to_their_own_settings():
-    config = Config(compile="on")
-    spaces_of_all = Spaces(OBS, BOX, 0)
-    other_config = Config(compile="on", value_coefficient=7.0)
-    learners = [PPO(make_model(spaces_of_all, c), c) for c in (other_config, config)]
-    batch = random_batch(learners[1])
-    other, compiled = (learner.learn(batch) for learner in learners)
-    torch.testing.assert_close(compiled, make_ppo().learn(batch), rtol=1e-4, atol=1e-5)
-    norm = STATISTICS.index("grad_norm")
-    assert other[norm] > 2 * compiled[norm]
+def test_compiled_steps_are_the_eager_ones_of_each_learners_own_settings():
+    learners = []
+    for settings in ({}, EVERYTHING):
+        eager = make_ppo(**settings)
+        config = Config(**({"compile": "on"} | settings))
+        compiled = PPO(make_model(Spaces(OBS, BOX, 0), config), config)
+        assert compiled.compiled, "the tests need a C++ compiler"
+        batch = random_batch(eager)
+        if eager.model.rnd is not None:
+            two = [torch.stack([x, x + 0.1], -1) for x in (batch.value_target, batch.old_value)]
+            batch = batch._replace(
+                value_target=two[0], old_value=two[1], predicted=batch.weight.clone()
+            )
+        learners.append((eager, compiled, batch))
+    for step in range(5):
+        for eager, compiled, batch in learners:
+            batch = batch._replace(advantage=batch.advantage + step)
+            expected, found = eager.learn(batch), compiled.learn(batch)
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("x", [torch.linspace(-12, 12, 100_001), torch.logspace(-30, 0, 1001)])
+def test_the_tanh_that_is_compiled_is_tanh(x):
+    x = x.requires_grad_()
+    y = RationalTanh.apply(x)
+    assert isinstance(y, torch.Tensor)
+    expected = x.detach().double().tanh()
+    torch.testing.assert_close(y.detach().double(), expected, rtol=5e-7, atol=0.0)
+    assert y.abs().max() <= 1
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(slope.double(), 1 - expected**2, rtol=0.0, atol=1e-6)
 
 
 def test_compiling_is_for_runs_that_are_long_enough(monkeypatch):

@@ -115,8 +115,10 @@ def test_samplers_work_at_the_same_time_and_while_the_learner_does():
     config = toy("Slow", batch_size=32, minibatch_size=16)  # 8 steps of 4 x 50 ms, if in turn
     pool, weights = make(config, 4)
     try:
-        start = time.monotonic()
         pool.request(weights, 0, True)
+        pool.gather()  # the samplers stand
+        start = time.monotonic()
+        pool.request(weights, 1, False)
         asked = time.monotonic() - start
         pool.gather()
         both = time.monotonic() - start
@@ -163,6 +165,8 @@ def test_a_killed_sampler_is_an_error_and_no_hang():
     assert isinstance(pool, LocalPool)
     try:
         pool.request(weights, 0, True)
+        pool.gather()  # the samplers stand
+        pool.request(weights, 1, False)
         os.kill(pool._processes[1].pid, signal.SIGKILL)
         start = time.monotonic()
         with pytest.raises(SamplerError, match=r"sampler 1 \(process \d+\) was killed by signal 9"):
