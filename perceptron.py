@@ -9,9 +9,10 @@ import numba
 import numpy as np
 from torch import nn
 
-from layers import TANH_LIMIT, TANH_P, TANH_Q, RunningMoments, Tanh
+from compiled import TANH_LIMIT, TANH_P, TANH_Q
+from layers import RunningMoments
 
-_ACTIVATIONS: dict[type[nn.Module], int] = {Tanh: 0, nn.ReLU: 1, nn.ELU: 2, nn.SiLU: 3}
+_ACTIVATIONS: dict[type[nn.Module], int] = {nn.Tanh: 0, nn.ReLU: 1, nn.ELU: 2, nn.SiLU: 3}
 _NONE = np.zeros(0)
 
 _LIMIT = np.float32(TANH_LIMIT)
@@ -111,7 +112,7 @@ def _forward(
 
 @numba.njit(cache=True, fastmath={"contract"})
 def _activate(values: np.ndarray, activation: int) -> None:
-    """Apply an activation in place; tanh as `layers.Tanh` does where it is compiled."""
+    """Apply an activation in place; tanh is the learner's where that is compiled."""
     if activation == 0:
         for j in range(len(values)):
             x = min(max(values[j], -_LIMIT), _LIMIT)
