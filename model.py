@@ -18,7 +18,7 @@ from envs import Spaces, spaces_of
 from grid import GridFeatures, GridHead, GridNet
 from layers import Linear, NoisyLinear, RunningMoments, orthogonal
 from networks import GRIDS, WrongNetwork, features_of, make_trunk, refuse_unfit
-from perceptron import Perceptron, sample_normal
+from perceptron import Perceptron, sample_categorical, sample_normal
 from randomness import stream
 from rnd import RND
 from sequence import Lstm
@@ -108,6 +108,9 @@ class ActorCritic(parl.Model):
         if own_std:
             self.log_std = nn.Parameter(torch.full((outputs,), config.initial_log_std))
         self.own_std = own_std
+        # whether actions too are drawn by what is compiled
+        simple = own_std and type(distribution) is Normal
+        self.samples_plainly = self.plain and (simple or isinstance(distribution, Categorical))
         self.by_sub_action = config.joint_loss != "compound"
         self.normalizes_value = config.normalize_value
         if self.normalizes_value:
@@ -272,13 +275,16 @@ class ActorCritic(parl.Model):
                 episode's first.
         """
         distribution = self.distribution
-        if self.own_std and type(distribution) is Normal and noise is not None:
+        if self.samples_plainly and noise is not None and mask is None:
             perceptron = self._compiled_actor()
             if perceptron is not None:
-                log_std = self.log_std.detach().numpy()
-                action, log_prob, joint = sample_normal(perceptron(obs), log_std, noise)
-                known = log_prob if self.by_sub_action else joint
-                return Acted(torch.from_numpy(action), torch.from_numpy(known), None)
+                output = perceptron(obs)
+                if self.own_std:
+                    found = sample_normal(output, self.log_std.detach().numpy(), noise)
+                else:
+                    found = sample_categorical(output, noise)
+                action, log_prob, joint = (torch.from_numpy(part) for part in found)
+                return Acted(action, log_prob if self.by_sub_action else joint, None)
         legal = None if mask is None else torch.from_numpy(mask).to(self.device)
         drawn = None if noise is None else torch.from_numpy(noise).to(self.device)
         params, after = self._acting_params(obs, noise is None, legal, state)

@@ -75,6 +75,40 @@ def sample_normal(
     return action, log_prob, joint
 
 
+@numba.njit(cache=True)
+def sample_categorical(
+    logits: np.ndarray, noise: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Actions of a categorical distribution, as `categorical.Categorical` has them.
+
+    Args:
+        logits: [B, A] float32.
+        noise: [B], uniform in [0, 1).
+
+    Returns:
+        actions [B], their log-probabilities as [B, 1] and as [B].
+    """
+    rows, actions = logits.shape
+    action, log_prob = np.empty(rows, np.int64), np.empty((rows, 1), np.float32)
+    for row in range(rows):
+        greatest = logits[row].max()
+        total = 0.0
+        for a in range(actions):
+            total += math.exp(logits[row, a] - greatest)
+        # the action at whose probability the cumulative distribution passes the noise
+        level, cumulative, chosen = noise[row] * total, 0.0, 0
+        for a in range(actions):
+            probability = math.exp(logits[row, a] - greatest)
+            if probability > 0.0:
+                chosen = a
+            cumulative += probability
+            if cumulative > level:
+                break
+        action[row] = chosen
+        log_prob[row, 0] = logits[row, chosen] - greatest - math.log(total)
+    return action, log_prob, log_prob[:, 0]
+
+
 @numba.njit(cache=True, fastmath={"contract"})
 def _forward(
     obs: np.ndarray, mean: np.ndarray, var: np.ndarray, limit: float,

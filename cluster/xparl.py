@@ -32,7 +32,9 @@ from rollout import Rollout, RolloutSpec, Weights
 ROOT = Path(__file__).resolve().parent.parent
 MUST_MATCH = ("numpy", "torch", "gymnasium", "mujoco", "ale-py")
 CONNECT_TIMEOUT_S = 3.0
-CPU_TIMEOUT_S = 7.0  # workers report their CPUs now and then, and first after some seconds
+# workers report their CPUs now and then, first after some seconds; one that a run has just left is
+# free once its process has been started anew
+CPU_TIMEOUT_S = 20.0
 
 
 class ClusterError(UserError):

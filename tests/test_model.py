@@ -104,18 +104,19 @@ def test_an_action_does_not_depend_on_how_many_environments_stand_beside_it(
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "elu", "silu"])
 @pytest.mark.parametrize("normalizes", [False, True])
-def test_a_small_network_acts_by_what_the_learner_computes(activation, normalizes):
+@pytest.mark.parametrize("action_space", [CONTINUOUS, DISCRETE], ids=["normal", "categorical"])
+def test_a_small_network_acts_by_what_the_learner_computes(activation, normalizes, action_space):
     # of an observation's 5 entries the last 2 are the critic's alone
     config = Config(
         activation=activation, hidden_sizes=(32, 7), normalize_observation=normalizes,
         observation_clip=2.0, initial_log_std=-1.0,
     )  # fmt: skip
-    model = make_model(Spaces(VECTOR, CONTINUOUS, 0, False, 2), config)
+    model = make_model(Spaces(VECTOR, action_space, 0, False, 2), config)
     assert model.plain
     rng = np.random.default_rng(0)
     obs = rng.normal(3.0, 2.0, (20, 5)).astype(np.float32)
-    noise = rng.standard_normal((20, 3), np.float32)
-    for _ in range(2):
+    noise = rng.random((20, *model.distribution.noise_shape), np.float32)
+    for _ in range(3):
         with torch.no_grad():
             params = model.policy(torch.from_numpy(obs))
             action = model.distribution.sample(params, torch.from_numpy(noise))
