@@ -201,7 +201,7 @@ class PPOAgent(parl.Agent):
 
     def _normalize_values(self, target: np.ndarray, valid: np.ndarray) -> None:
         rows = to_device(target[valid], self.model.device)
-        self.model.update_value_normalizer(rows.view(len(rows), -1))
+        self.model.value_head.update_normalizer(rows.view(len(rows), -1))
 
     def _estimator(self, rollout: Rollout, obs: Tensor, past: Past | None) -> Estimator:
         """What gives the advantages of a rollout, under the weights of the time it is asked."""

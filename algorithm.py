@@ -19,7 +19,7 @@ parl = load_parl()
 
 STATISTICS = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "grad_norm")
 
-# Gradient steps from which compiling pays for itself: it costs some 25 s, or 5 s where it is cached,
+# Gradient steps from which compiling pays for itself: it costs some 20 s, or 3 s where it is cached,
 # and saves about 1.5 ms a step of a small mlp, tens of milliseconds of a CNN. Networks that are not
 # named here stay eager: their shapes depend on the data, or are the user's own.
 _STEPS_THAT_PAY = {"mlp": 10_000, "nature_cnn": 1_500, "impala": 1_500}
@@ -141,7 +141,7 @@ class PPO(parl.Algorithm):
 
     def _value_error(self, batch: Minibatch, value: Tensor) -> Tensor:
         """[B] in units of the value normaliser where there is one; of both heads, summed."""
-        config, scale = self.config, self.model.value_scale()
+        config, scale = self.config, self.model.value_head.scale()
 
         def penalty(error: Tensor) -> Tensor:
             error = error / scale
@@ -246,7 +246,7 @@ def choose_compile(config: Config) -> tuple[bool, str]:
         return False, "no C++ compiler found: the gradient step is not compiled, training is slower"
     return (
         True,
-        "compiling the gradient step: the first update takes some 20 s, or 5 s where it is cached",
+        "compiling the gradient step takes some 20 s, or 3 s where it is cached",
     )
 
 

@@ -128,3 +128,38 @@ class RunningMoments(nn.Module):
         """Rows in standard deviations from the mean, float32, within +-clip."""
         scale = (self.var + 1e-8).rsqrt().float()
         return ((rows - self.mean.float()) * scale).clamp(-clip, clip)
+
+
+class ValueHead(Linear):
+    """State values [B, outputs] of features [B, inputs].
+
+    With `normalizes`, what is learned is normalised by running moments of the value targets, and
+    what is put out is not: PopArt (van Hasselt et al. 2016, arXiv 1602.07714).
+    """
+
+    def __init__(self, inputs: int, outputs: int, normalizes: bool):
+        super().__init__(inputs, outputs)
+        orthogonal(self, 1.0)
+        self.moments = RunningMoments((outputs,)) if normalizes else None
+
+    def forward(self, input: Tensor) -> Tensor:
+        value = super().forward(input)
+        if self.moments is None:
+            return value
+        return value * self.scale() + self.moments.mean.float()
+
+    def scale(self) -> Tensor | float:
+        """Standard deviation of the value targets, in which values are learned, or 1."""
+        return 1.0 if self.moments is None else self.moments.var.sqrt().float()
+
+    @torch.no_grad()
+    def update_normalizer(self, target: Tensor) -> None:
+        """Merge value targets [B, outputs], and keep every output as it was (PopArt, eq. 9)."""
+        moments = self.moments
+        assert moments is not None
+        mean, scale = moments.mean.clone(), moments.var.sqrt()
+        moments.update(target)
+        moments.var.clamp_(min=1e-4)
+        new = moments.var.sqrt()
+        self.weight.mul_((scale / new).float().unsqueeze(-1))
+        self.bias.copy_(((scale * self.bias.double() + mean - moments.mean) / new).float())

@@ -16,7 +16,7 @@ from config import Config
 from distributions import Distribution, Normal, make_distribution
 from envs import Spaces, spaces_of
 from grid import GridFeatures, GridHead, GridNet
-from layers import Linear, NoisyLinear, RunningMoments, orthogonal
+from layers import Linear, NoisyLinear, RunningMoments, ValueHead, orthogonal
 from networks import GRIDS, WrongNetwork, features_of, make_trunk, refuse_unfit
 from perceptron import Perceptron, sample_categorical, sample_normal
 from randomness import stream
@@ -99,7 +99,8 @@ class ActorCritic(parl.Model):
             head = NoisyLinear if config.noisy_layers else Linear
             self.policy_head = orthogonal(head(features, outputs), 0.01)
         self.rnd = RND(obs_shape) if config.rnd_coefficient > 0 else None
-        self.value_head = orthogonal(Linear(features, 2 if self.rnd is not None else 1), 1.0)
+        heads = 2 if self.rnd is not None else 1
+        self.value_head = ValueHead(features, heads, config.normalize_value)
         # whether to act takes nothing but a perceptron, which is made when it is first needed
         self.plain = config.network == "mlp" and not config.noisy_layers
         self._perceptron: Perceptron | None = None
@@ -112,9 +113,6 @@ class ActorCritic(parl.Model):
         simple = own_std and type(distribution) is Normal
         self.samples_plainly = self.plain and (simple or isinstance(distribution, Categorical))
         self.by_sub_action = config.joint_loss != "compound"
-        self.normalizes_value = config.normalize_value
-        if self.normalizes_value:
-            self.value_moments = RunningMoments((self.value_head.out_features,))
         if self.normalizes:
             # of what looks back, each observation is scaled alike, and the mark beside it is not
             self.moments = RunningMoments((obs_shape[1] - 1,) if self.looks_back else obs_shape)
@@ -137,21 +135,6 @@ class ActorCritic(parl.Model):
             self.moments.update(obs[:, -1, :-1] if self.looks_back else obs)
         if self.rnd is not None:
             self.rnd.update(obs)
-
-    def value_scale(self) -> Tensor | float:
-        """Standard deviation of the value targets, in which the value head computes, or 1."""
-        return self.value_moments.var.sqrt().float() if self.normalizes_value else 1.0
-
-    @torch.no_grad()
-    def update_value_normalizer(self, target: Tensor) -> None:
-        """Merge value targets [B, heads], and keep every output as it was (PopArt, eq. 9)."""
-        moments, head = self.value_moments, self.value_head
-        mean, scale = moments.mean.clone(), moments.var.sqrt()
-        moments.update(target)
-        moments.var.clamp_(min=1e-4)
-        new = moments.var.sqrt()
-        head.weight.mul_((scale / new).float().unsqueeze(-1))
-        head.bias.copy_(((scale * head.bias.double() + mean - moments.mean) / new).float())
 
     def resample_noise(self, generator: np.random.Generator) -> None:
         """Draw the noise of the noisy layers anew, where there are any."""
@@ -206,10 +189,7 @@ class ActorCritic(parl.Model):
 
     def _value(self, features: Any) -> Tensor:
         whole = features.whole if isinstance(features, GridFeatures) else features
-        value = self.value_head(whole)
-        if self.normalizes_value:
-            value = value * self.value_scale() + self.value_moments.mean.float()
-        return value.squeeze(-1)
+        return self.value_head(whole).squeeze(-1)
 
     def policy(self, obs: Tensor, mask: Tensor | None = None, past: Past | None = None) -> Any:
         """The distribution's parameters for raw observations [B, ...], as of `forward`."""

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sleeping_env import STEP_S
-from timing import cluster, run_and_measure
+from timing import Cluster, cluster, run_and_measure
 
 from config import Config
 
@@ -48,13 +48,14 @@ class Arguments:
     """Where to write, without the ending."""
 
 
-def throughput(samplers: int, pool: str, seconds: float, address: str) -> dict[str, Any]:
+def throughput(samplers: int, pool: str, seconds: float, made: Cluster | None) -> dict[str, Any]:
     """Train on sleeping environments, one per sampler: steps/s and seconds per update."""
     batch = str(samplers * STEPS)
     flags = ["--env", "sleeping_env:Sleeping", "--env_num", str(samplers), "--samplers",
              str(samplers), "--batch_size", batch, "--minibatch_size", batch, *SMALL]  # fmt: skip
     if pool == "xparl":
-        flags += ["--xparl_addr", address]
+        assert made is not None
+        flags += ["--xparl_addr", made.address]
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(ROOT / "benchmarks" / "sleeping_env.py", folder)
         row = run_and_measure(flags, seconds, Path(folder))
@@ -231,10 +232,10 @@ def main() -> None:
     arguments = tyro.cli(Arguments)
     points = []
     cpus = max(arguments.samplers)
-    with cluster(cpus) if "xparl" in arguments.pools else contextlib.nullcontext("") as address:
+    with cluster(cpus) if "xparl" in arguments.pools else contextlib.nullcontext() as made:
         for pool in arguments.pools:
             for samplers in arguments.samplers:
-                points.append(throughput(samplers, pool, arguments.seconds, address))
+                points.append(throughput(samplers, pool, arguments.seconds, made))
                 print(f"{pool}, {samplers} samplers: {points[-1]['steps_per_s']:,.0f} steps/s,"
                       f" {points[-1]['of_ideal']:.1%} of the ideal", flush=True)  # fmt: skip
     print(write(points, uneven(arguments.seconds), costs(), arguments))

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import psutil
 
@@ -85,23 +85,45 @@ def raw_rate(env: str, count: int, seconds: float) -> float:
         return sum(pool.starmap(step_at_random, [(env, share, seconds) for share in shares]))
 
 
-def train_for(arguments: Arguments, pool: str, lag: int, address: str) -> dict[str, Any]:
+class Cluster(NamedTuple):
+    """An xparl cluster: where it listens, and the session that all its processes are in."""
+
+    address: str
+    session: int
+
+    def processes(self) -> list[int]:
+        found = []
+        for pid in psutil.pids():
+            with contextlib.suppress(ProcessLookupError):
+                if os.getsid(pid) == self.session:
+                    found.append(pid)
+        return found
+
+
+def train_for(arguments: Arguments, pool: str, lag: int, made: Cluster | None) -> dict[str, Any]:
     """A run of train.py with the asked environments, pool and lag, measured."""
     flags = ["--env", arguments.env, "--policy_lag", str(lag)]
     if arguments.env_num is not None:
         flags += ["--env_num", str(arguments.env_num)]
     if pool == "xparl":
-        flags += ["--xparl_addr", address]
+        assert made is not None
+        flags += ["--xparl_addr", made.address]
     if pool == "inline":
         flags += ["--samplers", "0"]
     elif arguments.samplers is not None or pool == "xparl":
         flags += ["--samplers", str(arguments.samplers or os.cpu_count() or 1)]
     with tempfile.TemporaryDirectory() as folder:
-        return run_and_measure(flags, arguments.seconds, Path(folder))
+        of_pool = made if pool == "xparl" else None
+        return run_and_measure(flags, arguments.seconds, Path(folder), of_pool)
 
 
-def run_and_measure(flags: list[str], seconds: float, folder: Path) -> dict[str, Any]:
-    """Run train.py in a folder, stop it after the measuring time, and read its metrics."""
+def run_and_measure(
+    flags: list[str], seconds: float, folder: Path, made: Cluster | None = None
+) -> dict[str, Any]:
+    """Run train.py in a folder, stop it after the measuring time, and read its metrics.
+
+    Memory is that of the run's processes, and of the cluster's where there is one.
+    """
     command = [sys.executable, str(ROOT / "train.py"), *flags, "--run_dir", "run",
                "--train_total_steps", "100000000", "--test_share", "1"]  # fmt: skip
     process = subprocess.Popen(
@@ -113,7 +135,7 @@ def run_and_measure(flags: list[str], seconds: float, folder: Path) -> dict[str,
             time.sleep(0.5)
             if process.poll() is not None:
                 raise RuntimeError(f"train.py {' '.join(flags)} ended with {process.returncode}")
-            peak = max(peak, resident_memory(process.pid))
+            peak = max(peak, resident_memory(process.pid, made))
             rows = read_metrics(folder / "run" / "metrics.jsonl")
     finally:
         process.send_signal(signal.SIGTERM)
@@ -127,14 +149,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def resident_memory(leader: int) -> int:
-    """Bytes resident in a process and its children (shared pages counted in each)."""
+def resident_memory(leader: int, made: Cluster | None) -> int:
+    """Bytes resident in a process and its children, and a cluster's (shared pages in each)."""
     total = 0
-    for process in [psutil.Process(leader), *psutil.Process(leader).children(recursive=True)]:
-        try:
-            total += process.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
+    children = [child.pid for child in psutil.Process(leader).children(recursive=True)]
+    for pid in [leader, *children, *(made.processes() if made else [])]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += psutil.Process(pid).memory_info().rss
     return total
 
 
@@ -220,19 +241,19 @@ def draw(arguments: Arguments, raw: float, rows: list[dict[str, Any]]) -> None:
 
 
 @contextlib.contextmanager
-def cluster(cpus: int, port: int = 8013) -> Iterator[str]:
+def cluster(cpus: int, port: int = 8013) -> Iterator[Cluster]:
     """An xparl cluster on this machine, for as long as the block lasts."""
     xparl = Path(sys.executable).with_name("xparl")
     command = [str(xparl), "start", "--port", str(port), "--cpu_num", str(cpus)]
     starter = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     starter.wait()
+    made = Cluster(f"localhost:{port}", starter.pid)
     try:
-        yield f"localhost:{port}"
-    finally:  # its processes share the session of the command that started them
-        for pid in psutil.pids():
+        yield made
+    finally:
+        for pid in made.processes():
             with contextlib.suppress(ProcessLookupError):
-                if os.getsid(pid) == starter.pid:
-                    os.kill(pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
 
 
 def main() -> None:
@@ -246,10 +267,10 @@ def main() -> None:
     raw = raw_rate(arguments.env, config.env_num, 4.0)
     rows = []
     cpus = max(arguments.samplers or 1, os.cpu_count() or 1)
-    with cluster(cpus) if "xparl" in arguments.pools else contextlib.nullcontext("") as address:
+    with cluster(cpus) if "xparl" in arguments.pools else contextlib.nullcontext() as made:
         for pool in arguments.pools:
             for lag in arguments.policy_lag:
-                row = train_for(arguments, pool, lag, address)
+                row = train_for(arguments, pool, lag, made)
                 row |= {"pool": pool, "policy_lag": lag}
                 row["bytes_per_step"] = bytes_per_step(config, pool, row["samplers"])
                 rows.append(row)

@@ -285,9 +285,9 @@ def test_popart_keeps_every_value_when_its_units_move():
     obs = torch.randn(50, 4)
     with torch.no_grad():
         before = agent.model.value(obs)
-        agent.model.update_value_normalizer(torch.randn(200, 2) * 30 + 7)
+        agent.model.value_head.update_normalizer(torch.randn(200, 2) * 30 + 7)
         torch.testing.assert_close(agent.model.value(obs), before, atol=1e-4, rtol=1e-4)
-    assert agent.model.value_scale().mean() == pytest.approx(30, rel=0.2)
+    assert agent.model.value_head.scale().mean() == pytest.approx(30, rel=0.2)
     pool.close()
 
 
