@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from llvmlite.binding import load_library_permanently
+from llvmlite.binding import add_symbol
 from numba import types
 
 from envs.classic import quiet_make, vectorize
@@ -131,7 +132,7 @@ class LocomotionEnvs(VectorEnv):
 
 # MuJoCo's own function, for compiled code to call
 (_LIBRARY,) = Path(mujoco.__file__).parent.glob("libmujoco.*")
-load_library_permanently(str(_LIBRARY))
+add_symbol("mj_step", ctypes.cast(ctypes.CDLL(str(_LIBRARY)).mj_step, ctypes.c_void_p).value)
 _mj_step = types.ExternalFunction("mj_step", types.void(types.intp, types.intp))
 
 
