@@ -167,7 +167,8 @@ class PPOAgent(parl.Agent):
         rollout.env_ranges = [(0, self.config.env_num)]
         before = self.state()
         self.learn(rollout, 0.0, fresh=True)
-        self.load_state(*before)
+        self._before_update = before
+        self.abandon_update()
 
     def initialize_normalizer(self, rollout: Rollout) -> None:
         """Give the normaliser its first statistics, before anything is learned."""
@@ -308,8 +309,8 @@ class PPOAgent(parl.Agent):
     def abandon_update(self) -> None:
         """Go back to the state from before the update in progress."""
         assert self._before_update is not None
-        before, self._before_update = self._before_update, None
-        self.load_state(*before)
+        self.load_state(*self._before_update)
+        self._before_update = None  # only now: a signal in the midst of it saves the whole
 
     def load_state(self, arrays: dict[str, np.ndarray], counters: dict[str, Any]) -> None:
         """Put back what `state` returned."""

@@ -90,18 +90,19 @@ def sample_categorical(
     """
     rows, actions = logits.shape
     action, log_prob = np.empty(rows, np.int64), np.empty((rows, 1), np.float32)
+    weight = np.empty(actions)  # probabilities, but for their total
     for row in range(rows):
         greatest = logits[row].max()
         total = 0.0
         for a in range(actions):
-            total += math.exp(logits[row, a] - greatest)
+            weight[a] = math.exp(logits[row, a] - greatest)
+            total += weight[a]
         # the action at whose probability the cumulative distribution passes the noise
         level, cumulative, chosen = noise[row] * total, 0.0, 0
         for a in range(actions):
-            probability = math.exp(logits[row, a] - greatest)
-            if probability > 0.0:
+            if weight[a] > 0.0:
                 chosen = a
-            cumulative += probability
+            cumulative += weight[a]
             if cumulative > level:
                 break
         action[row] = chosen
