@@ -36,7 +36,7 @@ def start_training(run_dir: Path, *flags: str) -> subprocess.Popen:
 def test_a_run_from_end_to_end(tmp_path):
     run_dir = tmp_path / "run"
     done = run_command(
-        "train.py", "--env", "CartPole-v1", "--train_total_steps", "30000", "--seed", "0",
+        "train.py", "--env", "CartPole-v1", "--train_total_steps", "50000", "--seed", "0",
         "--run_dir", str(run_dir),
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
@@ -47,8 +47,9 @@ def test_a_run_from_end_to_end(tmp_path):
     summary, metrics = summary_of(run_dir), metrics_of(run_dir)
     assert summary["exit_reason"] == "finished"
     assert summary["pool"] == "local"
-    assert summary["global_step"] >= 30_000
-    assert summary["eval_return_best"] >= 400
+    assert summary["global_step"] >= 50_000
+    # the last weights are always evaluated; which others are is up to the machine
+    assert summary["eval_return_best"] >= summary["eval_return_mean"] >= 475
     assert [m["update"] for m in metrics] == list(range(1, len(metrics) + 1))
     last = metrics[-1]
     assert last["global_step"] == summary["global_step"]
