@@ -21,20 +21,29 @@ def make_asynchronous(env: str, samplers: int, lag: int, **settings):
     return AsynchronousPool(pool, lag), weights
 
 
+def start(pool: AsynchronousPool, weights: Weights) -> None:
+    """Wait until each sampler has given its first fragment, which takes long: it compiles."""
+    pool.request(weights, 0, True)
+    started: set[tuple[int, int]] = set()
+    while len(started) < pool.samplers:
+        started.update(pool.gather().env_ranges)
+
+
 def test_a_slow_sampler_holds_nobody_up(tmp_path, monkeypatch):
     monkeypatch.setenv("UNEVEN_FOLDER", str(tmp_path))
     pool, weights = make_asynchronous("Uneven", 4, 4, batch_size=32)
     fragments: Counter[tuple[int, int]] = Counter()
     try:
-        for update in range(12):
-            pool.request(Weights(update, weights.arrays), update, update == 0)
+        start(pool, weights)
+        for update in range(1, 13):
+            pool.request(Weights(update, weights.arrays), update, False)
             rollout = pool.gather()
             assert rollout.reward.shape == (8, 4)
             assert update - 4 <= rollout.policy_version <= update
             fragments.update(rollout.env_ranges)
     finally:
         pool.close()
-    # the first batch waits for nobody either; in lockstep every sampler would have given 12
+    # in lockstep every sampler would have given 12
     slowest, second = sorted(fragments[(n, n + 1)] for n in range(4))[:2]
     assert sum(fragments.values()) == 48
     assert second >= 2 * slowest
@@ -70,10 +79,11 @@ def test_a_slow_learner_drops_nothing():
     pool, weights = make_asynchronous("ConstantReward", 2, 2)
     ages = []
     try:
-        for update in range(8):
-            pool.request(Weights(update, weights.arrays), update, update == 0)
+        start(pool, weights)
+        for update in range(1, 7):
+            pool.request(Weights(update, weights.arrays), update, False)
             ages.append(update - pool.gather().policy_version)
-            time.sleep(0.1)
+            time.sleep(0.5)
     finally:
         pool.close()
     assert pool.dropped == 0

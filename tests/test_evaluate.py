@@ -54,7 +54,7 @@ def test_the_evaluator_never_waits_and_skips_to_the_newest_weights():
         begun = time.monotonic()
         for version in range(5):
             evaluator.submit(Weights(version, model.get_weights()), step=version)
-        assert time.monotonic() - begun < 0.2
+        assert evaluator.poll() is None  # the first still runs
         finished = []
         while len(finished) < 2:
             evaluation = evaluator.poll()

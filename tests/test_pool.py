@@ -111,19 +111,13 @@ def test_a_reset_begins_episodes_anew():
         assert rollout.valid.all()
 
 
-def test_samplers_work_at_the_same_time_and_while_the_learner_does():
-    config = toy("Slow", batch_size=32, minibatch_size=16)  # 8 steps of 4 x 50 ms, if in turn
-    pool, weights = make(config, 4)
+def test_samplers_work_at_the_same_time_and_while_the_learner_does(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEETING_FOLDER", str(tmp_path))
+    pool, weights = make(toy("Meeting", batch_size=32), 4)
     try:
         pool.request(weights, 0, True)
-        pool.gather()  # the samplers stand
-        start = time.monotonic()
-        pool.request(weights, 1, False)
-        asked = time.monotonic() - start
-        pool.gather()
-        both = time.monotonic() - start
-        assert asked < 0.1
-        assert both < 1.2  # 8 x 50 ms side by side; in turn it would be 1.6 s
+        (tmp_path / "learner").touch()
+        assert pool.gather().valid.all()  # or samplers that wait for one another give up
     finally:
         pool.close()
 

@@ -103,14 +103,12 @@ def test_xparl_gives_the_weights_that_local_processes_give(xparl_cluster, lag, t
 
 
 def test_more_samplers_than_cpus_says_how_many_there_are(xparl_cluster):
-    begun = time.monotonic()
     done = run_command(
         "train.py", "--env", "HalfCheetah-v4", "--samplers", "9", "--xparl_addr", xparl_cluster
     )
     assert done.returncode == 2
     assert "samplers is 9, but the cluster" in done.stderr
     assert "has 4 CPUs" in done.stderr
-    assert time.monotonic() - begun < 20
 
 
 def test_what_is_no_master_is_said():

@@ -58,6 +58,19 @@ class Uneven(ConstantReward):
         self.step_s = 0.04 if number == 1 else 0.01
 
 
+class Meeting(ConstantReward):
+    """Steps on only once four instances and the learner have each left a file in a folder."""
+
+    def step(self, action: Any) -> Any:
+        folder, deadline = Path(os.environ["MEETING_FOLDER"]), time.monotonic() + 60
+        (folder / f"{os.getpid()}-{id(self)}").touch()
+        while len(list(folder.iterdir())) < 5:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"only {len(list(folder.iterdir()))} of 5 came")
+            time.sleep(0.01)
+        return super().step(action)
+
+
 class Counter(gymnasium.Env):
     """Observes (seed drawn at reset, step), ends after 3 steps or is cut off after 5 at random."""
 
