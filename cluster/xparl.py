@@ -7,6 +7,7 @@ of the project travels to the actors with the connection; their packages must be
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import queue
@@ -96,7 +97,31 @@ def _make_host() -> type:
     """The remote class. Its made-up module makes PARL send it by value, wherever it is used."""
 
     class Host:
-        def __init__(self) -> None:
+        """Imports the project from a folder of this version's own, made at its first use.
+
+        What is compiled, by Python and by numba, then lies there for the next actors.
+        """
+
+        def __init__(self, version: str, sources: dict[str, bytes]):
+            import shutil
+            import sys
+            import tempfile
+            from pathlib import Path
+
+            home = Path.home() / ".cache" / "dppo" / version
+            if not home.exists():
+                home.parent.mkdir(parents=True, exist_ok=True)
+                fresh = Path(tempfile.mkdtemp(dir=home.parent))
+                for name, content in sources.items():
+                    (fresh / name).parent.mkdir(exist_ok=True)
+                    (fresh / name).write_bytes(content)
+                try:
+                    fresh.rename(home)
+                except OSError:
+                    shutil.rmtree(fresh)
+                    if not home.exists():  # otherwise another actor was first
+                        raise
+            sys.path.insert(0, str(home))
             self.session: Any = None
 
         def call(self, message: bytes) -> bytes:
@@ -206,27 +231,25 @@ class XparlPool(SamplerPool):
         self._parl.connect(config.xparl_addr)
         from parl.remote.client import get_global_client
 
-        get_global_client().pyfiles = _project_files()
+        get_global_client().pyfiles = _modules_worked_in()
         self._threads = [Caller(f"actor-{i}") for i in range(samplers)]
         self._packed_request: Request | None = None
         self._packed = b""
-        self._answers: list[Future[bytes]] = []
-        host_class = self._parl.remote_class(_make_host())
-        made = [thread.submit(host_class) for thread in self._threads]
+        host_class, sources = self._parl.remote_class(_make_host()), _sources()
+        version = hashlib.sha256(repr(sorted(sources.items())).encode()).hexdigest()[:16]
+        made = [thread.submit(host_class, version, sources) for thread in self._threads]
         self._actors: list[Any] = []
         try:
             self._actors = [actor.result() for actor in made]
-            self._answers = [
-                thread.submit(actor.call, wire.pack(self._hello(index)))
-                for index, (thread, actor) in enumerate(
-                    zip(self._threads, self._actors, strict=True)
-                )
-            ]
-            for index in range(samplers):
-                self._answer(index)
         except BaseException:
             self.close()
             raise
+        self._answers = [
+            thread.submit(actor.call, wire.pack(self._hello(index)))
+            for index, (thread, actor) in enumerate(zip(self._threads, self._actors, strict=True))
+        ]
+        # those that have not said yet that they stand: the learner has something to do meanwhile
+        self._starting = dict(enumerate(self._answers))
 
     def _hello(self, index: int) -> dict[str, Any]:
         first, last = self.ranges[index]
@@ -235,11 +258,11 @@ class XparlPool(SamplerPool):
             "first": first, "last": last, "index": index,
         }  # fmt: skip
 
-    def _answer(self, index: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _answer(self, index: int, answer: Future[bytes]) -> tuple[dict[str, Any], dict[str, Any]]:
         from parl.remote.exceptions import RemoteError
 
         try:
-            meta, arrays = wire.unpack(self._answers[index].result())
+            meta, arrays = wire.unpack(answer.result())
         except RemoteError as error:
             raise SamplerError(f"sampler {index} (remote actor) is lost: {error}") from None
         if "error" in meta:
@@ -256,7 +279,9 @@ class XparlPool(SamplerPool):
         self._answers[index] = self._threads[index].submit(self._actors[index].call, self._packed)
 
     def _receive(self, index: int, request: Request) -> list[TimedEpisode]:
-        meta, arrays = self._answer(index)
+        if index in self._starting:
+            self._answer(index, self._starting.pop(index))
+        meta, arrays = self._answer(index, self._answers[index])
         columns = self._slot(request).columns(*self.ranges[index])
         for name, array in columns.arrays().items():
             array[...] = arrays[name]
@@ -286,14 +311,16 @@ class XparlPool(SamplerPool):
                     reader.join(timeout=2.0)
 
 
-def _project_files() -> bytes:
-    """What an actor runs: the project's sources, and the modules of the folder worked in."""
+def _sources() -> dict[str, bytes]:
+    """The project's own files that actors need, by their places in it."""
+    found = [*ROOT.glob("*.py"), *ROOT.glob("cluster/*.py"), *ROOT.glob("envs/*.py")]
+    found += ROOT.glob("presets/*.yaml")
+    return {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in found}
+
+
+def _modules_worked_in() -> bytes:
+    """The modules of the folder worked in, as PARL takes files: a user's environments."""
     import cloudpickle
 
-    sources = [*ROOT.glob("*.py"), *ROOT.glob("cluster/*.py"), *ROOT.glob("envs/*.py")]
-    sources += ROOT.glob("presets/*.yaml")
-    files = {str(path.relative_to(ROOT)): path.read_bytes() for path in sources}
     own = {path.name: path.read_bytes() for path in Path.cwd().glob("*.py")}
-    return cloudpickle.dumps(
-        {"python_files": {}, "other_files": own | files, "empty_subfolders": set()}
-    )
+    return cloudpickle.dumps({"python_files": {}, "other_files": own, "empty_subfolders": set()})

@@ -74,7 +74,7 @@ def long_run(xparl_cluster, tmp_path_factory):
 def test_a_killed_actor_is_a_clear_error_and_no_hang(xparl_cluster, tmp_path):
     process = start(xparl_cluster, tmp_path / "work")
     pid_file = tmp_path / "work" / "pid"
-    wait_until(lambda: pid_file.exists() and pid_file.read_text(), 60, "the actor")
+    wait_until(lambda: pid_file.exists() and pid_file.read_text(), 120, "the actor")
     os.kill(int(pid_file.read_text()), signal.SIGKILL)
     _, errors = process.communicate(timeout=90)
     assert process.returncode == 2
