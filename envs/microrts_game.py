@@ -181,6 +181,10 @@ def _start_jvm() -> None:
             "-Xrs",  # signals are this project's
             "-XX:+UseSerialGC",  # a sampler is one process on one core
             "-XX:+DisableExplicitGC",  # JPype asks for one with each of Python's
+            # Java tests for null in its code, and not by letting it fault: JVM 25.0.2 was seen to
+            # crash in a step, and to hang in a storm of SIGSEGVs; with this there are none
+            "-XX:+UnlockDiagnosticVMOptions",
+            "-XX:-ImplicitNullChecks",
             classpath=classpath,
             convertStrings=False,
         )
