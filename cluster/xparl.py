@@ -36,6 +36,9 @@ CONNECT_TIMEOUT_S = 3.0
 # workers report their CPUs now and then, first after some seconds; one that a run has just left is
 # free once its process has been started anew
 CPU_TIMEOUT_S = 20.0
+# an actor begins with some seconds of imports; where many share a core, they delay each other's
+# heartbeats until PARL takes them for dead
+STARTS_AT_ONCE = 16
 
 
 class ClusterError(UserError):
@@ -237,19 +240,25 @@ class XparlPool(SamplerPool):
         self._packed = b""
         host_class, sources = self._parl.remote_class(_make_host()), _sources()
         version = hashlib.sha256(repr(sorted(sources.items())).encode()).hexdigest()[:16]
-        made = [thread.submit(host_class, version, sources) for thread in self._threads]
-        self._actors: list[Any] = []
-        try:
-            self._actors = [actor.result() for actor in made]
-        except BaseException:
-            self.close()
-            raise
-        self._answers = [
-            thread.submit(actor.call, wire.pack(self._hello(index)))
-            for index, (thread, actor) in enumerate(zip(self._threads, self._actors, strict=True))
-        ]
+        self._actors: dict[int, Any] = {}
+        self._starts, self._closed = threading.Semaphore(STARTS_AT_ONCE), False
         # those that have not said yet that they stand: the learner has something to do meanwhile
-        self._starting = dict(enumerate(self._answers))
+        self._starting = {
+            index: thread.submit(self._start, index, host_class, version, sources)
+            for index, thread in enumerate(self._threads)
+        }
+        self._answers: dict[int, Future[bytes]] = {}
+
+    def _start(self, index: int, host_class: Any, version: str, sources: dict[str, bytes]) -> bytes:
+        """In an actor's thread: create it, and send its first message."""
+        with self._starts:
+            if self._closed:
+                raise RuntimeError("the pool was closed before this actor started")
+            self._actors[index] = host_class(version, sources)
+            return self._call(index, wire.pack(self._hello(index)))
+
+    def _call(self, index: int, message: bytes) -> bytes:
+        return self._actors[index].call(message)
 
     def _hello(self, index: int) -> dict[str, Any]:
         first, last = self.ranges[index]
@@ -259,11 +268,11 @@ class XparlPool(SamplerPool):
         }  # fmt: skip
 
     def _answer(self, index: int, answer: Future[bytes]) -> tuple[dict[str, Any], dict[str, Any]]:
-        from parl.remote.exceptions import RemoteError
+        from parl.remote.exceptions import RemoteError, ResourceError
 
         try:
             meta, arrays = wire.unpack(answer.result())
-        except RemoteError as error:
+        except (RemoteError, ResourceError) as error:
             raise SamplerError(f"sampler {index} (remote actor) is lost: {error}") from None
         if "error" in meta:
             raise SamplerError(f"sampler {index} (remote actor): {meta['error']}")
@@ -276,7 +285,7 @@ class XparlPool(SamplerPool):
         if self._packed_request != request:  # the same bytes go to every actor
             self._packed_request = request
             self._packed = wire.pack(request._asdict(), self._weights.arrays)
-        self._answers[index] = self._threads[index].submit(self._actors[index].call, self._packed)
+        self._answers[index] = self._threads[index].submit(self._call, index, self._packed)
 
     def _receive(self, index: int, request: Request) -> list[TimedEpisode]:
         if index in self._starting:
@@ -295,6 +304,7 @@ class XparlPool(SamplerPool):
     def close(self) -> None:
         from parl.remote import client
 
+        self._closed = True
         for thread in self._threads:
             thread.stop()
         self._actors.clear()  # PARL releases an actor when its last reference goes
