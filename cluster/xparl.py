@@ -329,8 +329,12 @@ def _sources() -> dict[str, bytes]:
 
 
 def _modules_worked_in() -> bytes:
-    """The modules of the folder worked in, as PARL takes files: a user's environments."""
+    """A user's environments, as PARL takes files: the modules of the folder worked in.
+
+    Where that is the project's own, they are among its sources.
+    """
     import cloudpickle
 
-    own = {path.name: path.read_bytes() for path in Path.cwd().glob("*.py")}
+    found = [] if Path.cwd() == ROOT else Path.cwd().glob("*.py")
+    own = {path.name: path.read_bytes() for path in found}
     return cloudpickle.dumps({"python_files": {}, "other_files": own, "empty_subfolders": set()})

@@ -62,12 +62,11 @@ class Meeting(ConstantReward):
     """Steps on only once four instances and the learner have each left a file in a folder."""
 
     def step(self, action: Any) -> Any:
-        folder, deadline = Path(os.environ["MEETING_FOLDER"]), time.monotonic() + 60
+        from tests.conftest import wait_until
+
+        folder = Path(os.environ["MEETING_FOLDER"])
         (folder / f"{os.getpid()}-{id(self)}").touch()
-        while len(list(folder.iterdir())) < 5:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"only {len(list(folder.iterdir()))} of 5 came")
-            time.sleep(0.01)
+        wait_until(lambda: len(list(folder.iterdir())) >= 5, 60, "all five to come")
         return super().step(action)
 
 
