@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import checkpoint
 from algorithm import PPO, STATISTICS
-from batches import Batches, to_device
-from cluster.xparl_shim import load_parl
-from config import Config
-from errors import UserError
-from estimates import Estimator
+from common import checkpoint
+from common.errors import UserError
+from common.randomness import stream
+from learning.advantages import Estimator
+from learning.batches import Batches, to_device
+from learning.returns import ReturnScaler
 from model import ActorCritic, Past, build_model
-from randomness import stream
-from returns import ReturnScaler
+from parl_compat.shim import load_parl
 from rollout import Rollout, RolloutSpec, Weights
+from settings.config import Config
 
 parl = load_parl()
 

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cluster.xparl_shim import load_parl
-from compiled import Compiled
-from config import Config
+from learning.compiled_step import Compiled
 from model import ActorCritic, Past
+from parl_compat.shim import load_parl
+from settings.config import Config
 
 parl = load_parl()
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from config import Config
-from errors import UserError
-from randomness import stream
+from common.errors import UserError
+from common.randomness import stream
 from rollout import mean_extras
+from settings.config import Config
 
 if TYPE_CHECKING:
     from model import ActorCritic
@@ -152,8 +152,8 @@ class Arguments:
 
 
 def _play_league(arguments: Arguments, model: ActorCritic, config: Config, what: str) -> None:
-    import league
-    from config import ConfigError
+    from evaluation import league
+    from settings.config import ConfigError
 
     if "game" not in config.env_options():
         raise ConfigError(f"opponents are for microRTS, not for env {config.env}: leave them out")
@@ -177,10 +177,10 @@ def main() -> None:
     import tyro
 
     from agent import model_arrays
-    from checkpoint import load, load_newest
-    from config import ConfigError
+    from common.checkpoint import load, load_newest
     from model import build_model
-    from settings import load_run
+    from settings.config import ConfigError
+    from settings.sources import load_run
 
     arguments = tyro.cli(
         Arguments, prog="evaluate.py",
@@ -191,7 +191,7 @@ def main() -> None:
             raise ConfigError(f"episodes is {arguments.episodes}, but must be at least 1")
         config = load_run(arguments.run_dir)
         if arguments.video is not None:
-            from video import choose_renderer, film
+            from evaluation.film import choose_renderer, film
 
             choose_renderer(config.env)
         checkpoints = arguments.run_dir / "checkpoints"

@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from categorical import Categorical, GridMultiDiscrete, MultiDiscrete, masked
-from cluster.xparl_shim import load_parl
-from config import Config
-from distributions import Distribution, Normal, make_distribution
+from common.randomness import stream
+from distributions.continuous import Distribution, Normal, make_distribution
+from distributions.discrete import Categorical, GridMultiDiscrete, MultiDiscrete, masked
 from envs import Spaces, spaces_of
-from grid import GridFeatures, GridHead, GridNet
-from layers import Linear, NoisyLinear, RunningMoments, ValueHead, orthogonal
-from networks import GRIDS, WrongNetwork, features_of, make_trunk, refuse_unfit
-from perceptron import Perceptron, sample_categorical, sample_normal
-from randomness import stream
-from rnd import RND
-from sequence import Lstm
+from networks.compiled_actor import Perceptron, sample_categorical, sample_normal
+from networks.grid import GridFeatures, GridHead, GridNet
+from networks.layers import Linear, NoisyLinear, RunningMoments, ValueHead, orthogonal
+from networks.rnd import RND
+from networks.sequence import Lstm
+from networks.trunks import GRIDS, WrongNetwork, features_of, make_trunk, refuse_unfit
+from parl_compat.shim import load_parl
+from settings.config import Config
 
 parl = load_parl()
 

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from config import Config, ConfigError
-from errors import UserError
-from settings import load_run
+from common.errors import UserError
+from settings.config import Config, ConfigError
+from settings.sources import load_run
 
 # Settings that tell seeds and places apart, not experiments.
 NOT_AN_EXPERIMENT = (

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from config import Config
     from envs import Spaces
-    from run import Run
+    from settings.config import Config
+    from training.run import Run
 
 # What is heavy to import is imported where it is used, so that a mistyped flag is answered at once.
 NEEDED = (
@@ -36,7 +36,7 @@ WARM_UP_FRAGMENT = 2**32  # a number that no update has
 
 def train(run: Run) -> str:
     """Train until it is over; return why: finished, solved, max_minutes, sigterm or sigint."""
-    from run import Stopped
+    from training.run import Stopped
 
     agent, pool, lag = run.agent, run.pool, run.config.policy_lag
     try:
@@ -84,8 +84,8 @@ def check(config: Config) -> Spaces:
     """
     from gymnasium import spaces
 
-    from config import ConfigError
     from envs import spaces_of
+    from settings.config import ConfigError
 
     found = spaces_of(config.env, **config.env_options())
     if config.continuous_action and not isinstance(found.action, spaces.Box):
@@ -94,7 +94,7 @@ def check(config: Config) -> Spaces:
             f" {found.action}: leave the flag out"
         )
     if config.xparl_addr is not None and config.samplers != 0:
-        from cluster.xparl import cluster_cpus
+        from cluster.engines.xparl import cluster_cpus
 
         wanted = config.samplers or 1
         free, total = cluster_cpus(config.xparl_addr, wanted)
@@ -111,7 +111,7 @@ def check(config: Config) -> Spaces:
 def choose_device(config: Config) -> str:
     import torch
 
-    from config import ConfigError
+    from settings.config import ConfigError
 
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device is cuda, but torch finds no GPU here: give --device cpu or auto")
@@ -124,8 +124,8 @@ def prepare_folder(config: Config) -> Path:
     """The run's folder, with its config.yaml."""
     import yaml
 
-    from config import ConfigError
-    from run import versions
+    from settings.config import ConfigError
+    from training.run import versions
 
     name = config.env.replace("/", "-").replace(":", "-")
     default = f"runs/{name}__s{config.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
@@ -151,14 +151,14 @@ def main() -> None:
         print(f"train.py: {', '.join(missing)} not installed: run `make venv`, then"
               f" `.venv/bin/python train.py`", file=sys.stderr)  # fmt: skip
         sys.exit(2)
-    from errors import UserError
-    from settings import parse
+    from common.errors import UserError
+    from settings.sources import parse
 
     try:
         config = parse(sys.argv[1:])
         found = check(config)
 
-        from run import Run
+        from training.run import Run
 
         device = choose_device(config)
         run_dir = prepare_folder(config)

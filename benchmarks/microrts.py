@@ -19,9 +19,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from envs.microrts import MicrortsEnvs
-from envs.microrts_game import CHOICES, COMPONENTS, Game, java, map_of
-from envs.microrts_java import make_bot, reward_functions
+from envs.microrts.game import CHOICES, COMPONENTS, Game, java, map_of
+from envs.microrts.java import make_bot, reward_functions
+from envs.microrts.vector import MicrortsEnvs
 
 WARM_UP = 400  # steps
 TURN = 50

@@ -26,7 +26,7 @@ from typing import Any, Literal
 from sleeping_env import STEP_S
 from timing import Cluster, cluster, run_and_measure
 
-from config import Config
+from settings.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 64  # rows of a fragment
@@ -70,7 +70,7 @@ def throughput(samplers: int, pool: str, seconds: float, made: Cluster | None) -
 
 def intake(env: str, samplers: int, lag: int, seconds: float) -> float:
     """Steps/s that a pool takes in, of sleeping environments, one per sampler, without learning."""
-    from cluster.pools import make_pool
+    from cluster.make import make_pool
     from envs import spaces_of
     from model import make_model
     from rollout import Weights

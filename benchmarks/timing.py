@@ -29,9 +29,9 @@ from typing import Any, Literal, NamedTuple
 
 import psutil
 
-from config import Config
 from envs import make_vec_env, spaces_of
-from settings import preset
+from settings.config import Config
+from settings.sources import preset
 
 ROOT = Path(__file__).resolve().parent.parent
 WINDOW_S = 2.0

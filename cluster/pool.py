@@ -14,10 +14,10 @@ from typing import NamedTuple
 import torch
 
 from cluster.sampler import Sampler, TimedEpisode
-from config import Config
+from common.errors import UserError
 from envs import BadEnvironment
-from errors import UserError
 from rollout import Episode, Rollout, RolloutSpec, Weights, spread
+from settings.config import Config
 
 
 class SamplerError(UserError):

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from config import Config
+from common.randomness import stream
 from envs import BadEnvironment, make_vec_env, spaces_of_vec_env
 from model import ActorCritic, make_model
-from randomness import stream
 from rollout import Rollout, RolloutSpec
+from settings.config import Config
 
 
 class TimedEpisode(NamedTuple):

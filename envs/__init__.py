@@ -16,14 +16,14 @@ import gymnasium
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 
-from errors import UserError
+from common.errors import UserError
 
 _MODULES = {
     "atari": "envs.atari",
     "mujoco": "envs.mujoco",
     "classic": "envs.classic",
     "box2d": "envs.classic",
-    "microrts": "envs.microrts",
+    "microrts": "envs.microrts.vector",
     "custom": "envs.custom",
 }
 
@@ -61,7 +61,7 @@ def family_of(env: str) -> str:
         UnknownEnv: for an id that nothing is registered under.
     """
     from envs.atari import rom_of, supported_ids
-    from envs.microrts_game import size_of
+    from envs.microrts.game import size_of
 
     if rom_of(env) is not None:
         return "atari"

@@ -9,9 +9,9 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import VectorEnv
 
+from common.user_class import find
 from envs import UnknownEnv, UnsupportedEnv
 from envs.classic import quiet_make, vectorize
-from user_class import find
 
 
 def make(env: str, num_envs: int, critic_obs: str = "critic") -> VectorEnv:

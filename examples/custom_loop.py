@@ -3,8 +3,8 @@
 import dataclasses
 
 from agent import make_agent
-from cluster.pools import make_pool
-from settings import preset
+from cluster.make import make_pool
+from settings.sources import preset
 
 UPDATES = 20
 

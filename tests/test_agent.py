@@ -8,14 +8,14 @@ import torch
 
 from agent import NotFinite, PPOAgent
 from algorithm import PPO
-from batches import Batches
 from cluster.pool import InlinePool
 from cluster.sampler import spec_of
-from config import Config
 from envs import spaces_of
+from learning.batches import Batches
 from model import make_model
 from rollout import Rollout
-from settings import preset
+from settings.config import Config
+from settings.sources import preset
 
 
 def make(config: Config) -> tuple[PPOAgent, InlinePool]:

@@ -13,10 +13,10 @@ from algorithm import (
     choose_compile,
     joint_surrogate,
 )
-from compiled import rational_tanh
-from config import Config
 from envs import Spaces
+from learning.compiled_step import rational_tanh
 from model import make_model
+from settings.config import Config
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
 OBS = spaces.Box(-np.inf, np.inf, (4,), np.float32)

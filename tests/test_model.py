@@ -5,11 +5,11 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from config import Config
-from distributions import make_distribution
+from distributions.continuous import make_distribution
 from envs import Spaces
-from envs.microrts_game import CHOICES, COMPONENTS
+from envs.microrts.game import CHOICES, COMPONENTS
 from model import ActorCritic, WrongNetwork, make_model
+from settings.config import Config
 
 VECTOR = spaces.Box(-np.inf, np.inf, (5,), np.float32)
 IMAGE = spaces.Box(0, 255, (4, 84, 84), np.uint8)

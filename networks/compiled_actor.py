@@ -1,0 +1,166 @@
+"""Acting by small perceptrons on the CPU, compiled: torch's dispatch costs more than the arithmetic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numba
+import numpy as np
+from torch import nn
+
+from learning.compiled_step import TANH_LIMIT, TANH_P, TANH_Q
+from networks.layers import RunningMoments
+
+_ACTIVATIONS: dict[type[nn.Module], int] = {nn.Tanh: 0, nn.ReLU: 1, nn.ELU: 2, nn.SiLU: 3}
+_NONE = np.zeros(0)
+
+_LIMIT = np.float32(TANH_LIMIT)
+_P = tuple([np.float32(coefficient) for coefficient in reversed(TANH_P)])
+_Q = tuple([np.float32(coefficient) for coefficient in reversed(TANH_Q)])
+_HALF_LOG_2PI = np.float32(0.5 * math.log(2 * math.pi))
+
+
+class Perceptron:
+    """What a stack of linear layers computes, by views of its weights.
+
+    As `Linear`, it treats each row alone, bit for bit.
+
+    Args:
+        moments: that normalise the observations, if any.
+        clip: of a normalised observation.
+        layers: `nn.Linear`s on the CPU, with one kind of activation between each two.
+    """
+
+    def __init__(self, moments: RunningMoments | None, clip: float, layers: Sequence[nn.Module]):
+        linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
+        self._moments = (
+            (_NONE, _NONE) if moments is None else (moments.mean.numpy(), moments.var.numpy())
+        )
+        self._clip = clip
+        self._weights = tuple([layer.weight.detach().numpy() for layer in linear])
+        self._biases = tuple([layer.bias.detach().numpy() for layer in linear])
+        self._activation = _ACTIVATIONS[type(layers[1])] if len(layers) > 1 else 0
+
+    def __call__(self, obs: np.ndarray) -> np.ndarray:
+        """[B, inputs or more], raw, of which the first are taken, -> [B, outputs] float32."""
+        return _forward(
+            obs, *self._moments, self._clip, self._weights, self._biases, self._activation
+        )
+
+
+@numba.njit(cache=True, fastmath={"contract"})
+def sample_normal(
+    mean: np.ndarray, log_std: np.ndarray, noise: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Actions of independent normals, as `distributions.Normal` has them.
+
+    Args:
+        mean, noise: [B, K] float32.
+        log_std: [K] float32.
+
+    Returns:
+        actions [B, K], their log-probabilities [B, K], and the sums of these [B].
+    """
+    action, log_prob = np.empty_like(mean), np.empty_like(mean)
+    joint = np.zeros(len(mean), np.float32)
+    std = np.exp(log_std)
+    for row in range(len(mean)):
+        for k in range(len(log_std)):
+            action[row, k] = mean[row, k] + std[k] * noise[row, k]
+            # of the action as it was rounded
+            deviation = (action[row, k] - mean[row, k]) / std[k]
+            log_prob[row, k] = np.float32(-0.5) * deviation * deviation - log_std[k] - _HALF_LOG_2PI
+            joint[row] += log_prob[row, k]
+    return action, log_prob, joint
+
+
+@numba.njit(cache=True)
+def sample_categorical(
+    logits: np.ndarray, noise: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Actions of a categorical distribution, as `categorical.Categorical` has them.
+
+    Args:
+        logits: [B, A] float32.
+        noise: [B], uniform in [0, 1).
+
+    Returns:
+        actions [B], their log-probabilities as [B, 1] and as [B].
+    """
+    rows, actions = logits.shape
+    action, log_prob = np.empty(rows, np.int64), np.empty((rows, 1), np.float32)
+    weight = np.empty(actions)  # probabilities, but for their total
+    for row in range(rows):
+        greatest = logits[row].max()
+        total = 0.0
+        for a in range(actions):
+            weight[a] = math.exp(logits[row, a] - greatest)
+            total += weight[a]
+        # the action at whose probability the cumulative distribution passes the noise
+        level, cumulative, chosen = noise[row] * total, 0.0, 0
+        for a in range(actions):
+            if weight[a] > 0.0:
+                chosen = a
+            cumulative += weight[a]
+            if cumulative > level:
+                break
+        action[row] = chosen
+        log_prob[row, 0] = logits[row, chosen] - greatest - math.log(total)
+    return action, log_prob, log_prob[:, 0]
+
+
+@numba.njit(cache=True, fastmath={"contract"})
+def _forward(
+    obs: np.ndarray, mean: np.ndarray, var: np.ndarray, limit: float,
+    weights: tuple[np.ndarray, ...], biases: tuple[np.ndarray, ...], activation: int,
+) -> np.ndarray:  # fmt: skip
+    clip = np.float32(limit)
+    last = len(weights) - 1
+    # by input, so that the innermost loop runs over outputs, which stand side by side
+    by_input = [np.ascontiguousarray(weight.T) for weight in weights]
+    scale = np.empty(len(mean), np.float32)
+    for i in range(len(mean)):
+        scale[i] = 1.0 / math.sqrt(var[i] + 1e-8)
+    out = np.empty((len(obs), len(biases[last])), np.float32)
+    seen = np.empty(by_input[0].shape[0], np.float32)
+    for row in range(len(obs)):
+        for i in range(len(seen)):
+            x = np.float32(obs[row, i])
+            if len(mean):
+                x = min(max((x - np.float32(mean[i])) * scale[i], -clip), clip)
+            seen[i] = x
+        layer = seen
+        for at in range(len(weights)):
+            after = biases[at].copy()
+            weight = by_input[at]
+            for i in range(len(layer)):
+                x = layer[i]
+                for j in range(len(after)):
+                    after[j] += x * weight[i, j]
+            if at < last:
+                _activate(after, activation)
+            layer = after
+        out[row] = layer
+    return out
+
+
+@numba.njit(cache=True, fastmath={"contract"})
+def _activate(values: np.ndarray, activation: int) -> None:
+    """Apply an activation in place; tanh is the learner's where that is compiled."""
+    if activation == 0:
+        for j in range(len(values)):
+            x = min(max(values[j], -_LIMIT), _LIMIT)
+            z = x * x
+            numerator = ((_P[0] * z + _P[1]) * z + _P[2]) * z + _P[3]
+            denominator = (((_Q[0] * z + _Q[1]) * z + _Q[2]) * z + _Q[3]) * z + _Q[4]
+            values[j] = x * numerator / denominator
+    elif activation == 1:
+        for j in range(len(values)):
+            values[j] = max(values[j], np.float32(0.0))
+    elif activation == 2:
+        for j in range(len(values)):
+            values[j] = values[j] if values[j] > 0 else math.expm1(values[j])
+    else:
+        for j in range(len(values)):
+            values[j] = values[j] / (1 + math.exp(-values[j]))

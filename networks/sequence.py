@@ -1,0 +1,105 @@
+"""Networks over time: an LSTM, whose state fragments carry, and a small Transformer."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from networks.layers import Linear, mlp, orthogonal
+
+
+class Lstm(nn.Module):
+    """An mlp, and over it an LSTM (Hochreiter & Schmidhuber 1997) as wide as its last layer.
+
+    A state [E, 2 * width] is the hidden and the cell state; at the start of an episode it is 0.
+    """
+
+    def __init__(self, inputs: int, hidden_sizes: tuple[int, ...], activation: str):
+        super().__init__()
+        self.encoder = mlp(inputs, hidden_sizes, activation)
+        self.width = hidden_sizes[-1]
+        self.state_size = 2 * self.width
+        self.of_input = orthogonal(Linear(self.width, 4 * self.width), 1.0)
+        self.of_hidden = orthogonal(Linear(self.width, 4 * self.width), 1.0)
+        with torch.no_grad():
+            self.of_input.bias[self.width : 2 * self.width] = 1.0  # remember, to begin with
+
+    def _step(self, gates: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, cell = state.chunk(2, -1)
+        put, keep, new, show = (gates + self.of_hidden(hidden)).chunk(4, -1)
+        cell = keep.sigmoid() * cell + put.sigmoid() * new.tanh()
+        hidden = show.sigmoid() * cell.tanh()
+        return hidden, torch.cat([hidden, cell], -1)
+
+    def forward(self, obs: Tensor, state: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [T * E, width] and the state after the last step [E, 2 * width].
+
+        Args:
+            obs: [T * E, inputs], step by step.
+            state: [E, 2 * width] before the first.
+            begins: [T * E] bool, whether an episode begins with this observation.
+        """
+        envs = len(state)
+        gates = self.of_input(self.encoder(obs)).unflatten(0, (-1, envs))
+        goes_on = (~begins).view(-1, envs, 1)
+        features = []
+        for t in range(len(gates)):
+            hidden, state = self._step(gates[t], state * goes_on[t])
+            features.append(hidden)
+        return torch.cat(features), state
+
+
+class Transformer(nn.Module):
+    """Self-attention over an episode's last observations (Vaswani et al. 2017), normalised first.
+
+    [B, steps, inputs] -> [B, 64], the newest observation's place; the last input says by 0 that an
+    observation is missing.
+    """
+
+    width, heads, layers = 64, 4, 2
+
+    def __init__(self, obs_shape: tuple[int, ...]):
+        super().__init__()
+        steps, inputs = obs_shape
+        self.embed = orthogonal(Linear(inputs, self.width), 1.0)
+        self.place = nn.Parameter(torch.zeros(steps, self.width))
+        gain = 0.5  # residual branches begin small
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "norm": nn.LayerNorm(self.width),
+                    "split": orthogonal(Linear(self.width, 3 * self.width), 1.0),
+                    "join": orthogonal(Linear(self.width, self.width), gain),
+                    "norm_after": nn.LayerNorm(self.width),
+                    "widen": orthogonal(Linear(self.width, 2 * self.width), math.sqrt(2)),
+                    "narrow": orthogonal(Linear(2 * self.width, self.width), gain),
+                }
+            )
+            for _ in range(self.layers)
+        )
+        self.norm = nn.LayerNorm(self.width)
+
+    def _attend(self, rows: Tensor, there: Tensor) -> Tensor:
+        """[B, steps, 3 * width] queries, keys and values -> [B, steps, width]."""
+        query, key, value = rows.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        score = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+        score = score.masked_fill(~there[:, None, None, :], -1e9)
+        return (score.softmax(-1) @ value).transpose(1, 2).flatten(2)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        batch, steps, _ = obs.shape
+        there = obs[..., -1] > 0
+
+        def each(layer: nn.Module, x: Tensor) -> Tensor:
+            return layer(x.flatten(0, 1)).view(batch, steps, -1)
+
+        x = each(self.embed, obs) + self.place
+        for block in self.blocks:
+            assert isinstance(block, nn.ModuleDict)
+            rows = each(block["split"], block["norm"](x))
+            x = x + each(block["join"], self._attend(rows, there))
+            wide = each(block["widen"], block["norm_after"](x)).relu()
+            x = x + each(block["narrow"], wide)
+        return self.norm(x[:, -1])

@@ -1,0 +1,318 @@
+"""The settings of a run: one dataclass, what follows from it, and its validation."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from common.errors import UserError
+from envs import family_of
+from envs.microrts.game import SELF, Game, assign_opponents
+
+# What `--resume` may change: where a run runs and what it shows, never what it computes.
+# `train_total_steps` is the one exception, so that a finished run can be continued.
+MAY_CHANGE_ON_RESUME = {
+    "resume", "train_total_steps", "max_minutes", "solve_score", "xparl_addr", "samplers",
+    "test_every_steps", "test_share", "test_episodes", "test_max_steps",
+}  # fmt: skip
+
+
+class ConfigError(UserError):
+    """A setting that cannot work. The message names the value, the rule and the remedy."""
+
+
+@dataclass
+class Config:
+    """Everything that a run depends on."""
+
+    # --- the task
+    env: str = "PongNoFrameskip-v4"
+    """A gymnasium id, an Atari id (XNoFrameskip-v4 or ALE/X-v5), or module:EnvClass."""
+    continuous_action: bool = False
+    """Accepted for PARL's sake and checked: an error where the env's actions are discrete."""
+    env_num: int = 8
+    """Number of environments in all, spread over the samplers."""
+    seed: int = 1
+    """Seed of the weights, environments, actions and shuffling. 0 is a seed."""
+    train_total_steps: int = 1_000_000
+    """Environment steps to train for (reset rows are not counted)."""
+    max_minutes: float | None = None
+    """Stop after this time, with everything saved."""
+    solve_score: float | None = None
+    """Stop once an evaluation's mean return, or that of the last 100 training episodes, is this."""
+    preset: str | None = None
+    """A published recipe by name, over the environment's own preset: see presets/recipes/."""
+
+    # --- where it runs
+    xparl_addr: str | None = None
+    """IP:PORT of an xparl master; without it samplers are local processes."""
+    samplers: int | None = None
+    """Sampler processes or remote actors. 0: in the learner's own process. Default: the cores,
+    or the cluster's free CPUs; at most env_num."""
+    policy_lag: int = 1
+    """0: collect, then learn. 1: learn on a fragment while the next one is collected. 2 and more:
+    asynchronous; fragments are learned from as they arrive, and dropped if older than this."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device of the learner; auto takes a GPU where there is one."""
+    torch_threads: int = 1
+    """CPU threads of the learner. 0: all cores."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the gradient step with torch.compile. auto: where a C++ compiler exists and the
+    run is long enough to pay for it."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the learner's trunk; samplers act, and heads are computed, in float32. auto:
+    bfloat16 for images where the processor has instructions for it."""
+
+    # --- evaluation
+    test_every_steps: int | None = None
+    """Steps between evaluations, done by a process of its own. Default: test_share of the run."""
+    test_share: float = 0.1
+    """Share of the run between evaluations where test_every_steps is not given."""
+    test_episodes: int = 10
+    """Episodes per evaluation."""
+    test_max_steps: int = 27_000
+    """Step cap of an evaluation episode (27,000 Atari steps are 30 minutes of play)."""
+
+    # --- files
+    run_dir: str | None = None
+    """Folder of the run. Default: runs/<env>__s<seed>__<time>."""
+    resume: str | None = None
+    """Folder of a run to go on with, from its last good checkpoint."""
+    config: str | None = None
+    """YAML file of settings, between the presets and the flags."""
+    checkpoint_share: float = 0.1
+    """Share of the run between checkpoints. All environments are reset after each."""
+
+    # --- the networks
+    network: str = "mlp"
+    """mlp for vectors; lstm or transformer for those that must be remembered; nature_cnn (Mnih et
+    al. 2015) or impala (Espeholt et al. 2018) for images; gridnet, gridnet_cnn or microrts_cnn for
+    microRTS; module:Class for one of your own."""
+    memory_steps: int = 16
+    """Observations that a transformer looks back over, its own included."""
+    critic_obs: str = "critic"
+    """The part of a Dict observation that the critic sees and the policy does not."""
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers of an mlp."""
+    activation: Literal["tanh", "relu", "elu", "silu"] = "tanh"
+    """Activation of an mlp; nature_cnn has ReLU."""
+    shared_trunk: bool = False
+    """One trunk for actor and critic, or one for each."""
+    distribution: Literal["auto", "normal", "tanh_normal", "beta", "categorical"] = "auto"
+    """The policy's distribution. auto: categorical for discrete actions, normal for continuous."""
+    scale_action: bool = False
+    """Let [-1, 1] of a normal policy mean the whole width of the action's bounds."""
+    initial_log_std: float = 0.0
+    """Log standard deviation that a normal policy begins with."""
+    state_dependent_std: bool = False
+    """The standard deviation is an output of the network, not a parameter of its own."""
+    normalize_observation: bool = False
+    """Normalise observations by their running mean and standard deviation."""
+    observation_clip: float = 10.0
+    """Bound of a normalised observation."""
+
+    # --- microRTS
+    opponents: tuple[str, ...] = ("randomBiasedAI",)
+    """Bots, each with the number of environments it plays in, as coacAI:6 workerRushAI:2. Those
+    without a number share the environments that are left."""
+    selfplay_envs: int = 0
+    """Environments, in pairs, in which the policy plays both sides."""
+    sides: Literal["first", "both"] = "first"
+    """Which side the policy plays against bots. both: every other environment."""
+    map_path: str | None = None
+    """A map file, or one of the package's as maps/SIZE/NAME.xml. Default: basesWorkers."""
+    max_steps: int = 2000
+    """Steps after which a game is cut off, as a draw."""
+    reward_weights: tuple[float, ...] = (10.0, 1.0, 1.0, 0.2, 1.0, 4.0)
+    """Of winning, resources, workers, buildings, attacks and combat units."""
+    partial_observability: bool = False
+    """Hide what the own units do not see."""
+    policy: Literal["gridnet", "unit_selection"] = "gridnet"
+    """Every idle unit acts in a step, or one that is selected."""
+
+    # --- rewards, as the learner sees them; logged returns are always raw
+    reward_transform: Literal["none", "sign", "return_std"] = "none"
+    """sign: -1, 0 or 1 (Atari). return_std: divide by the running standard deviation of the
+    discounted return of each environment's stream."""
+    reward_clip: float = 10.0
+    """Bound of a reward under return_std."""
+
+    # --- exploration
+    rnd_coefficient: float = 0.0
+    """Weight of the advantages of intrinsic rewards, Random Network Distillation's (Burda et al.
+    2018, arXiv 1810.12894). 0: none."""
+    rnd_gamma: float = 0.99
+    """Discount of the intrinsic returns, which go on over the ends of episodes."""
+    rnd_proportion: float = 0.25
+    """Share of the rows that the predictor learns from in an epoch."""
+    noisy_layers: bool = False
+    """Perturb the weights of the policy's last layers, by learned scales (Fortunato et al. 2018,
+    arXiv 1706.10295)."""
+
+    # --- PPO (Schulman et al. 2017, arXiv 1707.06347)
+    batch_size: int = 2048
+    """Steps per update, over all environments."""
+    rollout_steps: int | None = None
+    """Steps per environment and update. Default: the nearest to batch_size / env_num that
+    minibatches divide."""
+    minibatch_size: int = 256
+    """Steps per gradient step."""
+    update_epochs: int = 10
+    """Passes over a batch."""
+    learning_rate: float = 3e-4
+    """Adam's learning rate, at the start."""
+    learning_rate_schedule: Literal["constant", "linear", "kl"] = "linear"
+    """linear: to 0 over the run. kl: after each update, times or over 1.5 where the measured KL
+    leaves [desired_kl / 2, 2 desired_kl]."""
+    desired_kl: float = 0.01
+    """KL that learning_rate_schedule kl aims at."""
+    adam_eps: float = 1e-5
+    """Adam's epsilon."""
+    gamma: float = 0.99
+    """Discount."""
+    estimator: Literal["gae", "td_lambda", "monte_carlo", "vtrace", "upgo"] = "gae"
+    """Advantages and value targets: GAE (Schulman et al. 2016, arXiv 1506.02438), TD(lambda) and
+    Monte Carlo returns less the value, V-trace (Espeholt et al. 2018), UPGO (Vinyals et al. 2019)."""
+    gae_lambda: float = 0.95
+    """Lambda of every estimator that has one."""
+    rho_clip: float = 1.0
+    """V-trace's bound of the importance weights, of the advantages too."""
+    c_clip: float = 1.0
+    """V-trace's bound of the weights that carry an error back in time."""
+    carried_steps: int = 0
+    """Partial GAE (Song et al. 2023, arXiv 2301.10920): a fragment is this much longer than what
+    is learned from; its tail is there for the estimates, and is carried over to the next."""
+    recompute_advantages: bool = False
+    """Compute values and advantages anew before every epoch, not only before the first."""
+    normalize_advantage: bool = True
+    """Normalise advantages to mean 0 and standard deviation 1 in each minibatch."""
+    joint_loss: Literal["compound", "sub_action", "mix_ratio", "mix_loss"] = "compound"
+    """What is clipped where an action has K sub-actions (Song et al. 2023, arXiv 2301.10919): the
+    ratio of the joint action, each sub-action's own, their mix, or the losses' mix."""
+    mix_weight: float = 0.5
+    """Weight of the sub-actions in mix_ratio and mix_loss."""
+    clip_range: float = 0.2
+    """Clip of the probability ratio, at the start."""
+    clip_schedule: Literal["constant", "linear"] = "constant"
+    """linear: to 0 over the run."""
+    dual_clip: float | None = None
+    """Bound of ratio x advantage from below at dual_clip x advantage, where that is negative
+    (Ye et al. 2020, arXiv 1912.09729). Default: none."""
+    kl_penalty: Literal["none", "fixed", "adaptive"] = "none"
+    """Penalise the KL divergence from the behaviour policy instead of clipping. adaptive: the
+    coefficient is doubled or halved where an update's KL leaves [desired_kl / 1.5, 1.5 desired_kl]
+    (Schulman et al. 2017, section 4; Heess et al. 2017, arXiv 1707.02286)."""
+    kl_coefficient: float = 1.0
+    """Weight of the KL penalty, at the start."""
+    kl_excess_coefficient: float = 0.0
+    """Weight of max(0, KL - 2 desired_kl)^2, against large violations (Heess et al. 2017)."""
+    value_coefficient: float = 0.5
+    """Weight of the value loss, the mean of (V - R)^2."""
+    value_loss: Literal["squared", "huber"] = "squared"
+    """huber: linear where |V - R| > 1."""
+    value_clip: float | None = None
+    """Bound of the value's change in an update (PPO2's value clipping). Default: none."""
+    normalize_value: bool = False
+    """PopArt (van Hasselt et al. 2016, arXiv 1602.07714): learn values in units of their targets'
+    running mean and standard deviation, and keep the outputs when those move."""
+    entropy_coefficient: float = 0.0
+    """Weight of the entropy bonus, at the start."""
+    entropy_schedule: Literal["constant", "linear", "exponential"] = "constant"
+    """linear: to 0 over the run. exponential: times entropy_decay after each update."""
+    entropy_decay: float = 0.99
+    """See entropy_schedule."""
+    max_grad_norm: float = 0.5
+    """Bound of the gradient's norm."""
+    target_kl: float | None = None
+    """Stop an update's epochs once the mean approximate KL of one exceeds this. Default: never."""
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_sizes", "opponents", "reward_weights"):
+            setattr(self, name, tuple(getattr(self, name)))
+
+    # --- what follows from the fields
+    @property
+    def steps_per_rollout(self) -> int:
+        """Rows that an update learns from. A whole number of minibatches fits in T * env_num."""
+        if self.rollout_steps is not None:
+            return self.rollout_steps
+        multiple = self.minibatch_size // math.gcd(self.minibatch_size, self.env_num)
+        return multiple * max(1, round(self.batch_size / self.env_num / multiple))
+
+    @property
+    def fragment_steps(self) -> int:
+        """Rows of a fragment: those that are learned from, and those that are carried over."""
+        return self.steps_per_rollout + self.carried_steps
+
+    @property
+    def steps_per_update(self) -> int:
+        return self.steps_per_rollout * self.env_num
+
+    @property
+    def updates(self) -> int:
+        """Updates in the run, about: the reset rows of ended episodes are not counted as steps."""
+        return max(1, math.ceil(self.train_total_steps / self.steps_per_update))
+
+    @property
+    def updates_per_checkpoint(self) -> int:
+        return max(1, round(self.updates * self.checkpoint_share))
+
+    @property
+    def steps_per_evaluation(self) -> int:
+        return self.test_every_steps or max(1, round(self.train_total_steps * self.test_share))
+
+    def env_options(self, envs: range | None = None) -> dict[str, Any]:
+        """What `make_vec_env` needs beside the id and the number of environments.
+
+        Args:
+            envs: which of the run's environments are made. Default: any one, to look at its spaces.
+        """
+        options: dict[str, Any] = {}
+        if self.network == "transformer":
+            options["memory"] = self.memory_steps
+        family = family_of(self.env)
+        if family == "custom":
+            options["critic_obs"] = self.critic_obs
+        if family == "microrts":
+            every = assign_opponents(self.opponents, self.env_num, self.selfplay_envs)
+            chosen = ("passiveAI",) if envs is None else every[envs.start : envs.stop]
+            options["game"] = self.game(chosen, 0 if envs is None else envs.start)
+        return options
+
+    def game(self, opponents: tuple[str, ...], first: int = 0) -> Game:
+        """microRTS under these settings against these opponents, one an environment.
+
+        Args:
+            first: index of the first environment; sides alternate with it.
+        """
+        sides = tuple(
+            i % 2 if self.sides == "both" or opponent == SELF else 0
+            for i, opponent in enumerate(opponents, first)
+        )
+        return Game(
+            opponents, sides, self.map_path, self.max_steps, self.reward_weights,
+            self.partial_observability, self.policy,
+        )  # fmt: skip
+
+    @property
+    def envs_together(self) -> int:
+        """Environments that no two samplers can share: the pairs of self-play."""
+        return 2 if self.selfplay_envs else 1
+
+    def default_samplers(self, available: int) -> int:
+        """As many as `available` processors allow; asynchronous ones share environments evenly."""
+        most = min(self.env_num // self.envs_together, available)
+        if self.policy_lag <= 1:
+            return most
+        return max(n for n in range(1, most + 1) if self.env_num % n == 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as YAML and JSON can hold them."""
+        fields = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+
+
+FIELDS = {field.name for field in dataclasses.fields(Config)}

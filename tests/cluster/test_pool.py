@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from cluster.engines.local import LocalPool
+from cluster.pool import InlinePool, SamplerError, SamplerPool
+from cluster.sampler import spec_of
+from envs import spaces_of
+from model import make_model
+from rollout import Rollout, Weights
+from settings.config import Config
+from settings.sources import preset
+from tests.conftest import processes_mentioning, wait_until
+
+
+def make(config: Config, samplers: int) -> tuple[SamplerPool, Weights]:
+    found = spaces_of(config.env, **config.env_options())
+    model = make_model(found, config)
+    spec = spec_of(model, config)
+    weights = Weights(0, model.get_weights())
+    if samplers == 0:
+        return InlinePool(config, spec), weights
+    return LocalPool(config, spec, samplers, weights), weights
+
+
+def toy(name: str, **settings) -> Config:
+    return Config(
+        env=f"tests.toy_envs:{name}",
+        **({"env_num": 4, "batch_size": 64, "minibatch_size": 16} | settings),
+    )
+
+
+def gathered(config: Config, samplers: int) -> list[Rollout]:
+    pool, weights = make(config, samplers)
+    rollouts = []
+    try:
+        for fragment in range(3):
+            changed = {n: a * np.asarray(1 + fragment, a.dtype) for n, a in weights.arrays.items()}
+            pool.request(Weights(fragment, changed), fragment, reset=fragment in (0, 2))
+            rollout = pool.gather()
+            copies = {n: a.copy() for n, a in rollout.arrays().items()}
+            rollouts.append(dataclasses.replace(rollout, **copies))
+    finally:
+        pool.close()
+    return rollouts
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "PongNoFrameskip-v4"])
+def test_a_carried_tail_is_what_the_fragment_before_ended_with(env):
+    """With the steps that are learned from it makes the same stream as fragments without one."""
+    plain = dataclasses.replace(preset(env), env_num=2, batch_size=48, minibatch_size=16)
+    carrying = dataclasses.replace(plain, carried_steps=8)
+    pool, weights = make(carrying, 0)
+    fragments: list[dict[str, np.ndarray]] = []
+    stacks = np.zeros(0)
+    for fragment in range(3):
+        pool.request(weights, fragment, fragment == 0)
+        rollout = pool.gather()
+        assert rollout.carried == (0 if fragment == 0 else 8)
+        assert rollout.steps == rollout.valid[rollout.carried :].sum()
+        fragments.append({n: a.copy() for n, a in rollout.arrays().items()})
+        if fragment:
+            np.testing.assert_array_equal(rollout.observations()[:9], stacks[24:])
+        stacks = rollout.observations().copy()
+    pool.close()
+    for one, two in itertools.pairwise(fragments):
+        assert len(one["reward"]) == 32
+        for name in set(one) - {"history"}:
+            np.testing.assert_array_equal(two[name][:8], one[name][24:32])
+
+
+@pytest.mark.parametrize(
+    "env", ["CartPole-v1", "HalfCheetah-v4", "PongNoFrameskip-v4", "microrts-8x8"]
+)
+def test_neither_the_pool_nor_the_number_of_samplers_shows_in_a_rollout(env):
+    config = dataclasses.replace(preset(env), env_num=5, batch_size=160, minibatch_size=32)
+    expected = gathered(config, 0)
+    # of two environments, two, and one
+    for one, two in zip(expected, gathered(config, 3), strict=True):
+        assert one.policy_version == two.policy_version
+        assert one.episodes == two.episodes
+        for name, array in one.arrays().items():
+            assert np.array_equal(array, two.arrays()[name]), name
+
+
+def test_episodes_are_raw_and_complete_across_fragments():
+    config = toy("ConstantReward", env_num=2, batch_size=48, minibatch_size=16)
+    pool, weights = make(config, 0)
+    episodes = []
+    for fragment in range(4):
+        pool.request(weights, fragment, fragment == 0)
+        episodes += pool.gather().episodes
+    # 96 rows an environment, 11 rows an episode: 10 steps and a reset
+    assert [(e.episode_return, e.length) for e in episodes] == [(10.0, 10)] * 16
+
+
+def test_a_reset_begins_episodes_anew():
+    config = toy("ConstantReward", env_num=2, batch_size=16, minibatch_size=16)
+    pool, weights = make(config, 0)
+    for fragment in range(6):
+        pool.request(weights, fragment, reset=True)
+        rollout = pool.gather()
+        assert rollout.episodes == []  # 8 steps a fragment never reach 10
+        assert rollout.valid.all()
+
+
+def test_samplers_work_at_the_same_time_and_while_the_learner_does(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEETING_FOLDER", str(tmp_path))
+    pool, weights = make(toy("Meeting", batch_size=32), 4)
+    try:
+        pool.request(weights, 0, True)
+        (tmp_path / "learner").touch()
+        assert pool.gather().valid.all()  # or samplers that wait for one another give up
+    finally:
+        pool.close()
+
+
+def test_a_gathered_rollout_outlives_the_next_request():
+    config = toy("Counter", distribution="normal")
+    pool, weights = make(config, 2)
+    try:
+        pool.request(weights, 0, True)
+        rollout = pool.gather()
+        before = rollout.obs.copy()
+        pool.request(weights, 1, True)
+        np.testing.assert_array_equal(rollout.obs, before)
+        other = pool.gather()
+        np.testing.assert_array_equal(rollout.obs, before)
+        assert not np.array_equal(other.obs, before)
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize("samplers", [0, 2])
+@pytest.mark.parametrize(
+    ("env", "what"), [("NotANumberReward", "reward"), ("NotANumberObservation", "observation")]
+)
+def test_nan_names_environment_step_and_sampler(samplers, env, what):
+    pool, weights = make(toy(env, env_num=4, batch_size=128, minibatch_size=32), samplers)
+    try:
+        pool.request(weights, 0, True)
+        with pytest.raises(
+            SamplerError, match=rf"{what} of environment 0 .* at step 2[45] .*sampler 0"
+        ):
+            pool.gather()
+    finally:
+        pool.close()
+
+
+def test_a_killed_sampler_is_an_error_and_no_hang():
+    pool, weights = make(toy("Slow"), 2)
+    assert isinstance(pool, LocalPool)
+    try:
+        pool.request(weights, 0, True)
+        pool.gather()  # the samplers stand
+        pool.request(weights, 1, False)
+        os.kill(pool._processes[1].pid, signal.SIGKILL)
+        start = time.monotonic()
+        with pytest.raises(SamplerError, match=r"sampler 1 \(process \d+\) was killed by signal 9"):
+            pool.gather()
+        assert time.monotonic() - start < 10
+    finally:
+        pool.close()
+
+
+def test_closing_leaves_no_process():
+    pool, _ = make(toy("Counter"), 2)
+    assert isinstance(pool, LocalPool)
+    processes = [process.pid for process in pool._processes]
+    pool.close()
+    wait_until(
+        lambda: not set(processes) & set(processes_mentioning("cluster.engines.local")),
+        5,
+        "samplers to end",
+    )
+
+
+def test_a_second_request_before_the_first_is_gathered_is_refused():
+    pool, weights = make(toy("Counter"), 0)
+    pool.request(weights, 0, True)
+    with pytest.raises(RuntimeError, match="fragment 0 has not been gathered"):
+        pool.request(weights, 1, False)

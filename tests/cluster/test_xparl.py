@@ -1,0 +1,192 @@
+"""A real xparl cluster, driven by `python train.py` as a user drives it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster.engines.xparl import cluster_cpus
+from tests.conftest import BIN, ROOT, cluster_processes, run_command, wait_until
+
+pytestmark = pytest.mark.xdist_group("xparl")  # these share one cluster
+
+ENVIRONMENT = """
+import os, time
+import gymnasium, numpy as np
+
+class Slow(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        open({pid_file!r}, "w").write(str(os.getpid()))
+        self.t = 0
+        return np.ones(1, np.float32), {{}}
+
+    def step(self, action):
+        time.sleep(0.02)
+        self.t += 1
+        reward = float("nan") if self.t == {nan_at} else 1.0
+        return np.ones(1, np.float32), reward, False, self.t >= 100, {{}}
+"""
+FLAGS = ["--env_num", "1", "--batch_size", "16", "--minibatch_size", "16", "--samplers", "1"]
+
+
+def start(cluster: str, folder: Path, nan_at: int = -1) -> subprocess.Popen:
+    """A run in a folder of its own, on an environment that only this folder has."""
+    folder.mkdir()
+    source = ENVIRONMENT.format(pid_file=str(folder / "pid"), nan_at=nan_at)
+    (folder / "my_env.py").write_text(source)
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), "--env", "my_env:Slow", *FLAGS, "--xparl_addr",
+         cluster, "--run_dir", "run"],
+        cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+
+
+def last_metrics(folder: Path) -> dict:
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    return json.loads(lines[-1]) if lines else {"time_s": 0.0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def long_run(xparl_cluster, tmp_path_factory):
+    """A run that lives on while the tests of this file are run beside it."""
+    folder = tmp_path_factory.mktemp("long") / "work"
+    process = start(xparl_cluster, folder)
+    yield process, folder
+    process.kill()
+    process.communicate()
+
+
+def test_a_killed_actor_is_a_clear_error_and_no_hang(xparl_cluster, tmp_path):
+    process = start(xparl_cluster, tmp_path / "work")
+    pid_file = tmp_path / "work" / "pid"
+    wait_until(lambda: pid_file.exists() and pid_file.read_text(), 120, "the actor")
+    os.kill(int(pid_file.read_text()), signal.SIGKILL)
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == 2
+    assert "sampler 0 (remote actor) is lost" in errors
+    assert "Traceback" not in errors
+    summary = json.loads((tmp_path / "work" / "run" / "summary.json").read_text())
+    assert summary["exit_reason"] == "error"
+
+
+@pytest.mark.parametrize("lag", ["0", "1"])
+def test_xparl_gives_the_weights_that_local_processes_give(xparl_cluster, lag, tmp_path):
+    digests = {}
+    for pool, where in {"local": [], "xparl": ["--xparl_addr", xparl_cluster]}.items():
+        run_dir = tmp_path / pool
+        done = run_command(
+            "train.py", "--env", "HalfCheetah-v4", "--continuous_action", "--env_num", "5",
+            "--train_total_steps", "4000", "--batch_size", "1280", "--update_epochs", "2",
+            "--policy_lag", lag, "--samplers", "2", *where, "--run_dir", str(run_dir),
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+        summary = json.loads((run_dir / "summary.json").read_text())
+        assert summary["pool"] == pool
+        assert summary["samplers"] == 2
+        digests[pool] = summary["weights_sha256"]
+    assert digests["xparl"] == digests["local"]
+
+
+def test_more_samplers_than_cpus_says_how_many_there_are(xparl_cluster):
+    done = run_command(
+        "train.py", "--env", "HalfCheetah-v4", "--samplers", "9", "--xparl_addr", xparl_cluster
+    )
+    assert done.returncode == 2
+    assert "samplers is 9, but the cluster" in done.stderr
+    assert "has 4 CPUs" in done.stderr
+
+
+def test_what_is_no_master_is_said():
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        threading.Thread(target=lambda: silent.accept(), daemon=True).start()
+        address = f"localhost:{silent.getsockname()[1]}"
+        done = run_command("train.py", "--env", "CartPole-v1", "--xparl_addr", address)
+    assert done.returncode == 2
+    assert "does not answer as an xparl master" in done.stderr
+
+
+def test_an_address_without_a_port_is_refused():
+    done = run_command("train.py", "--env", "CartPole-v1", "--xparl_addr", "localhost")
+    assert done.returncode == 2
+    assert "is not IP:PORT" in done.stderr
+
+
+def test_nan_in_a_remote_environment_names_its_place(xparl_cluster, tmp_path):
+    process = start(xparl_cluster, tmp_path / "work", nan_at=5)
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == 2
+    assert (
+        "sampler 0 (remote actor): reward of environment 0 (my_env:Slow) is nan at step 4" in errors
+    )
+    assert "Traceback" not in errors
+
+
+def test_everything_listens_on_this_machine_only(xparl_cluster):
+    port = int(xparl_cluster.partition(":")[2])
+    listening = [
+        connection.laddr.ip
+        for process in cluster_processes(port)
+        for connection in psutil.Process(process).net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) > 10
+    assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+
+
+def test_a_bad_message_does_not_end_the_master(xparl_cluster):
+    import zmq
+
+    with zmq.Context() as context, context.socket(zmq.REQ) as request:
+        request.setsockopt(zmq.LINGER, 0)
+        request.setsockopt(zmq.RCVTIMEO, 5000)
+        request.connect(f"tcp://{xparl_cluster}")
+        request.send_multipart([b"hello"])
+        assert request.recv_multipart()[0] == b"[EXCEPTION]"
+    assert cluster_cpus(xparl_cluster)[1] == 4
+
+
+def test_the_command_line_is_parls_own():
+    done = subprocess.run(
+        [str(BIN / "xparl"), "--help"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    assert {"start", "connect", "stop", "status"} <= set(done.stdout.split())
+    done = subprocess.run(
+        [str(BIN / "xparl"), "start", "--port", "9", "--host"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "--host needs an IP address" in done.stderr
+
+
+def test_an_actor_lives_for_a_minute_and_a_signal_frees_it(xparl_cluster, long_run):
+    process, folder = long_run
+    wait_until(lambda: last_metrics(folder)["time_s"] > 62, 90, "a minute of training")
+    before = last_metrics(folder)["update"]
+    wait_until(lambda: last_metrics(folder)["update"] > before + 2, 10, "it to go on")
+    begun = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=30)
+    assert time.monotonic() - begun < 10
+    assert (process.returncode, errors) == (0, "")
+    assert "sigterm:" in output
+    wait_until(lambda: cluster_cpus(xparl_cluster, 4)[0] == 4, 40, "the CPUs to be free again")

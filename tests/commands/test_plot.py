@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from plot import Curve, band, group, read
+from settings.config import Config, ConfigError
+from tests.conftest import run_command
+
+
+def write_run(folder, returns, **settings):
+    folder.mkdir()
+    config = Config(env="CartPole-v1", **settings)
+    (folder / "config.yaml").write_text(yaml.safe_dump({"config": config.to_dict()}))
+    lines = [
+        json.dumps({"update": i + 1, "global_step": 10 * (i + 1), "episode_return_mean": r})
+        for i, r in enumerate(returns)
+    ]
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def test_seeds_become_a_mean_and_a_95_percent_band():
+    curves = [Curve(np.array([0.0, 100.0]), np.array([0.0, v])) for v in (10.0, 12.0, 14.0)]
+    step, mean, half = band(curves)
+    assert (step[-1], mean[-1]) == (100.0, 12.0)
+    assert half is not None
+    assert half[-1] == pytest.approx(4.303 * 2.0 / np.sqrt(3))
+    assert band(curves[:1])[2] is None
+
+
+def test_runs_are_grouped_by_what_differs_except_the_seed(tmp_path):
+    folders = [
+        write_run(tmp_path / "a", [1, 2], seed=1), write_run(tmp_path / "b", [3, 4], seed=2),
+        write_run(tmp_path / "c", [5, 6], seed=1, gamma=0.5),
+    ]  # fmt: skip
+    lines = group(folders)["CartPole-v1"]
+    assert {label: len(curves) for label, curves in lines.items()} == {
+        "gamma 0.99": 2,
+        "gamma 0.5": 1,
+    }
+
+
+def test_a_resumed_runs_later_lines_replace_those_it_overtook(tmp_path):
+    folder = write_run(tmp_path / "a", [1, 2, 3])
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write(
+            '\n{"update": 2, "global_step": 20, "episode_return_mean": 9}\n{"update": 3, "gl'
+        )
+    np.testing.assert_array_equal(read(folder).value, [1, 9, 3])
+
+
+def test_a_run_without_episodes_is_said(tmp_path):
+    with pytest.raises(ConfigError, match="no finished episode"):
+        read(write_run(tmp_path / "a", [None]))
+
+
+def test_the_command_draws_a_png(tmp_path):
+    write_run(tmp_path / "a", [1, 5, 9], seed=1)
+    write_run(tmp_path / "b", [2, 6, 8], seed=2)
+    out = tmp_path / "curves.png"
+    done = run_command("plot.py", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(out))
+    assert (done.returncode, done.stdout) == (0, f"{out}\n"), done.stderr
+    pixels = np.asarray(Image.open(out).convert("RGB"))
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10
+    done = run_command("plot.py", str(tmp_path))
+    assert done.returncode == 2
+    assert "not the folder of a run" in done.stderr

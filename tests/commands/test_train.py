@@ -1,0 +1,264 @@
+"""The commands, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from common.checkpoint import load
+from tests.conftest import ROOT, processes_mentioning, run_command, wait_until
+
+
+def summary_of(run_dir: Path) -> dict:
+    return json.loads((run_dir / "summary.json").read_text())
+
+
+def metrics_of(run_dir: Path) -> list[dict]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def start_training(run_dir: Path, *flags: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "train.py", "--run_dir", str(run_dir), *flags],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        stdin=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+
+
+def test_a_run_from_end_to_end(tmp_path):
+    run_dir = tmp_path / "run"
+    done = run_command(
+        "train.py", "--env", "CartPole-v1", "--train_total_steps", "50000", "--seed", "0",
+        "--run_dir", str(run_dir),
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "visualdl --logdir" in done.stdout
+    assert "Warning" not in done.stdout
+    assert " steps/s  return " in done.stdout
+
+    summary, metrics = summary_of(run_dir), metrics_of(run_dir)
+    assert summary["exit_reason"] == "finished"
+    assert summary["pool"] == "local"
+    assert summary["global_step"] >= 50_000
+    # the last weights are always evaluated; which others are is up to the machine
+    assert summary["eval_return_best"] >= summary["eval_return_mean"] >= 475
+    assert [m["update"] for m in metrics] == list(range(1, len(metrics) + 1))
+    last = metrics[-1]
+    assert last["global_step"] == summary["global_step"]
+    assert last["policy_lag_mean"] == 1.0
+    assert last["eval/episodes"] == 10
+    assert {"sps", "time_s", "episode_return_mean", "episode_length_mean", "episodes",
+            "dropped_fragments", "samplers_alive", "restarts", "loss/policy", "loss/value",
+            "time/sample_wait", "time/learn", "time/transfer", "learning_rate",
+            "explained_variance", "approx_kl", "clip_fraction", "entropy"} <= set(last)  # fmt: skip
+    # the clock in metrics is the clock: throughput is not made up
+    assert summary["global_step"] / summary["time_s"] <= summary["sps"] * 1.05
+
+    saved = yaml.safe_load((run_dir / "config.yaml").read_text())
+    assert saved["config"]["env"] == "CartPole-v1"
+    assert saved["config"]["seed"] == 0
+    assert saved["versions"]["torch"].startswith("2.")
+
+    scored = run_command("evaluate.py", str(run_dir), "--episodes", "5")
+    assert scored.returncode == 0, scored.stderr
+    assert "greedy: return mean" in scored.stdout
+    assert "episodes 5" in scored.stdout
+    assert run_command("evaluate.py", str(run_dir), "--checkpoint", "best", "--stochastic").stdout
+
+    again = run_command("train.py", "--env", "CartPole-v1", "--run_dir", str(run_dir))
+    assert again.returncode == 2
+    assert "already holds a run" in again.stderr
+
+
+def test_without_flags_it_trains_pong(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py")], cwd=tmp_path, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    try:
+        wait_until(lambda: list(tmp_path.glob("runs/*/metrics.jsonl")), 60, "a run folder")
+        metrics = next(tmp_path.glob("runs/*/metrics.jsonl"))
+        wait_until(metrics.read_text, 120, "an update")
+    finally:
+        process.terminate()
+        output, _ = process.communicate(timeout=30)
+    assert metrics.parent.name.startswith("PongNoFrameskip-v4__s1__")
+    assert process.returncode == 0, output
+    assert summary_of(metrics.parent)["exit_reason"] == "sigterm"
+
+
+SMALL = {
+    "CartPole-v1": ["--train_total_steps", "6000"],
+    "HalfCheetah-v4": ["--train_total_steps", "6000", "--env_num", "8", "--batch_size", "512",
+                       "--update_epochs", "2", "--checkpoint_share", "0.25", "--test_episodes", "1"],
+    "PongNoFrameskip-v4": ["--train_total_steps", "640", "--env_num", "2", "--batch_size", "64",
+                           "--minibatch_size", "32", "--update_epochs", "1", "--compile", "off",
+                           "--checkpoint_share", "0.3", "--test_episodes", "1", "--test_max_steps", "5"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("env", SMALL)
+def test_kill_and_resume_gives_what_an_uninterrupted_run_gives(env, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    flags = ["--env", env, *SMALL[env]]
+    # in its own process: with the default lag of 1, the pools' equality is tested on the way
+    done = run_command("train.py", *flags, "--samplers", "0", "--run_dir", str(whole))
+    assert done.returncode == 0, done.stderr
+
+    process = start_training(broken, *flags, "--samplers", "2")
+    wait_until(lambda: (broken / "checkpoints" / "last").exists(), 90, "a checkpoint")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (broken / "summary.json").exists(), "it was killed too late to test anything"
+    resumed = run_command("train.py", "--resume", str(broken))
+    assert (resumed.returncode, resumed.stderr) == (0, "")
+    assert summary_of(broken)["weights_sha256"] == summary_of(whole)["weights_sha256"]
+    assert summary_of(broken)["global_step"] == summary_of(whole)["global_step"]
+    assert summary_of(broken)["train_return_last100"] == summary_of(whole)["train_return_last100"]
+
+
+def test_the_pool_does_not_change_the_result_at_lag_0(tmp_path):
+    digests = set()
+    for samplers in ("0", "2"):
+        run_dir = tmp_path / samplers
+        flags = ["--env", "HalfCheetah-v4", *SMALL["HalfCheetah-v4"], "--policy_lag", "0"]
+        done = run_command("train.py", *flags, "--samplers", samplers, "--run_dir", str(run_dir))
+        assert done.returncode == 0, done.stderr
+        digests.add(summary_of(run_dir)["weights_sha256"])
+        # one fragment before the first update, for the normaliser alone, is counted too
+        assert metrics_of(run_dir)[0]["global_step"] == 2 * 512
+    assert len(digests) == 1
+
+
+def test_a_corrupt_checkpoint_is_named_and_the_one_before_is_resumed(tmp_path):
+    run_dir = tmp_path / "run"
+    flags = ["--env", "CartPole-v1", "--train_total_steps", "3000", "--run_dir", str(run_dir)]
+    assert run_command("train.py", *flags).returncode == 0
+    newest = (run_dir / "checkpoints" / "last").resolve()
+    (newest / "arrays.safetensors").write_bytes(b"spoilt")
+    done = run_command("train.py", "--resume", str(run_dir))
+    assert done.returncode == 0
+    assert f"{newest.name} is corrupt" in done.stderr
+    assert "using the one before it" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_ends_within_ten_seconds(number, tmp_path):
+    """Also while samplers are in the middle of a long fragment."""
+    run_dir = tmp_path / "run"
+    process = start_training(
+        run_dir, "--env", "tests.toy_envs:Slow", "--env_num", "2", "--batch_size", "2048",
+        "--minibatch_size", "64", "--samplers", "2",
+    )  # fmt: skip
+    wait_until(lambda: (run_dir / "metrics.jsonl").exists(), 60, "the run to start")
+    time.sleep(3)
+    start = time.monotonic()
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=30)
+    assert time.monotonic() - start < 10
+    assert process.returncode == 0, output
+    assert summary_of(run_dir)["exit_reason"] == signal.Signals(number).name.lower()
+    assert (run_dir / "checkpoints" / "last" / "manifest.json").exists()
+    assert processes_mentioning(str(run_dir)) == []
+    assert process_group(process.pid) == []
+
+
+def test_a_signal_in_a_long_update_goes_back_to_the_state_before_it(tmp_path):
+    """Such as the first update, which compiles."""
+    run_dir = tmp_path / "run"
+    process = start_training(
+        run_dir, "--env", "CartPole-v1", "--update_epochs", "100000", "--samplers", "1",
+    )  # fmt: skip
+    wait_until(lambda: (run_dir / "metrics.jsonl").exists(), 60, "the run to start")
+    time.sleep(4)
+    start = time.monotonic()
+    process.terminate()
+    output, _ = process.communicate(timeout=30)
+    assert time.monotonic() - start < 10
+    assert process.returncode == 0, output
+    assert summary_of(run_dir)["exit_reason"] == "sigterm"
+    assert summary_of(run_dir)["global_step"] == 0
+    assert load(run_dir / "checkpoints" / "last").state["update"] == 0
+    assert process_group(process.pid) == []
+
+
+def process_group(leader: int) -> list[str]:
+    """What runs in a session; a dead process that init has not reaped yet does not."""
+    listed = subprocess.run(
+        ["ps", "-o", "stat=,args=", "-s", str(leader)], capture_output=True, text=True
+    )
+    return [line for line in listed.stdout.splitlines() if not line.startswith("Z")]
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--env", "HalfCheeta-v4"], "did you mean HalfCheetah-v4"),
+        (["--env", "CartPole-v1", "--continuous_action"], "CartPole-v1 has discrete actions"),
+        (["--env", "CartPole-v1", "--env_num", "0"], "env_num is 0"),
+        (["--env", "CartPole-v1", "--env_num", "-1"], "env_num is -1"),
+        (["--env", "CartPole-v1", "--minibatch_size", "100"], "does not divide"),
+        (["--env", "CartPole-v1", "--learning_rte", "1"], "learning_rte"),
+        (["--env", "CartPole-v1", "--seed", "x"], "seed"),
+        (["--resume", "tests"], "not the folder of a run"),
+        (["--env", "tests.toy_envs:ManyBits"], "MultiBinary"),
+        (["--env", "CartPole-v1", "--xparl_addr", "localhost:1"], "nothing listens at xparl_addr"),
+        (["--env", "CartPole-v1", "--distribution", "beta"], "give categorical or auto"),
+    ],
+)
+def test_bad_input_is_one_clear_error(flags, complaint, tmp_path):
+    done = run_command("train.py", *flags)
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_nan_ends_the_run_with_its_place_and_clean_weights(tmp_path):
+    run_dir = tmp_path / "run"
+    done = run_command(
+        "train.py", "--env", "tests.toy_envs:NotANumberReward", "--env_num", "4", "--batch_size",
+        "64", "--minibatch_size", "32", "--run_dir", str(run_dir),
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "reward of environment 0" in done.stderr
+    assert "at step" in done.stderr
+    assert "sampler 0" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert summary_of(run_dir)["exit_reason"] == "error"
+    assert run_command("evaluate.py", str(run_dir), "--episodes", "1").returncode == 0
+
+
+def test_what_is_not_installed_is_said_with_the_command_that_installs_it(tmp_path):
+    bare = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import importlib.util as u; " \
+           "find = u.find_spec; u.find_spec = lambda n: None if n == 'parl' else find(n); " \
+           "import train; train.main()"  # fmt: skip
+    done = run_command("-c", bare)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "train.py: parl not installed: run `make venv`, then `.venv/bin/python train.py`\n"
+    )
+
+
+def test_a_run_ends_when_its_score_or_its_time_is_reached(tmp_path):
+    for name, flags, reason in (
+        ("solved", ["--solve_score", "20"], "solved"),
+        ("time", ["--max_minutes", "0.05"], "max_minutes"),
+    ):
+        run_dir = tmp_path / name
+        done = run_command(
+            "train.py", "--env", "CartPole-v1", "--run_dir", str(run_dir), "--samplers", "1", *flags
+        )
+        assert done.returncode == 0, done.stderr
+        summary = summary_of(run_dir)
+        assert summary["exit_reason"] == reason
+        assert summary["global_step"] < 100_000
+        assert summary["eval_return_mean"] is not None
+        assert load(run_dir / "checkpoints" / "last").state["global_step"] == summary["global_step"]

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from common.randomness import stream
+
+
+def test_a_stream_is_a_function_of_its_arguments_and_no_two_are_alike():
+    places = [
+        (purpose, seed, counter)
+        for purpose, seed, counter in itertools.product(
+            ("reset", "action", "shuffle"), (0, 1), (0, 1, 2)
+        )
+    ]
+    drawn = {place: stream(*place).random(4).tobytes() for place in places}
+    assert len(set(drawn.values())) == len(places)
+    assert drawn == {place: stream(*place).random(4).tobytes() for place in places}
+
+
+def test_neighbouring_streams_are_uncorrelated():
+    columns = np.stack(
+        [stream("action", 1, fragment).standard_normal(20_000) for fragment in range(6)]
+    )
+    correlation = np.corrcoef(columns) - np.eye(6)
+    assert np.abs(correlation).max() < 0.04

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distributions.continuous import Beta, Normal, TanhNormal, WrongDistribution, make_distribution
+from distributions.discrete import Categorical, CellLogits, GridMultiDiscrete, MultiDiscrete, masked
+
+BOX = spaces.Box(np.array([-2.0, 0.0], "f"), np.array([1.0, 5.0], "f"))
+KINDS = {
+    "normal": Normal(BOX),
+    "tanh_normal": TanhNormal(BOX),
+    "beta": Beta(BOX),
+    "multi_discrete": MultiDiscrete((3, 2, 4)),
+    "categorical": Categorical(spaces.Discrete(5)),
+}
+
+
+DISCRETE = ("categorical", "multi_discrete")
+
+
+def params_for(distribution, rows=1, seed=0, scale=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, distribution.params, generator=generator) * scale
+
+
+def draw(distribution, params, count, seed=0):
+    rng = np.random.default_rng(seed)
+    shape = (count, *distribution.noise_shape)
+    noise = rng.standard_normal(shape) if distribution.noise == "normal" else rng.random(shape)
+    noise = torch.from_numpy(noise.astype("f"))
+    return distribution.sample(params.expand(count, -1), noise)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_entropy_is_minus_the_expected_log_probability(kind):
+    distribution = KINDS[kind]
+    params = params_for(distribution)
+    log_prob = distribution.log_prob(
+        params.expand(200_000, -1), draw(distribution, params, 200_000)
+    )
+    assert distribution.entropy(params).item() == pytest.approx(-log_prob.mean().item(), abs=0.02)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kl_is_the_expected_log_ratio(kind):
+    distribution = KINDS[kind]
+    one, two = (
+        params_for(distribution, seed=1, scale=0.5),
+        params_for(distribution, seed=2, scale=0.5),
+    )
+    action = draw(distribution, one, 200_000)
+    ratio = distribution.log_prob(one.expand(200_000, -1), action) - distribution.log_prob(
+        two.expand(200_000, -1), action
+    )
+    assert distribution.kl(one, two).item() == pytest.approx(
+        ratio.mean().item(), rel=0.05, abs=0.01
+    )
+    assert distribution.kl(one, one).item() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["normal", "tanh_normal", "beta"])
+def test_density_integrates_to_one(kind):
+    distribution = KINDS[kind]
+    params = params_for(distribution, scale=0.5)
+    # the two dimensions are independent: a grid over both
+    low, high = (-8.0, 9.0) if kind == "normal" else (0.0, 1.0)
+    edges = [
+        np.linspace(*((low, high) if kind == "normal" else (BOX.low[k], BOX.high[k])), 801)
+        for k in range(2)
+    ]
+    middles = [(e[1:] + e[:-1]) / 2 for e in edges]
+    grid = torch.tensor(np.stack(np.meshgrid(*middles), -1).reshape(-1, 2), dtype=torch.float32)
+    if kind == "tanh_normal":  # whose action is that before it is squashed
+        width = torch.from_numpy(BOX.high - BOX.low)
+        grid = torch.atanh(2 * (grid - torch.from_numpy(BOX.low)) / width - 1)
+    density = distribution.log_prob(params.expand(len(grid), -1), grid).exp()
+    cell = np.prod([e[1] - e[0] for e in edges])
+    assert density.sum().item() * cell == pytest.approx(1.0, abs=2e-3)
+
+
+def test_categorical_probabilities_sum_to_one_and_samples_follow_them():
+    distribution = KINDS["categorical"]
+    params = params_for(distribution)
+    probabilities = distribution.log_prob(params.expand(5, -1), torch.arange(5)).exp()
+    assert probabilities.sum().item() == pytest.approx(1.0, abs=1e-6)
+    share = torch.bincount(draw(distribution, params, 100_000), minlength=5) / 100_000
+    torch.testing.assert_close(share, probabilities, atol=0.01, rtol=0)
+
+
+@given(st.floats(0, 1, exclude_max=True, width=32), st.integers(0, 100))
+def test_any_noise_gives_a_legal_action(noise, seed):
+    for distribution in (KINDS["categorical"], KINDS["beta"], KINDS["tanh_normal"]):
+        params = params_for(distribution, seed=seed, scale=20.0)
+        action = distribution.sample(params, torch.full((1, *distribution.noise_shape), noise))
+        assert torch.isfinite(distribution.log_prob(params, action)).all()
+        if distribution.action_dtype == "int64":
+            assert 0 <= action.item() < 5
+        else:
+            assert BOX.contains(distribution.to_env(action.numpy())[0])
+
+
+def random_mask(distribution, rows=200, seed=0):
+    mask = np.random.default_rng(seed).random((rows, distribution.params)) < 0.5
+    if isinstance(distribution, Categorical):
+        mask[:, 0] |= ~mask.any(1)
+    return torch.from_numpy(mask)
+
+
+def slow_masked(logits, mask, sizes):
+    """Each sub-action's probabilities over its legal values, in float64; None without any."""
+    edges = np.cumsum([0, *sizes])
+    for first, last in itertools.pairwise(edges):
+        legal = mask[first:last].numpy()
+        if not legal.any():
+            yield None
+            continue
+        weight = np.where(legal, np.exp(logits[first:last].double().numpy()), 0.0)
+        yield weight / weight.sum()
+
+
+@pytest.mark.parametrize("kind", DISCRETE)
+def test_masked_probabilities_are_those_of_the_legal_values(kind):
+    distribution = KINDS[kind]
+    sizes = (5,) if kind == "categorical" else distribution.components
+    logits, mask = params_for(distribution, rows=200), random_mask(distribution)
+    noise = torch.rand(200, *distribution.noise_shape, generator=torch.Generator().manual_seed(0))
+    action, params, stored = distribution.choose(logits, mask, noise)
+    assert torch.equal(stored, mask)
+    log_prob = distribution.sub_log_prob(params, action)
+    entropy = distribution.entropy(params)
+    for row in range(200):
+        expected = 0.0
+        for k, probabilities in enumerate(slow_masked(logits[row], mask[row], sizes)):
+            if probabilities is None:
+                assert log_prob[row, k] == 0
+                continue
+            chosen = action[row].reshape(-1)[k]
+            assert log_prob[row, k].item() == pytest.approx(np.log(probabilities[chosen]), abs=1e-5)
+            some = probabilities[probabilities > 0]
+            expected -= (some * np.log(some)).sum()
+        assert entropy[row].item() == pytest.approx(expected, abs=1e-5)
+    leaf = logits.clone().requires_grad_()
+    params = masked(leaf, mask)
+    (distribution.log_prob(params, action).sum() + distribution.entropy(params).sum()).backward()
+    assert torch.isfinite(leaf.grad).all()
+    assert (leaf.grad[~mask] == 0).all()
+
+
+def test_a_grid_of_cells_is_as_many_multi_discretes_as_may_act():
+    plain, grid = MultiDiscrete((3, 2)), GridMultiDiscrete((3, 2), 4)
+    logits, generator = params_for(plain, rows=5, seed=3), torch.Generator().manual_seed(0)
+    acting = torch.tensor([0, 3, 4, 9, 11])  # two cells of the first row, one and two of the others
+    params = CellLogits(logits, acting, 3)
+    noise = torch.rand(3, 8, generator=generator)
+    action = grid.sample(params, noise)
+    by_cell = action.view(-1, 2)
+    alone = plain.sample(logits, noise.view(-1, 2)[acting])
+    assert torch.equal(by_cell[acting], alone)
+    assert by_cell.sum() == alone.sum()  # the others are 0
+    log_prob = torch.zeros(12, 2)
+    log_prob[acting] = plain.sub_log_prob(logits, alone)
+    torch.testing.assert_close(grid.sub_log_prob(params, action), log_prob.view(3, 8))
+    entropy = torch.zeros(12).index_copy(0, acting, plain.entropy(logits)).view(3, 4).sum(1)
+    torch.testing.assert_close(grid.entropy(params), entropy)
+
+
+def test_the_joint_log_probability_is_the_sum_over_sub_actions():
+    for distribution in KINDS.values():
+        params = params_for(distribution, rows=7)
+        action = draw(distribution, params_for(distribution), 7)
+        parts = distribution.sub_log_prob(params, action)
+        assert parts.shape == (7, distribution.sub_actions)
+        torch.testing.assert_close(parts.sum(-1), distribution.log_prob(params, action))
+
+
+def test_actions_scaled_to_the_bounds():
+    action = np.array([[-1.0, 1.0], [0.0, -7.0]], "f")
+    np.testing.assert_allclose(Normal(BOX, scaled=True).to_env(action), [[-2, 5], [-0.5, 0]])
+    np.testing.assert_allclose(
+        KINDS["tanh_normal"].to_env(np.array([[-30.0, 0.0]], "f")), [[-2, 2.5]]
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_those_of_finite_differences(kind):
+    distribution = KINDS[kind]
+    params = params_for(distribution, rows=3).double().requires_grad_()
+    action = draw(distribution, params_for(distribution), 3).to(
+        torch.int64 if kind in DISCRETE else torch.float64
+    )
+    assert torch.autograd.gradcheck(lambda p: distribution.log_prob(p, action), (params,))
+    assert torch.autograd.gradcheck(distribution.entropy, (params,))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_is_the_same_in_any_company(kind):
+    distribution = KINDS[kind]
+    params, action = (
+        params_for(distribution, rows=64),
+        draw(distribution, params_for(distribution), 64),
+    )
+    whole = distribution.log_prob(params, action)
+    for rows in range(1, 64):
+        part = distribution.log_prob(params[:rows].clone(), action[:rows].clone())
+        assert torch.equal(part, whole[:rows])
+
+
+def test_normal_actions_are_clipped_for_the_environment_only():
+    action = np.array([[-9.0, 9.0]], "f")
+    np.testing.assert_array_equal(KINDS["normal"].to_env(action), [[-2.0, 5.0]])
+
+
+def test_the_default_follows_the_action_space_and_a_misfit_names_what_fits():
+    assert isinstance(make_distribution("auto", BOX), Normal)
+    assert isinstance(make_distribution("auto", spaces.Discrete(3)), Categorical)
+    with pytest.raises(WrongDistribution, match="give categorical or auto"):
+        make_distribution("beta", spaces.Discrete(3))
+    with pytest.raises(WrongDistribution, match="give normal"):
+        make_distribution("beta", spaces.Box(-np.inf, np.inf, (2,)))
+    with pytest.raises(WrongDistribution, match="normal, beta or auto"):
+        make_distribution("categorical", BOX)

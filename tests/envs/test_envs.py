@@ -1,0 +1,231 @@
+"""Every family against a scalar environment: the convention that all else rests on."""
+
+from __future__ import annotations
+
+import warnings
+
+import cv2
+import gymnasium
+import numpy as np
+import pytest
+from ale_py import ALEInterface, LoggerMode, roms
+
+from cluster.sampler import Sampler
+from common.randomness import stream
+from envs import BadEnvironment, UnknownEnv, UnsupportedEnv, family_of, make_vec_env, spaces_of
+from envs.classic import plain_spaces
+from rollout import Rollout
+from settings.config import Config
+
+ENVS = 3
+
+
+class Reference:
+    """One scalar environment under NEXT_STEP autoreset, written out."""
+
+    def __init__(self, env: gymnasium.Env, seed: int):
+        self.env, self.over = env, False
+        self.obs, _ = env.reset(seed=seed)
+
+    def step(self, action):
+        """obs, reward, terminated, truncated, valid."""
+        if self.over:
+            self.obs, _ = self.env.reset()
+            self.over = False
+            return self.obs, 0.0, False, False, False
+        self.obs, reward, terminated, truncated, _ = self.env.step(action)
+        self.over = terminated or truncated
+        return self.obs, reward, terminated, truncated, True
+
+
+def scalar(env: str) -> gymnasium.Env:
+    if ":" in env:
+        from tests import toy_envs
+
+        return plain_spaces(env, getattr(toy_envs, env.partition(":")[2])())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return plain_spaces(env, gymnasium.make(env))
+
+
+@pytest.mark.parametrize(
+    ("env", "steps"),
+    [
+        ("CartPole-v1", 300),  # terminates
+        ("Pendulum-v1", 450),  # truncates at 200
+        ("MountainCarContinuous-v0", 1010),
+        ("HalfCheetah-v4", 1010),  # truncates at 1000
+        ("Hopper-v5", 200),
+        ("Walker2d-v4", 300),
+        ("Ant-v4", 500),
+        ("Reacher-v4", 60),  # one of those that gymnasium steps
+        ("LunarLanderContinuous-v3", 300),
+        ("FrozenLake-v1", 100),  # a discrete observation
+        ("CarRacing-v3", 3),  # an image
+        ("tests.toy_envs:Counter", 60),  # both kinds of end
+    ],
+)
+def test_vector_environment_equals_the_scalar_one(env, steps):
+    venv = make_vec_env(env, ENVS)
+    seeds = [11, 12, 2**31 - 2]
+    obs, _ = venv.reset(seed=seeds)
+    references = [Reference(scalar(env), seed) for seed in seeds]
+    np.testing.assert_array_equal(obs, [r.obs for r in references])
+    venv.action_space.seed(5)
+    ends = 0
+    for _ in range(steps):
+        action = venv.action_space.sample()
+        expected = [r.step(a) for r, a in zip(references, action, strict=True)]
+        obs, reward, terminated, truncated, _ = venv.step(action)
+        np.testing.assert_array_equal(obs, [e[0] for e in expected])
+        np.testing.assert_array_equal(reward, [e[1] for e in expected])
+        np.testing.assert_array_equal(terminated, [e[2] for e in expected])
+        np.testing.assert_array_equal(truncated, [e[3] for e in expected])
+        ends += np.sum(terminated | truncated)
+    assert ends > 0 or env == "CarRacing-v3"
+
+
+class AtariReference:
+    """Pong and its like by hand: noops, frame skip 4, the maximum of two frames, 84x84 grey."""
+
+    def __init__(self, rom: str, seed: int):
+        ALEInterface.setLoggerMode(LoggerMode.Error)
+        self.ale = ALEInterface()
+        self.ale.setFloat("repeat_action_probability", 0.0)
+        self.ale.setInt("random_seed", seed)
+        self.ale.loadROM(roms.get_rom_path(rom))
+        self.actions = self.ale.getMinimalActionSet()
+        self.over = True
+
+    def reset(self, frames: int) -> np.ndarray:
+        """Begin an episode with FIRE where there is one, then noops: `frames` frames in all."""
+        self.ale.reset_game()
+        names = [action.name for action in self.actions]
+        if "FIRE" in names:
+            self.ale.act(self.actions[names.index("FIRE")])
+            frames -= 1
+        for _ in range(frames):
+            self.ale.act(self.actions[0])
+        self.stack = np.zeros((4, 84, 84), np.uint8)
+        self._push(self.ale.getScreenGrayscale())
+        self.over = False
+        return self.stack
+
+    def step(self, action: int):
+        reward, screens = 0.0, []
+        for _ in range(4):
+            reward += self.ale.act(self.actions[action])
+            screens.append(self.ale.getScreenGrayscale())
+            if self.ale.game_over():
+                break
+        self._push(np.maximum(screens[-1], screens[-2]) if len(screens) == 4 else screens[-1])
+        self.over = self.ale.game_over()
+        return self.stack, reward, self.over
+
+    def _push(self, screen: np.ndarray) -> None:
+        small = cv2.resize(screen, (84, 84), interpolation=cv2.INTER_AREA)
+        self.stack = np.concatenate([self.stack[1:], small[None]])
+
+
+@pytest.mark.parametrize(
+    ("env", "rom"), [("PongNoFrameskip-v4", "pong"), ("BreakoutNoFrameskip-v4", "breakout")]
+)
+def test_atari_equals_the_emulator_stepped_by_hand(env, rom):
+    venv = make_vec_env(env, 1)
+    obs, info = venv.reset(seed=[7])
+    reference = AtariReference(rom, 7)
+    np.testing.assert_array_equal(obs[0], reference.reset(int(info["episode_frame_number"][0])))
+    rng = np.random.default_rng(1)
+    ends = 0
+    for _ in range(2200):
+        action = int(rng.integers(len(reference.actions)))
+        ending = reference.over
+        obs, reward, terminated, truncated, info = venv.step(np.array([action]))
+        if ending:  # the reset row: its action is ignored, its reward is 0
+            stack = reference.reset(int(info["episode_frame_number"][0]))
+            assert (reward[0], terminated[0], truncated[0]) == (0, False, False)
+        else:
+            stack, expected, over = reference.step(action)
+            assert (reward[0], terminated[0], truncated[0]) == (expected, over, False)
+            ends += over
+        if not reference.over:  # where a frame skip is cut short, which frames are pooled is ALE's
+            np.testing.assert_array_equal(obs[0], stack)
+        else:
+            np.testing.assert_array_equal(obs[0, :3], stack[:3])
+    assert ends >= 2
+
+
+def test_sticky_actions_are_as_the_id_says():
+    def frames(env: str) -> np.ndarray:
+        venv = make_vec_env(env, 1)
+        venv.reset(seed=[3])
+        return np.stack([venv.step(np.array([2 + t % 2]))[0][0, -1] for t in range(60)])
+
+    assert not np.array_equal(frames("ALE/Pong-v5"), frames("PongNoFrameskip-v4"))
+
+
+@pytest.mark.parametrize("env", ["tests.toy_envs:Counter", "CartPole-v1", "PongNoFrameskip-v4"])
+def test_a_rollout_is_what_a_scalar_environment_gives_for_its_actions(env):
+    """Through the sampler: reset rows are invalid, and stacks of frames are rebuilt exactly."""
+    steps = 400 if env == "PongNoFrameskip-v4" else 40
+    atari = env == "PongNoFrameskip-v4"
+    config = Config(
+        env=env, env_num=2, batch_size=2 * steps, minibatch_size=2,
+        network="nature_cnn" if atari else "mlp",
+    )  # fmt: skip
+    sampler = Sampler(config, 0, 2)
+    again = make_vec_env(env, 2)
+    fragments = []
+    for fragment in range(3):
+        out = Rollout.empty(sampler.spec, 2)
+        sampler.collect(fragment, fragment == 0, out)
+        fragments.append(out)
+    seeds = stream("reset", config.seed, 0).integers(2**31 - 1, size=2)
+    obs, _ = again.reset(seed=seeds.tolist())
+    resetting, invalid = np.zeros(2, bool), 0
+    for out in fragments:
+        seen = out.observations()
+        for t in range(steps):
+            np.testing.assert_array_equal(seen[t], obs.astype(seen.dtype))
+            np.testing.assert_array_equal(out.valid[t], ~resetting)
+            obs, reward, terminated, truncated, _ = again.step(
+                sampler.model.distribution.to_env(out.action[t])
+            )
+            np.testing.assert_array_equal(out.reward[t], np.asarray(reward, np.float32))
+            np.testing.assert_array_equal(out.terminated[t], terminated)
+            np.testing.assert_array_equal(out.truncated[t], truncated)
+            resetting = terminated | truncated
+            invalid += (~out.valid[t]).sum()
+        np.testing.assert_array_equal(seen[steps], obs.astype(seen.dtype))
+    assert invalid > 0
+
+
+def test_families():
+    assert family_of("ALE/MsPacman-v5") == "atari"
+    assert family_of("Ant-v4") == "mujoco"
+    assert family_of("Acrobot-v1") == "classic"
+    assert family_of("BipedalWalker-v3") == "box2d"
+    assert family_of("FrozenLake-v1") == "custom"
+    assert family_of("some.module:Env") == "custom"
+
+
+def test_an_unknown_id_gets_its_near_matches():
+    with pytest.raises(UnknownEnv, match=r"HalfCheetah-v4"):
+        make_vec_env("HalfCheeta-v4", 1)
+    with pytest.raises(UnknownEnv, match=r"PongNoFrameskip-v4"):
+        make_vec_env("PonNoFrameskip-v4", 1)
+    with pytest.raises(UnknownEnv, match="no module 'nowhere'"):
+        make_vec_env("nowhere:Env", 1)
+    with pytest.raises(UnknownEnv, match="has no 'Missing'"):
+        make_vec_env("tests.toy_envs:Missing", 1)
+
+
+def test_what_cannot_be_trained_on_is_said():
+    with pytest.raises(UnsupportedEnv, match="MultiDiscrete"):
+        make_vec_env("tests.toy_envs:ManyBits", 1)
+    with pytest.raises(UnsupportedEnv, match="not a subclass"):
+        make_vec_env("tests.toy_envs:np", 1)
+    with pytest.raises(UnsupportedEnv, match="takes no action mask"):
+        make_vec_env("tests.toy_envs:Masked", 1, memory=4)
+    with pytest.raises(BadEnvironment, match="HalfCheetah-v3 cannot be made"):
+        spaces_of("HalfCheetah-v3")

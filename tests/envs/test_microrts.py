@@ -1,0 +1,278 @@
+"""microRTS against the Java game stepped by hand, and what a user may ask of it."""
+
+from __future__ import annotations
+
+import jpype
+import numpy as np
+import pytest
+
+from envs import UnknownEnv, make_vec_env
+from envs.microrts.game import (
+    CHOICES,
+    COMPONENTS,
+    OPPONENTS,
+    SELF,
+    Game,
+    WrongOpponents,
+    assign_opponents,
+    java,
+    map_of,
+    size_of,
+)
+from envs.microrts.vector import MicrortsEnvs, draw
+from settings.config import Config
+from settings.rules import validate
+from settings.sources import preset
+
+PLANES = (5, 5, 3, 8, 6, 2)
+
+
+def slow_planes(raw: np.ndarray) -> np.ndarray:
+    """The observation [H, W, planes] of Java's [P, H, W], cell by cell."""
+    planes, height, width = raw.shape
+    out = np.zeros((height, width, sum(PLANES[:planes])), np.uint8)
+    for y in range(height):
+        for x in range(width):
+            first = 0
+            for p in range(planes):
+                value = min(raw[p, y, x], PLANES[p] - 1)
+                if p == 2 and raw[3, y, x] == 1:
+                    value = 0  # a resource is nobody's
+                out[y, x, first + value] = 1
+                first += PLANES[p]
+    return out
+
+
+class Reference:
+    """One game, stepped by hand under NEXT_STEP autoreset."""
+
+    def __init__(self, env: str, opponent: str, side: int, limit: int, partial: bool):
+        table = java("rts.units.UnitTypeTable")()
+        names = ("WinLoss", "ResourceGather", "ProduceWorker", "ProduceBuilding", "Attack")
+        names += ("ProduceCombatUnit",)
+        interface = java("ai.rewardfunction.RewardFunctionInterface")
+        rewards = jpype.JArray(interface)(
+            [java(f"ai.rewardfunction.{name}RewardFunction")() for name in names]
+        )
+        bot = java(OPPONENTS[opponent])
+        bot = bot() if opponent == "passiveAI" else bot(table)
+        path = str(map_of(env, None))
+        self.game = java("tests.JNIGridnetClient")(rewards, "", path, bot, table, partial)
+        self.side, self.limit, self.partial = side, limit, partial
+        self.cells = int(np.prod(size_of(env) or ()))
+        self.reset()
+
+    def look(self, response) -> np.ndarray:
+        if not self.partial:
+            return slow_planes(np.array(response.observation))
+        state = self.game.getClass().getDeclaredField("gs")
+        state.setAccessible(True)
+        seen = java("rts.PartiallyObservableGameState")(state.get(self.game), self.side)
+        return slow_planes(np.array(seen.getMatrixObservation(self.side)))
+
+    def reset(self) -> None:
+        self.length, self.over = 0, False
+        self.obs = self.look(self.game.reset(self.side))
+
+    def mask(self) -> np.ndarray:
+        if self.over:  # the next action has no effect
+            return np.zeros(self.cells * CHOICES, bool)
+        return np.array(self.game.getMasks(self.side))[..., 1:].reshape(-1) == 1
+
+    def step(self, action: np.ndarray):
+        if self.over:
+            self.reset()
+            return np.zeros(6), False, False
+        masks = np.array(self.game.getMasks(self.side)).reshape(-1, 1 + CHOICES)
+        rows = [[cell, *action.reshape(-1, 7)[cell]] for cell in np.flatnonzero(masks[:, 0])]
+        rows = np.array(rows, np.int32).reshape(-1, 8)
+        order = jpype.JArray.of(rows) if len(rows) else jpype.JArray(jpype.JInt, 2)(0)
+        response = self.game.gameStep(order, self.side)
+        self.obs = self.look(response)
+        self.length += 1
+        terminated = bool(response.done[0])
+        truncated = not terminated and self.length >= self.limit
+        self.over = terminated or truncated
+        return np.array(response.reward), terminated, truncated
+
+
+def legal_action(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random legal action of every cell, [cells * 7]."""
+    cells = mask.reshape(-1, CHOICES)
+    edges = np.cumsum([0, *COMPONENTS])
+    action = np.zeros((len(cells), 7), np.int64)
+    for cell in np.flatnonzero(cells.any(1)):
+        for k in range(7):
+            legal = np.flatnonzero(cells[cell, edges[k] : edges[k + 1]])
+            action[cell, k] = rng.choice(legal) if len(legal) else 0
+    return action.reshape(-1)
+
+
+@pytest.mark.parametrize(
+    ("opponents", "sides", "limit", "partial"),
+    [
+        (("workerRushAI", "coacAI"), (0, 1), 400, False),  # terminates
+        (("passiveAI", "lightRushAI"), (1, 0), 60, True),  # truncates
+    ],
+)
+def test_games_equal_those_stepped_by_hand(opponents, sides, limit, partial):
+    weights = (10.0, 1.0, 2.0, 0.2, 1.0, 4.0)
+    game = Game(opponents, sides, max_steps=limit, reward_weights=weights, partial=partial)
+    venv = make_vec_env("microrts-8x8", 2, game=game)
+    assert isinstance(venv, MicrortsEnvs)
+    pairs = zip(opponents, sides, strict=True)
+    references = [Reference("microrts-8x8", o, side, limit, partial) for o, side in pairs]
+    obs, _ = venv.reset(seed=[1, 2])
+    rng, ends = np.random.default_rng(0), {"terminated": 0, "truncated": 0}
+    for _ in range(500):
+        for i, reference in enumerate(references):
+            np.testing.assert_array_equal(obs[i], reference.obs)
+            np.testing.assert_array_equal(venv.action_mask[i], reference.mask())
+        actions = np.stack([legal_action(mask, rng) for mask in venv.action_mask])
+        expected = [r.step(a) for r, a in zip(references, actions, strict=True)]
+        obs, reward, terminated, truncated, _ = venv.step(actions)
+        np.testing.assert_array_equal(venv.raw_rewards, [e[0] for e in expected])
+        np.testing.assert_allclose(reward, [e[0] @ np.array(weights) for e in expected])
+        np.testing.assert_array_equal(terminated, [e[1] for e in expected])
+        np.testing.assert_array_equal(truncated, [e[2] for e in expected])
+        ends["terminated"] += terminated.sum()
+        ends["truncated"] += truncated.sum()
+    assert ends["truncated" if limit == 60 else "terminated"] > 1
+    venv.close()
+
+
+def test_in_self_play_both_sides_see_themselves_as_their_own():
+    venv = MicrortsEnvs("microrts-8x8", 2, Game((SELF, SELF), (0, 1), max_steps=300))
+    obs, _ = venv.reset()
+    # the map is symmetric: turned by 180 degrees, each side's view is the other's
+    np.testing.assert_array_equal(obs[0], obs[1][::-1, ::-1])
+    own, resource = 11, 14  # planes: owner "own", unit type "resource"
+    assert not (obs[..., own] & obs[..., resource]).any()
+    rng, ended = np.random.default_rng(0), 0
+    for _ in range(700):
+        actions = np.stack([legal_action(mask, rng) for mask in venv.action_mask])
+        _, _, terminated, truncated, _ = venv.step(actions)
+        over = terminated | truncated
+        assert over[0] == over[1]
+        if over[0]:
+            ended += 1
+            first, second = venv.extras(0), venv.extras(1)
+            assert first["win/self"] == second["loss/self"]
+            assert first["draw/self"] == second["draw/self"]
+    assert ended >= 2
+    venv.close()
+
+
+@pytest.mark.parametrize("opponents", [(SELF,), ("passiveAI", SELF, SELF)])
+def test_self_play_environments_come_first_and_in_pairs(opponents):
+    with pytest.raises(ValueError, match="the first, and in pairs"):
+        MicrortsEnvs("microrts-8x8", len(opponents), Game(opponents, (0,) * len(opponents)))
+
+
+def test_an_episode_tells_its_outcome_and_its_raw_rewards():
+    venv = MicrortsEnvs("microrts-8x8", 1, Game(("workerRushAI",), (0,)))
+    venv.reset(seed=3)
+    total = np.zeros(6)
+    for _ in range(1000):
+        _, _, terminated, _, _ = venv.step(np.zeros((1, 64 * 7), np.int64))  # does nothing
+        total += venv.raw_rewards[0]
+        if terminated[0]:
+            break
+    extras = venv.extras(0)
+    assert (extras["win/workerRushAI"], extras["loss/workerRushAI"]) == (0.0, 1.0)
+    assert extras["raw_reward/win_loss"] == -1.0
+    assert extras["raw_reward/attack"] == total[4]
+    venv.close()
+
+
+@pytest.mark.parametrize("opponent", ["randomBiasedAI", "randomAI"])
+def test_a_bot_that_plays_at_random_follows_its_environments_seed(opponent):
+    def play(opponents: tuple[str, ...], which: int) -> np.ndarray:
+        venv = MicrortsEnvs("microrts-8x8", len(opponents), Game(opponents, (0,) * len(opponents)))
+        seeds = [7 if i == which else 90 + i for i in range(len(opponents))]
+        obs, _ = venv.reset(seed=seeds)
+        seen = [obs[which].copy()]
+        for _ in range(200):
+            obs = venv.step(np.zeros((len(opponents), 64 * 7), np.int64))[0]
+            seen.append(obs[which].copy())
+        venv.close()
+        return np.stack(seen)
+
+    alone = play((opponent,), 0)
+    np.testing.assert_array_equal(alone, play((opponent,) * 3, 1))
+    assert len(np.unique(alone, axis=0)) > 10  # it does move
+
+
+def test_unit_selection_orders_one_unit():
+    venv = MicrortsEnvs(
+        "microrts-8x8", 1, Game(("passiveAI",), (0,), policy="unit_selection")
+    )  # fmt: skip
+    before, _ = venv.reset()
+    before = before.copy()
+    cells = venv.action_mask.reshape(64, CHOICES)
+    worker = next(c for c in np.flatnonzero(cells.any(1)) if cells[c, 1])  # one that may move
+    direction = int(np.flatnonzero(cells[worker, 6:10])[0])
+    action = np.array([[worker, 1, direction, 0, 0, 0, 0, 0]])
+    obs, *_ = venv.step(action)
+    moving = obs[0].reshape(64, -1)[:, 21 + 1]  # plane: current action "move"
+    assert np.flatnonzero(moving).tolist() == [worker]
+    venv.close()
+
+
+@pytest.mark.parametrize("name", OPPONENTS)
+def test_every_bot_plays(name):
+    venv = MicrortsEnvs("microrts-8x8", 1, Game((name,), (0,)))
+    venv.reset(seed=1)
+    for _ in range(3):
+        obs, reward, terminated, truncated, _ = venv.step(np.zeros((1, 64 * 7), np.int64))
+    assert obs[0, ..., 12].any()  # plane: the opponent's units are on the map
+    assert not (terminated | truncated).any()
+    assert np.isfinite(reward).all()
+    venv.close()
+
+
+def test_opponents_by_name_and_number():
+    assert assign_opponents(["coacAI:2", "workerRushAI", "passiveAI"], 7, 2) == (
+        SELF, SELF, "coacAI", "coacAI", "workerRushAI", "workerRushAI", "passiveAI",
+    )  # fmt: skip
+    for entries, envs, selfplay, message in (
+        (["coac"], 4, 0, "must name bots"),
+        (["coacAI:5"], 4, 0, "take 5 environments"),
+        (["coacAI:3"], 4, 0, "leaves 4"),
+        (["coacAI"], 4, 3, "must be even"),
+    ):
+        with pytest.raises(WrongOpponents, match=message):
+            assign_opponents(entries, envs, selfplay)
+
+
+def test_a_map_that_does_not_exist_or_has_another_size_is_named():
+    with pytest.raises(UnknownEnv, match="basesWorkers8x8A"):
+        map_of("microrts-8x8", "maps/8x8/nothing.xml")
+    with pytest.raises(UnknownEnv, match="microrts-16x16"):
+        map_of("microrts-8x8", "maps/16x16/basesWorkers16x16.xml")
+    with pytest.raises(UnknownEnv, match="sizes are 10x10"):
+        map_of("microrts-7x7", None)
+
+
+@pytest.mark.parametrize("size", [8, 10, 16, 24])
+def test_presets_stand(size):
+    config = preset(f"microrts-{size}x{size}")
+    validate(config)
+    assert config.network == "gridnet"
+
+
+def test_a_pair_of_self_play_stays_in_one_sampler():
+    config = Config(env="microrts-8x8", env_num=6, selfplay_envs=4, opponents=("passiveAI",))
+    assert config.default_samplers(8) == 3
+    assert config.env_options(range(2, 6))["game"].opponents == (SELF, SELF, *("passiveAI",) * 2)
+
+
+def test_a_picture_shows_units_in_their_owners_colours():
+    venv = MicrortsEnvs("microrts-8x8", 1, Game(("passiveAI",), (0,)))
+    venv.reset()
+    picture = venv.picture()
+    assert picture.shape == (256, 256, 3)
+    colours = {tuple(c) for c in picture.reshape(-1, 3)}
+    assert {(40, 90, 220), (220, 50, 50)} <= colours  # own and other
+    assert picture.shape == draw(venv._raw[0]).shape
+    venv.close()
