@@ -74,7 +74,7 @@ class PPOAgent(parl.Agent):
         return Weights(self.update, self.model.get_weights())
 
     # --- learning
-    def learn(self, rollout: Rollout, progress: float, fresh: bool) -> dict[str, float]:
+    def learn(self, rollout: Rollout, progress: float) -> dict[str, float]:
         """One update: values, advantages, epochs of minibatches, then the normaliser.
 
         The normaliser moves last, so that at lag 0 the first minibatch is evaluated by the very
@@ -83,7 +83,6 @@ class PPOAgent(parl.Agent):
         Args:
             rollout: [T, env_num], raw rewards.
             progress: share of the run that is over, in [0, 1]; the schedules follow it.
-            fresh: the environments were reset before it, so the return streams start anew.
 
         Returns:
             metrics of the update.
@@ -96,7 +95,7 @@ class PPOAgent(parl.Agent):
         self._set_schedules(progress)
         obs = to_device(rollout.observations(), self.model.device)
         batches = Batches(config, rollout, obs)
-        if fresh:
+        if rollout.reset:  # the return streams start anew
             self.scaler.restart()
             self.bonus_scaler.restart()
         estimates = self._estimator(rollout, obs, batches.past)
@@ -166,7 +165,8 @@ class PPOAgent(parl.Agent):
             rollout.action_mask[:] = True
         rollout.env_ranges = [(0, self.config.env_num)]
         before = self.state()
-        self.learn(rollout, 0.0, fresh=True)
+        rollout.reset = True
+        self.learn(rollout, 0.0)
         self._before_update = before
         self.abandon_update()
 

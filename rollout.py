@@ -94,6 +94,7 @@ class Rollout:
 
     `policy_version` is that of the weights that acted; where samplers had different ones, the mean.
     The first `carried` rows were in the fragment before it too.
+    `reset`: the environments were reset before the first row.
     `env_ranges` are the run's environments [first, last) whose columns stand side by side. One
     environment can be there twice; what stands to the right then came later.
     """
@@ -110,6 +111,7 @@ class Rollout:
     state: np.ndarray | None = None
     policy_version: float = -1
     carried: int = 0
+    reset: bool = False
     episodes: list[Episode] = field(default_factory=list)
     env_ranges: list[tuple[int, int]] = field(default_factory=list)
 

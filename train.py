@@ -57,7 +57,7 @@ def train(run: Run) -> str:
                 if run.progress(rollout) < 1.0:
                     pool.request(run.behaviour, update + 1, run.resets_before(update + 1))
             requested = time.perf_counter()
-            metrics = agent.learn(rollout, progress, fresh=run.resets_before(update))
+            metrics = agent.learn(rollout, progress)
             learned = time.perf_counter()
             if lag != 1:
                 run.behaviour = agent.weights()

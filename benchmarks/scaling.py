@@ -142,7 +142,7 @@ def update_seconds(**settings: Any) -> float:
     agent, times = PPOAgent(PPO(model, config), config), []
     for _ in range(6):
         start = time.perf_counter()
-        agent.learn(rollout, 0.0, True)
+        agent.learn(rollout, 0.0)
         times.append(time.perf_counter() - start)
     return statistics.median(times[1:])
 

@@ -41,6 +41,7 @@ class AsynchronousPool:
         self._ready: deque[Rollout] = deque()
         self._error: SamplerError | None = None
         self._closed = False
+        self._is_first = True  # whether no batch has been gathered yet
         self._thread: threading.Thread | None = None
 
     def request(self, weights: Weights, fragment: int, reset: bool) -> None:
@@ -70,7 +71,9 @@ class AsynchronousPool:
                 self.dropped += len(self._ready) - len(fresh)
                 self._ready = fresh
                 if len(self._ready) >= self.samplers:
-                    return _merge([self._ready.popleft() for _ in range(self.samplers)])
+                    merged = _merge([self._ready.popleft() for _ in range(self.samplers)])
+                    merged.reset, self._is_first = self._is_first, False
+                    return merged
                 self._changed.wait()
 
     def close(self) -> None:

@@ -82,7 +82,7 @@ class SamplerPool(abc.ABC):
         for index in range(self.samplers):
             episodes += self._receive(index, request)
         rollout = self._slot(request)
-        rollout.policy_version = request.version
+        rollout.policy_version, rollout.reset = request.version, request.reset
         rollout.carried = 0 if request.reset else self.config.carried_steps
         rollout.episodes = in_order(episodes)
         rollout.env_ranges = [(0, self.config.env_num)]
@@ -108,7 +108,7 @@ class SamplerPool(abc.ABC):
         first, last = self.ranges[index]
         columns = self._slot(request).columns(first, last)
         part = Rollout.of({name: array.copy() for name, array in columns.arrays().items()})
-        part.policy_version = request.version
+        part.policy_version, part.reset = request.version, request.reset
         part.episodes = in_order(episodes)
         part.env_ranges = [(first, last)]
         return part

@@ -10,15 +10,13 @@ import subprocess
 import sys
 import traceback
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.errors import UserError
+from common.sources import ROOT
 from evaluate import Abandoned, Scores, score
 from rollout import Weights
 from settings.config import Config
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class EvaluationError(UserError):

@@ -16,7 +16,7 @@ if __name__ == "__main__":
         for update in range(UPDATES):
             pool.request(agent.weights(), fragment=update, reset=update == 0)
             rollout = pool.gather()  # [T, N] of everything: see rollout.py
-            metrics = agent.learn(rollout, progress=update / UPDATES, fresh=update == 0)
+            metrics = agent.learn(rollout, progress=update / UPDATES)
             returns = [episode.episode_return for episode in rollout.episodes]
             print(update, f"entropy {metrics['entropy']:.2f}", "returns", returns)
         agent.save("my_agent")

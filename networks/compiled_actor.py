@@ -9,8 +9,8 @@ import numba
 import numpy as np
 from torch import nn
 
-from learning.compiled_step import TANH_LIMIT, TANH_P, TANH_Q
 from networks.layers import RunningMoments
+from networks.tanh import TANH_LIMIT, TANH_P, TANH_Q
 
 _ACTIVATIONS: dict[type[nn.Module], int] = {nn.Tanh: 0, nn.ReLU: 1, nn.ELU: 2, nn.SiLU: 3}
 _NONE = np.zeros(0)

@@ -13,11 +13,10 @@ from typing import Any
 
 import yaml
 
+from common.sources import ROOT
 from envs import family_of
 from settings.config import FIELDS, MAY_CHANGE_ON_RESUME, Config, ConfigError
 from settings.rules import validate
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def parse(arguments: Sequence[str], program: str = "train.py") -> Config:

@@ -14,8 +14,8 @@ from algorithm import (
     joint_surrogate,
 )
 from envs import Spaces
-from learning.compiled_step import rational_tanh
 from model import make_model
+from networks.tanh import rational_tanh
 from settings.config import Config
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)

@@ -19,7 +19,6 @@ import tempfile
 import time
 import traceback
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,11 +26,11 @@ import numpy as np
 from cluster import wire
 from cluster.pool import Request, SamplerError, SamplerPool
 from cluster.sampler import Sampler, TimedEpisode
+from common.sources import ROOT
 from envs import BadEnvironment
 from rollout import Rollout, RolloutSpec, Weights
 from settings.config import Config
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 _CLOSE_TIMEOUT_S = 2.0
 
 

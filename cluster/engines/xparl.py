@@ -7,7 +7,6 @@ of the project travels to the actors with the connection; their packages must be
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import queue
@@ -25,16 +24,12 @@ from cluster import wire
 from cluster.pool import Request, SamplerError, SamplerPool
 from cluster.sampler import Sampler, TimedEpisode
 from common.errors import UserError
+from common.sources import ROOT, digest, sources
 from envs import BadEnvironment
 from parl_compat.shim import HOST_VARIABLE, load_parl
 from rollout import Rollout, RolloutSpec, Weights
 from settings.config import Config
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-FOLDERS = (
-    "cluster", "common", "distributions", "envs", "evaluation", "learning", "networks",
-    "parl_compat", "settings", "training",
-)  # fmt: skip
 MUST_MATCH = ("numpy", "torch", "gymnasium", "mujoco", "ale-py")
 CONNECT_TIMEOUT_S = 3.0
 # workers report their CPUs now and then, first after some seconds; one that a run has just left is
@@ -242,13 +237,13 @@ class XparlPool(SamplerPool):
         self._threads = [Caller(f"actor-{i}") for i in range(samplers)]
         self._packed_request: Request | None = None
         self._packed = b""
-        host_class, sources = self._parl.remote_class(_make_host()), _sources()
-        version = hashlib.sha256(repr(sorted(sources.items())).encode()).hexdigest()[:16]
+        host_class, files = self._parl.remote_class(_make_host()), sources()
+        version = digest(files)
         self._actors: dict[int, Any] = {}
         self._starts, self._closed = threading.Semaphore(STARTS_AT_ONCE), False
         # those that have not said yet that they stand: the learner has something to do meanwhile
         self._starting = {
-            index: thread.submit(self._start, index, host_class, version, sources)
+            index: thread.submit(self._start, index, host_class, version, files)
             for index, thread in enumerate(self._threads)
         }
         self._answers: dict[int, Future[bytes]] = {}
@@ -323,14 +318,6 @@ class XparlPool(SamplerPool):
             for reader in threading.enumerate():  # it must have read "exit" before Python ends
                 if "_update_job_status" in reader.name:
                     reader.join(timeout=2.0)
-
-
-def _sources() -> dict[str, bytes]:
-    """The project's own files that actors need, by their places in it."""
-    found = [*ROOT.glob("*.py"), *ROOT.glob("presets/*.yaml")]
-    for folder in FOLDERS:
-        found += (ROOT / folder).rglob("*.py")
-    return {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in found}
 
 
 def _modules_worked_in() -> bytes:

@@ -37,7 +37,7 @@ def learned(env_spaces: Spaces, device: str, **settings) -> dict[str, np.ndarray
     agent = PPOAgent(PPO(model, config), config)
     rollout = Rollout.empty(spec_of(model, config), config.env_num)
     generator = np.random.default_rng(0)
-    for update in range(3):
+    for _update in range(3):
         for array in (rollout.obs, rollout.history):
             if array is not None and array.dtype == np.uint8:
                 array[:] = generator.integers(0, 255, array.shape)
@@ -49,7 +49,7 @@ def learned(env_spaces: Spaces, device: str, **settings) -> dict[str, np.ndarray
         rollout.behaviour_log_prob[:] = -2.0
         rollout.valid[:] = True
         rollout.env_ranges = [(0, config.env_num)]
-        agent.learn(rollout, 0.0, update == 0)
+        agent.learn(rollout, 0.0)
     return agent.weights().arrays
 
 

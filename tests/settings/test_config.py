@@ -103,7 +103,16 @@ def test_a_flag_that_contradicts_the_resumed_run_is_refused(tmp_path, flags):
 def test_every_setting_is_read_somewhere():
     sources = "".join(
         path.read_text()
-        for folder in (".", "cluster", "envs", "evaluation", "learning", "networks", "training")
+        for folder in (
+            ".",
+            "cluster",
+            "envs",
+            "evaluation",
+            "learning",
+            "networks",
+            "settings",
+            "training",
+        )
         for path in (ROOT / folder).glob("*.py" if folder == "." else "**/*.py")
     )
     unread = [
