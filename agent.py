@@ -63,11 +63,11 @@ class PPOAgent(parl.Agent):
     # --- acting
     def sample(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Exploring actions [N, ...] for raw observations [N, ...], from noise drawn elsewhere."""
-        return self.model.act(obs, noise).action.numpy()
+        return self.model.act(obs, noise).action
 
     def predict(self, obs: np.ndarray) -> np.ndarray:
         """Greedy actions [N, ...] for raw observations [N, ...]."""
-        return self.model.act(obs, None).action.numpy()
+        return self.model.act(obs, None).action
 
     def weights(self) -> Weights:
         """A copy of the model's parameters and buffers, as samplers take it."""

@@ -82,9 +82,9 @@ def score(
                 noise = draw_noise(distribution, generator, count, greedy)
                 mask = venv.action_mask if model.spaces.masks else None
                 acted = model.act(as_stored(obs), noise, mask, state)
-                action = acted.action.numpy()
-                state = state if acted.state is None else acted.state.numpy()
-                obs, reward, terminated, truncated, _ = venv.step(distribution.to_env(action))
+                state = state if acted.state is None else acted.state
+                action = distribution.to_env(acted.action)
+                obs, reward, terminated, truncated, _ = venv.step(action)
                 total += np.where(playing, reward, 0.0)
                 length += playing
                 over = playing & (terminated | truncated)

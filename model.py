@@ -32,10 +32,10 @@ _MIN_IMAGES = 4
 class Acted(NamedTuple):
     """What a policy did for N environments."""
 
-    action: Tensor  # [N, ...]
-    log_prob: Tensor  # [N], or [N, K] where the loss is of sub-actions
-    mask: Tensor | None  # [N, A], the mask to store
-    state: Tensor | None = None  # [N, S] of a recurrent network, after it
+    action: np.ndarray  # [N, ...]
+    log_prob: np.ndarray  # [N], or [N, K] where the loss is of sub-actions
+    mask: np.ndarray | None  # [N, A] bool, the mask to store
+    state: np.ndarray | None = None  # [N, S] of a recurrent network after these observations
 
 
 class Past(NamedTuple):
@@ -260,10 +260,10 @@ class ActorCritic(parl.Model):
             if perceptron is not None:
                 output = perceptron(obs)
                 if self.own_std:
-                    found = sample_normal(output, self.log_std.detach().numpy(), noise)
+                    drawn = sample_normal(output, self.log_std.detach().numpy(), noise)
                 else:
-                    found = sample_categorical(output, noise)
-                action, log_prob, joint = (torch.from_numpy(part) for part in found)
+                    drawn = sample_categorical(output, noise)
+                action, log_prob, joint = drawn
                 return Acted(action, log_prob if self.by_sub_action else joint, None)
         legal = None if mask is None else torch.from_numpy(mask).to(self.device)
         drawn = None if noise is None else torch.from_numpy(noise).to(self.device)
@@ -278,8 +278,9 @@ class ActorCritic(parl.Model):
         if not self.by_sub_action:
             log_prob = log_prob.sum(-1)
         return Acted(
-            action.cpu(), log_prob.cpu(), None if legal is None else legal.cpu(),
-            None if after is None else after.cpu(),
+            action.cpu().numpy(), log_prob.cpu().numpy(),
+            None if legal is None else legal.cpu().numpy(),
+            None if after is None else after.cpu().numpy(),
         )  # fmt: skip
 
     def _acting_params(

@@ -101,7 +101,7 @@ class Sampler:
             if out.action_mask is not None:
                 out.action_mask[t] = acted.mask
             if acted.state is not None:
-                self._state = acted.state.numpy().copy()
+                self._state = acted.state
                 self._state[self._resetting] = 0.0  # an episode begins with the next observation
             self._obs, reward, terminated, truncated, _ = self.venv.step(
                 distribution.to_env(out.action[t])

@@ -141,4 +141,4 @@ def _act(
     from evaluate import as_stored, draw_noise
 
     noise = draw_noise(model.distribution, generator, len(obs), greedy)
-    return model.distribution.to_env(model.act(as_stored(obs), noise, mask).action.numpy())
+    return model.distribution.to_env(model.act(as_stored(obs), noise, mask).action)
