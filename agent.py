@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,6 @@ from settings.config import Config
 parl = load_parl()
 
 _ROWS_AT_ONCE = 4096  # that are evaluated, for the memory's sake
-_MODEL = "model/"  # prefix of the model's arrays in `state`
-
 
 State = tuple[dict[str, np.ndarray], dict[str, Any]]  # arrays, and what JSON can hold
 
@@ -279,7 +277,9 @@ class PPOAgent(parl.Agent):
         """
         if self._before_update is not None:
             return self._before_update
-        arrays = {f"{_MODEL}{name}": array for name, array in self.weights().arrays.items()}
+        arrays = {
+            f"{checkpoint.MODEL}{name}": array for name, array in self.weights().arrays.items()
+        }
         arrays["adam/moments"] = self.alg.moments.cpu().numpy().copy()
         arrays["adam/decay"] = self.alg.decay.cpu().numpy().copy()
         arrays["scaler/running"] = self.scaler.running.copy()
@@ -314,7 +314,7 @@ class PPOAgent(parl.Agent):
 
     def load_state(self, arrays: dict[str, np.ndarray], counters: dict[str, Any]) -> None:
         """Put back what `state` returned."""
-        self.model.set_weights(model_arrays(arrays))
+        self.model.set_weights(checkpoint.part(arrays, checkpoint.MODEL))
         self.alg.moments.copy_(torch.from_numpy(arrays["adam/moments"]))
         self.alg.decay.copy_(torch.from_numpy(arrays["adam/decay"]))
         for name, scaler in (("scaler", self.scaler), ("bonus_scaler", self.bonus_scaler)):
@@ -332,11 +332,6 @@ def make_agent(config: Config, device: str = "cpu") -> PPOAgent:
         UserError: where the settings do not fit the environment, with the remedy.
     """
     return PPOAgent(PPO(build_model(config).to(device), config), config)
-
-
-def model_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The model's own arrays out of those of an agent's `state`."""
-    return {n.removeprefix(_MODEL): a for n, a in arrays.items() if n.startswith(_MODEL)}
 
 
 @torch.no_grad()

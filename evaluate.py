@@ -5,221 +5,122 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
+import tyro
 
 from common.errors import UserError
-from common.randomness import stream
-from rollout import mean_extras
-from settings.config import Config
 
 if TYPE_CHECKING:
-    from model import ActorCritic
+    from evaluation.load import Policy
 
-_PARALLEL = 16  # environments that are evaluated at once, one episode each
-
-
-class Scores(NamedTuple):
-    """Raw returns and lengths of evaluation episodes, and what else is known of each."""
-
-    returns: list[float]
-    lengths: list[int]
-    extras: list[dict[str, float]]
-
-    def mean(self) -> float:
-        return float(np.mean(self.returns))
-
-    def std(self) -> float:
-        return float(np.std(self.returns))
-
-    def means(self) -> dict[str, float]:
-        """The mean of each extra over the episodes that have it."""
-        return mean_extras(self.extras)
-
-
-class Abandoned(Exception):
-    """A newer request makes this evaluation pointless."""
-
-
-def score(
-    model: ActorCritic,
-    config: Config,
-    episodes: int,
-    seed: int,
-    greedy: bool = True,
-    abandon: Any = None,
-    opponents: tuple[str, ...] | None = None,
-) -> Scores:
-    """Play `episodes` episodes, each from its own seed and for at most test_max_steps steps.
-
-    Every environment plays one episode a round, so that short episodes are not counted more often
-    than long ones.
-
-    Args:
-        seed: episode i is a function of it and i.
-        abandon: called now and then; where it returns True, `Abandoned` is raised.
-        opponents: microRTS bots to play against in turn. Default: the run's.
-    """
-    from envs import make_vec_env
-
-    found = Scores([], [], [])
-    distribution = model.distribution
-    while len(found.returns) < episodes:
-        first = len(found.returns)
-        count = min(_PARALLEL, episodes - first)
-        generator = stream("evaluation", seed, first)
-        venv = make_vec_env(config.env, count, **_options(config, first, count, opponents))
-        try:
-            seeds = generator.integers(2**31 - 1, size=count)
-            obs, _ = venv.reset(seed=seeds.tolist())
-            playing, state = np.ones(count, bool), model.initial_state(count)
-            total, length = np.zeros(count), np.zeros(count, np.int64)
-            extras: list[dict[str, float]] = [{} for _ in range(count)]
-            for step in range(config.test_max_steps):
-                if abandon is not None and step % 50 == 0 and abandon():
-                    raise Abandoned
-                noise = draw_noise(distribution, generator, count, greedy)
-                mask = venv.action_mask if model.spaces.masks else None
-                acted = model.act(as_stored(obs), noise, mask, state)
-                state = state if acted.state is None else acted.state
-                action = distribution.to_env(acted.action)
-                obs, reward, terminated, truncated, _ = venv.step(action)
-                total += np.where(playing, reward, 0.0)
-                length += playing
-                over = playing & (terminated | truncated)
-                if hasattr(venv, "extras"):
-                    for i in np.flatnonzero(over).tolist():
-                        extras[i] = venv.extras(i)
-                playing &= ~over
-                if not playing.any():
-                    break
-        finally:
-            venv.close()
-        found.returns.extend(total.tolist())
-        found.lengths.extend(length.tolist())
-        found.extras.extend(extras)
-    return found
-
-
-def _options(
-    config: Config, first: int, count: int, opponents: tuple[str, ...] | None
-) -> dict[str, Any]:
-    """What the environments of episodes [first, first + count) are made with."""
-    options = config.env_options()
-    if "game" in options:
-        bots = opponents or tuple(entry.partition(":")[0] for entry in config.opponents)
-        chosen = tuple(bots[i % len(bots)] for i in range(first, first + count))
-        options["game"] = config.game(chosen, first)
-    return options
-
-
-def as_stored(obs: np.ndarray) -> np.ndarray:
-    return obs if obs.dtype == np.uint8 else obs.astype(np.float32)
-
-
-def draw_noise(distribution: Any, generator: np.random.Generator, count: int, greedy: bool) -> Any:
-    if greedy:
-        return None
-    shape = (count, *distribution.noise_shape)
-    if distribution.noise == "normal":
-        return generator.standard_normal(shape, np.float32)
-    return generator.random(shape, np.float32)
-
-
-# --- the command line
+# Modules that are slow to import are imported in functions, so that --help answers at once.
 
 
 @dataclass
 class Arguments:
-    """Score a checkpoint of a run."""
+    """Play episodes with a run's policy and print its scores."""
 
-    run_dir: Path
+    run_dir: Annotated[Path, tyro.conf.arg(metavar="RUN_DIR")]
     """The run's folder."""
     checkpoint: Literal["last", "best"] = "last"
-    """The newest checkpoint, or the weights of the best evaluation."""
+    """The newest weights, or those of the best evaluation."""
     episodes: int = 10
-    """Episodes to play."""
+    """Number of episodes; with --opponents, number of games against each."""
     stochastic: bool = False
-    """Sample actions instead of taking the greedy ones."""
+    """Sample actions from the policy instead of taking the most probable ones."""
     seed: int = 0
     """Seed of the episodes."""
-    video: Path | None = None
-    """Also write an mp4 of one episode here."""
-    opponents: tuple[str, ...] = ()
-    """microRTS bots to play `episodes` games against each, or all: a league table, and its picture
-    RUN_DIR/league.png. Default: the run's own, in turn."""
+    video: Annotated[Path | None, tyro.conf.arg(metavar="FILE.mp4")] = None
+    """Also film one episode into this .mp4 file."""
+    opponents: Annotated[tuple[str, ...], tyro.conf.arg(metavar="BOT...")] = ()
+    """microRTS bots for a league table, which is also drawn in RUN_DIR/league.png; `all` stands for
+    every bot. Default: play against the run's own opponents in turn, without a table."""
 
 
-def _play_league(arguments: Arguments, model: ActorCritic, config: Config, what: str) -> None:
+def print_scores(policy: Policy, arguments: Arguments, title: str) -> None:
+    """Score the policy and print what came of it."""
+    import numpy as np
+
+    from evaluation.score import score
+
+    scores = score(
+        policy.model, policy.config, arguments.episodes, arguments.seed, not arguments.stochastic
+    )
+    print(
+        f"{title}: return mean {scores.mean():.2f}, std {scores.std():.2f}, episodes"
+        f" {len(scores.returns)}, mean length {np.mean(scores.lengths):.1f}"
+    )
+    for name, value in scores.means().items():
+        print(f"  {name} {value:.3f}")
+
+
+def play_league(
+    policy: Policy, opponents: tuple[str, ...], arguments: Arguments, title: str
+) -> None:
+    """Play against each opponent, print the table and draw the picture."""
     from evaluation import league
-    from settings.config import ConfigError
 
-    if "game" not in config.env_options():
-        raise ConfigError(f"opponents are for microRTS, not for env {config.env}: leave them out")
     standings = []
-    for opponent in league.opponents_of(arguments.opponents):
+    for opponent in opponents:
         print(f"playing {opponent}", file=sys.stderr, flush=True)
         standings.append(
             league.play(
-                model, config, opponent, arguments.episodes, arguments.seed,
+                policy.model, policy.config, opponent, arguments.episodes, arguments.seed,
                 not arguments.stochastic,
             )
         )  # fmt: skip
-    print(what)
+    print(title)
     print(league.table(standings))
     path = arguments.run_dir / "league.png"
-    league.draw(standings, path, what)
+    league.draw(standings, path, title)
     print(path)
 
 
-def main() -> None:
-    import tyro
+def evaluate(arguments: Arguments) -> None:
+    """Do what the command line asks for.
 
-    from agent import model_arrays
-    from common.checkpoint import load, load_newest
-    from model import build_model
+    Raises:
+        UserError: for a wrong argument, with the remedy.
+    """
     from settings.config import ConfigError
     from settings.sources import load_run
 
+    if arguments.episodes < 1:
+        raise ConfigError(f"episodes is {arguments.episodes}, but must be at least 1")
+    if arguments.video is not None:  # before mujoco is imported
+        from evaluation.film import choose_renderer
+
+        choose_renderer(load_run(arguments.run_dir).env)
+    from evaluation.league import opponents_of
+    from evaluation.load import load_policy
+
+    policy = load_policy(arguments.run_dir, arguments.checkpoint)
+    for complaint in policy.complaints:
+        print(f"evaluate.py: {complaint}; using the one before it", file=sys.stderr)
+    opponents = opponents_of(arguments.opponents, policy.config)
+    actions = "stochastic" if arguments.stochastic else "greedy"
+    title = f"{policy.config.env}, {policy.checkpoint} ({policy.step:,} steps), {actions}"
+    if arguments.video is not None:
+        from evaluation.film import film
+
+        count = film(
+            policy.model, policy.config, arguments.video, arguments.seed, not arguments.stochastic
+        )
+        print(f"{arguments.video}: {count} frames")
+    if opponents:
+        play_league(policy, opponents, arguments, title)
+    else:
+        print_scores(policy, arguments, title)
+
+
+def main() -> None:
     arguments = tyro.cli(
         Arguments, prog="evaluate.py",
         config=(tyro.conf.PositionalRequiredArgs, tyro.conf.FlagCreatePairsOff),
     )  # fmt: skip
     try:
-        if arguments.episodes < 1:
-            raise ConfigError(f"episodes is {arguments.episodes}, but must be at least 1")
-        config = load_run(arguments.run_dir)
-        if arguments.video is not None:
-            from evaluation.film import choose_renderer, film
-
-            choose_renderer(config.env)
-        checkpoints = arguments.run_dir / "checkpoints"
-        if arguments.checkpoint == "best":
-            saved, complaints = load(checkpoints / "best"), []
-        else:
-            saved, complaints = load_newest(checkpoints)
-        for complaint in complaints:
-            print(f"evaluate.py: {complaint}; using the one before it", file=sys.stderr)
-        model = build_model(config)
-        model.set_weights(model_arrays(saved.arrays))
-        kind = "stochastic" if arguments.stochastic else "greedy"
-        what = f"{config.env}, {saved.path.name} ({saved.state['global_step']:,} steps), {kind}"
-        if arguments.opponents:
-            _play_league(arguments, model, config, what)
-        else:
-            scores = score(
-                model, config, arguments.episodes, arguments.seed, not arguments.stochastic
-            )
-            print(
-                f"{what}: return mean {scores.mean():.2f}, std {scores.std():.2f}, episodes"
-                f" {len(scores.returns)}, mean length {np.mean(scores.lengths):.1f}"
-            )
-            for name, value in scores.means().items():
-                print(f"  {name} {value:.3f}")
-        if arguments.video is not None:
-            frames = film(model, config, arguments.video, arguments.seed, not arguments.stochastic)
-            print(f"{arguments.video}: {frames} frames")
+        evaluate(arguments)
     except UserError as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         sys.exit(2)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.randomness import stream
+from common.randomness import draw_noise, stream
 from envs import BadEnvironment, make_vec_env, spaces_of_vec_env
 from model import ActorCritic, make_model
 from rollout import Rollout, RolloutSpec
@@ -152,10 +152,7 @@ class Sampler:
         distribution = self.model.distribution
         generator = stream("action", self.config.seed, fragment)
         shape = (steps, self.config.env_num, *distribution.noise_shape)
-        if distribution.noise == "normal":
-            noise = generator.standard_normal(shape, np.float32)
-        else:
-            noise = generator.random(shape, np.float32)
+        noise = draw_noise(generator, distribution.noise, shape)
         return noise[:, self.first : self.last]
 
     def _refuse_not_finite(self, out: Rollout) -> None:

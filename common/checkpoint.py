@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from safetensors.numpy import save as format_arrays
 from common.errors import UserError
 
 KEEP = 3
+MODEL = "model/"  # how the names of the model's arrays begin
 
 
 class BadCheckpoint(UserError):
@@ -123,6 +125,15 @@ def load_newest(checkpoints: Path) -> tuple[Checkpoint, list[str]]:
             complaints.append(str(error))
     found = "; ".join(complaints) or "it holds none"
     raise BadCheckpoint(f"no good checkpoint in {checkpoints}: {found}")
+
+
+def part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with `prefix`, by the rest of their names."""
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
 
 
 def _updates(checkpoints: Path) -> list[Path]:

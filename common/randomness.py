@@ -22,3 +22,12 @@ def stream(purpose: Purpose, seed: int, *counters: int) -> np.random.Generator:
     """
     key = np.random.SeedSequence([_NUMBER[purpose], seed, *counters])
     return np.random.Generator(np.random.Philox(key))
+
+
+def draw_noise(
+    generator: np.random.Generator, kind: Literal["normal", "uniform"], shape: tuple[int, ...]
+) -> np.ndarray:
+    """Noise that actions are made from, float32 of `shape`: standard normal, or uniform on [0, 1)."""
+    if kind == "normal":
+        return generator.standard_normal(shape, np.float32)
+    return generator.random(shape, np.float32)

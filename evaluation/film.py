@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes.util
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium.vector import VectorEnv
 
+from common.errors import UserError
 from common.randomness import stream
 from envs import BadEnvironment, family_of
-from envs.classic import plain_spaces
+from envs.classic import vectorize
 from envs.custom import maker
+from evaluation.play import play
 from model import ActorCritic
 from settings.config import Config
+
+# Draws the environment as an image [height, width, 3] uint8, after a reset (None) or these actions
+Draw = Callable[[np.ndarray | None], np.ndarray]
+
+
+class BadVideo(UserError):
+    """A video file that cannot be written. The message names it."""
 
 
 def choose_renderer(env: str) -> None:
@@ -43,42 +55,83 @@ def film(model: ActorCritic, config: Config, path: Path, seed: int, greedy: bool
 
     Raises:
         BadEnvironment: where the environment cannot be rendered.
+        BadVideo: where the file cannot be written.
     """
     import imageio.v2 as imageio
 
-    family = family_of(config.env)
-    frames = {"atari": _play_atari, "microrts": _play_microrts}.get(family, _play)
-    atari = family == "atari"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix != ".mp4":
+        raise BadVideo(f"video {path} must be an mp4: give a name that ends with .mp4")
+    images = frames(model, config, seed, greedy)
+    first = next(images)  # before there is a file: the environment may have no picture
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        raise BadVideo(f"video {path} cannot be written: {error.strerror}") from None
+    fps = 15 if family_of(config.env) == "atari" else 30
     count = 0
-    with imageio.get_writer(
-        path, format="FFMPEG", fps=15 if atari else 30, macro_block_size=2
-    ) as out:  # pyright: ignore
-        for frame in frames(model, config, seed, greedy):
-            out.append_data(frame)
+    with imageio.get_writer(path, format="FFMPEG", fps=fps, macro_block_size=2) as video:  # pyright: ignore
+        for image in itertools.chain([first], images):
+            video.append_data(image)
             count += 1
     return count
 
 
-def _play(model: ActorCritic, config: Config, seed: int, greedy: bool) -> Iterator[np.ndarray]:
+def frames(model: ActorCritic, config: Config, seed: int, greedy: bool) -> Iterator[np.ndarray]:
+    """The frames of one episode, the first from before the first step: [height, width, 3] uint8."""
+    venv, draw = _drawn(config, seed)
+    with contextlib.closing(venv):
+        obs, _ = venv.reset(seed=[seed])  # pyright: ignore[reportArgumentType] - gymnasium takes lists
+        yield draw(None)
+        generator = stream("film", seed)
+        for step in play(model, venv, obs, generator, greedy, config.test_max_steps):
+            yield draw(step.action)
+
+
+def _drawn(config: Config, seed: int) -> tuple[VectorEnv, Draw]:
+    """One environment as the policy plays it, and how it is drawn."""
+    family = family_of(config.env)
+    if family == "atari":
+        return _atari(config, seed)
+    if family == "microrts":
+        return _microrts(config)
+    return _rendered(config)
+
+
+def _rendered(config: Config) -> tuple[VectorEnv, Draw]:
+    """An environment that draws itself, by gymnasium's `render`."""
+    env = config.env
+    options = config.env_options()
+    memory = options.pop("memory", 0)
     try:
-        options = {"render_mode": "rgb_array", **_camera(config.env)}
-        env = plain_spaces(config.env, maker(config.env, **options)())
-        obs, _ = env.reset(seed=seed)
-        first = env.render()
-    except Exception as error:  # whatever a renderer raises, the user needs to know one thing
-        raise BadEnvironment(f"env {config.env} cannot be rendered as images: {error!r}") from None
-    if not isinstance(first, np.ndarray):
-        raise BadEnvironment(f"env {config.env} renders {type(first).__name__}, not an image")
-    yield first
-    generator = stream("film", seed)
-    for _ in range(config.test_max_steps):
-        action = _act(model, np.asarray(obs)[None], generator, greedy)[0]
-        obs, _, terminated, truncated, _ = env.step(action if action.shape else int(action))
-        yield np.asarray(env.render())
-        if terminated or truncated:
-            break
-    env.close()
+        make_one = maker(env, render_mode="rgb_array", **_camera(env))
+        inner = vectorize(env, make_one, 1, **options)
+    except UserError:
+        raise
+    except Exception as error:  # an environment may raise anything about an option it lacks
+        raise _not_drawn(env, repr(error)) from None
+
+    def draw(action: np.ndarray | None) -> np.ndarray:
+        try:
+            image: Any = inner.envs[0].render()
+        except Exception as error:  # a renderer may raise anything
+            raise _not_drawn(env, repr(error)) from None
+        if not isinstance(image, np.ndarray):
+            raise _not_drawn(env, f"its render() returns a {type(image).__name__}")
+        return image
+
+    if not memory:
+        return inner, draw
+    from envs.memory import Memory
+
+    return Memory(inner, memory), draw
+
+
+def _not_drawn(env: str, reason: str) -> BadEnvironment:
+    return BadEnvironment(
+        f"env {env} cannot be rendered as images, {reason}: leave --video out, or offer"
+        f' render_mode "rgb_array" in the environment'
+    )
 
 
 def _camera(env: str) -> dict[str, str]:
@@ -90,55 +143,23 @@ def _camera(env: str) -> dict[str, str]:
     return {"camera_name": "track"} if "track" in names else {}
 
 
-def _play_atari(
-    model: ActorCritic, config: Config, seed: int, greedy: bool
-) -> Iterator[np.ndarray]:
-    """Two emulators with one seed and the same actions: one for the policy's eyes, one in colour."""
+def _atari(config: Config, seed: int) -> tuple[VectorEnv, Draw]:
+    """A second emulator, with the same seed and actions, shows in colour what the first plays."""
     from envs.atari import make
 
-    seen, shown = make(config.env, 1), make(config.env, 1, colour=True)
-    obs, _ = seen.reset(seed=[seed])
-    picture, _ = shown.reset(seed=[seed])
-    yield picture[0, -1]
-    generator = stream("film", seed)
-    for _ in range(config.test_max_steps):
-        action = _act(model, obs, generator, greedy)
-        obs, _, terminated, truncated, _ = seen.step(action)
-        yield shown.step(action)[0][0, -1]
-        if terminated[0] or truncated[0]:
-            break
-    seen.close()
-    shown.close()
+    shown = make(config.env, 1, colour=True)
+
+    def draw(action: np.ndarray | None) -> np.ndarray:
+        screen = shown.reset(seed=[seed])[0] if action is None else shown.step(action)[0]
+        return screen[0, -1]
+
+    return make(config.env, 1), draw
 
 
-def _play_microrts(
-    model: ActorCritic, config: Config, seed: int, greedy: bool
-) -> Iterator[np.ndarray]:
+def _microrts(config: Config) -> tuple[VectorEnv, Draw]:
     """A game against the first of the run's opponents."""
     from envs.microrts.vector import make
 
     opponent = config.opponents[0].partition(":")[0]
     venv = make(config.env, 1, config.game((opponent,)))
-    obs, _ = venv.reset(seed=[seed])
-    yield venv.picture()
-    generator = stream("film", seed)
-    for _ in range(config.test_max_steps):
-        action = _act(model, obs, generator, greedy, venv.action_mask)
-        obs, _, terminated, truncated, _ = venv.step(action)
-        yield venv.picture()
-        if terminated[0] or truncated[0]:
-            break
-    venv.close()
-
-
-def _act(
-    model: ActorCritic,
-    obs: np.ndarray,
-    generator: np.random.Generator,
-    greedy: bool,
-    mask: np.ndarray | None = None,
-) -> np.ndarray:
-    from evaluate import as_stored, draw_noise
-
-    noise = draw_noise(model.distribution, generator, len(obs), greedy)
-    return model.distribution.to_env(model.act(as_stored(obs), noise, mask).action)
+    return venv, lambda action: venv.picture()

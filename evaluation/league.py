@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from envs import family_of
 from envs.microrts.game import OPPONENTS, WrongOpponents
-from evaluate import score
+from evaluation.score import score
 from settings.config import Config
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Standing(NamedTuple):
-    """Shares of the games against one bot, and their mean length in steps."""
+    """The shares of the games against one bot, which sum to 1, and their mean length in steps."""
 
     opponent: str
     games: int
@@ -24,12 +25,17 @@ class Standing(NamedTuple):
     length: float
 
 
-def opponents_of(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The bots that are meant: every one by `all`.
+def opponents_of(names: tuple[str, ...], config: Config) -> tuple[str, ...]:
+    """The bots that `--opponents` names; `all` stands for every bot.
 
     Raises:
-        WrongOpponents: with the names.
+        WrongOpponents: for a name that no bot has, and where the run is not of microRTS.
     """
+    if names and family_of(config.env) != "microrts":
+        raise WrongOpponents(
+            f"opponents {' '.join(names)} play microRTS, but the run is of env {config.env}: leave"
+            f" --opponents out"
+        )
     if names == ("all",):
         return tuple(OPPONENTS)
     for name in names:
@@ -43,11 +49,15 @@ def opponents_of(names: tuple[str, ...]) -> tuple[str, ...]:
 def play(
     model: ActorCritic, config: Config, opponent: str, games: int, seed: int, greedy: bool
 ) -> Standing:
-    """Play `games` games against one bot, on the sides that the run's settings say."""
+    """Play `games` games against one bot, on the sides that the run's settings say.
+
+    A game that is cut off, by the run's max_steps or by test_max_steps, is a draw.
+    """
     scores = score(model, config, games, seed, greedy, opponents=(opponent,))
     means = scores.means()
-    shares = {kind: means.get(f"{kind}/{opponent}", 0.0) for kind in ("win", "draw", "loss")}
-    return Standing(opponent, games, **shares, length=sum(scores.lengths) / games)
+    win, draw, loss = (means[f"{outcome}/{opponent}"] for outcome in ("win", "draw", "loss"))
+    played = len(scores.lengths)
+    return Standing(opponent, played, win, draw, loss, length=sum(scores.lengths) / played)
 
 
 def table(standings: list[Standing]) -> str:
@@ -59,7 +69,7 @@ def table(standings: list[Standing]) -> str:
     ]
     count = len(standings)
     win, draw, loss = (
-        sum(getattr(s, k) for s in standings) / count for k in ("win", "draw", "loss")
+        sum(getattr(s, outcome) for s in standings) / count for outcome in ("win", "draw", "loss")
     )
     games = sum(s.games for s in standings)
     rows.append(f"{'mean':<16} {games:>5} {win:>6.2f} {draw:>6.2f} {loss:>6.2f}")
@@ -76,9 +86,9 @@ def draw(standings: list[Standing], path: Path, title: str) -> None:
     names = [s.opponent for s in standings][::-1]
     figure, axes = plt.subplots(figsize=(7, 1.2 + 0.32 * len(names)), layout="constrained")
     left = [0.0] * len(names)
-    for kind, colour in (("win", "#4c9a5b"), ("draw", "#c9c9c2"), ("loss", "#c8553d")):
-        values = [100 * getattr(s, kind) for s in standings][::-1]
-        bars = axes.barh(names, values, left=left, color=colour, label=kind)
+    for outcome, colour in (("win", "#4c9a5b"), ("draw", "#c9c9c2"), ("loss", "#c8553d")):
+        values = [100 * getattr(s, outcome) for s in standings][::-1]
+        bars = axes.barh(names, values, left=left, color=colour, label=outcome)
         axes.bar_label(bars, [f"{v:.0f}" if v >= 6 else "" for v in values], label_type="center")
         left = [a + b for a, b in zip(left, values, strict=True)]
     axes.set_xlim(0, 100)

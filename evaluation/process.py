@@ -14,13 +14,17 @@ from typing import Any, NamedTuple
 
 from common.errors import UserError
 from common.sources import ROOT
-from evaluate import Abandoned, Scores, score
+from evaluation.score import Scores, score
 from rollout import Weights
 from settings.config import Config
 
 
 class EvaluationError(UserError):
     """The evaluation process failed. The message says why."""
+
+
+class Abandoned(Exception):
+    """A newer request makes this evaluation pointless."""
 
 
 class Evaluation(NamedTuple):
@@ -126,6 +130,10 @@ def serve() -> None:
     def answer(**content: Any) -> None:
         connection.send_bytes(json.dumps(content).encode())
 
+    def look() -> None:
+        if connection.poll(0):
+            raise Abandoned
+
     with contextlib.suppress(EOFError, ConnectionError):  # the learner closed the pipe, or ended
         hello = json.loads(connection.recv_bytes())
         try:
@@ -145,7 +153,7 @@ def serve() -> None:
                 try:
                     scores = score(
                         model, config, config.test_episodes, config.seed,
-                        abandon=lambda: connection.poll(0),
+                        after_step=look,
                     )  # fmt: skip
                 except Abandoned:
                     answer(abandoned=True)

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import psutil
 import torch
 
-from agent import PPOAgent, model_arrays
+from agent import PPOAgent
 from algorithm import PPO
 from cluster.make import make_pool
 from common import checkpoint
@@ -233,7 +233,7 @@ class Run:
         )
         if self.best is None or mean > self.best:
             self.best = mean
-            arrays = {f"model/{n}": a for n, a in evaluation.weights.arrays.items()}
+            arrays = {f"{checkpoint.MODEL}{n}": a for n, a in evaluation.weights.arrays.items()}
             state = {"global_step": evaluation.step, "return_mean": mean}
             checkpoint.write(self.checkpoints / "best", arrays, state)
         return {
@@ -263,11 +263,7 @@ class Run:
         for complaint in complaints:
             print(f"train.py: {complaint}; using the one before it", file=sys.stderr)
         self.agent.load_state(saved.arrays, saved.state)
-        behaviour = {
-            n.removeprefix(_BEHAVIOUR): a
-            for n, a in saved.arrays.items()
-            if n.startswith(_BEHAVIOUR)
-        }
+        behaviour = checkpoint.part(saved.arrays, _BEHAVIOUR)
         self.behaviour = Weights(saved.state["behaviour_version"], behaviour)
         self.global_step, self.best = saved.state["global_step"], saved.state["best"]
         self.last_evaluation = saved.state["last_evaluation"]
@@ -280,7 +276,7 @@ class Run:
         if self._first_update is not None:
             then, step = self._first_update
             rate = (self.global_step - step) / max(self._update_end - then, 1e-9)
-        weights = model_arrays(self.agent.state()[0])
+        weights = checkpoint.part(self.agent.state()[0], checkpoint.MODEL)
         parameters = sorted(name for name, _ in self.agent.model.named_parameters())
         digest = hashlib.sha256(b"".join(weights[name].tobytes() for name in parameters))
         seconds = round(self.report.time_s, 3)

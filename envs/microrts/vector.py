@@ -142,7 +142,10 @@ class MicrortsEnvs(VectorEnv):
         self._cell_mask[self._idle] = masks[may_act, 1:]
 
     def extras(self, env: int) -> dict[str, float]:
-        """Of the episode of `env` that has just ended: outcome by opponent, and raw rewards."""
+        """The outcome by opponent and the raw rewards of the episode that `env` has just ended.
+
+        An episode in progress is told as it would be if it were cut off now: as a draw.
+        """
         outcome = np.sign(self._sums[env, 0])
         opponent = self.game.opponents[env]
         shares = {"win": outcome > 0, "draw": outcome == 0, "loss": outcome < 0}

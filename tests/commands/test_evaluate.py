@@ -1,74 +1,18 @@
 from __future__ import annotations
 
 import ctypes.util
-import time
+import re
+import sys
 from pathlib import Path
 
 import imageio.v2 as imageio
 import numpy as np
 import pytest
-import yaml
+from PIL import Image
 
-from common import checkpoint
-from evaluate import score
-from evaluation.process import Evaluator
-from model import build_model
-from rollout import Weights
-from settings.config import Config
-from settings.sources import preset
+import evaluate
 from tests.conftest import run_command
-
-
-def untrained(env: str, folder: Path) -> Path:
-    """A run's folder with the initial weights."""
-    config = preset(env)
-    config.test_max_steps = 40
-    arrays = {f"model/{n}": a for n, a in build_model(config).get_weights().items()}
-    checkpoint.save(folder / "checkpoints", 1, arrays, {"global_step": 0})
-    (folder / "config.yaml").write_text(yaml.safe_dump({"config": config.to_dict()}))
-    return folder
-
-
-def test_episodes_are_played_once_each_and_capped():
-    config = Config(env="tests.toy_envs:ConstantReward", test_max_steps=1000)
-    scores = score(build_model(config), config, episodes=20, seed=0)
-    assert scores.returns == [10.0] * 20
-    config.test_max_steps = 4
-    assert score(build_model(config), config, episodes=3, seed=0).lengths == [4] * 3
-
-
-def test_the_seed_decides_the_scores():
-    config = preset("CartPole-v1")
-    model = build_model(config)
-    one = score(model, config, 6, seed=1, greedy=False)
-    assert one == score(model, config, 6, seed=1, greedy=False)
-    assert one != score(model, config, 6, seed=2, greedy=False)
-    assert one != score(model, config, 6, seed=1, greedy=True)
-
-
-def test_the_evaluator_never_waits_and_skips_to_the_newest_weights():
-    config = Config(env="tests.toy_envs:Slow", test_episodes=1)
-    model = build_model(config)
-    evaluator = Evaluator(config, Weights(0, model.get_weights()))
-    try:
-        begun = time.monotonic()
-        for version in range(5):
-            evaluator.submit(Weights(version, model.get_weights()), step=version)
-        assert evaluator.poll() is None  # the first still runs
-        finished = []
-        while len(finished) < 2:
-            evaluation = evaluator.poll()
-            if evaluation is not None:
-                finished.append(evaluation)
-            assert time.monotonic() - begun < 60
-        assert [e.step for e in finished] == [0, 4]
-        assert finished[0].scores.returns == [10.0]
-        evaluator.submit(Weights(5, model.get_weights()), 5)
-        evaluator.submit(Weights(6, model.get_weights()), 6)
-        assert evaluator.last(Weights(7, model.get_weights()), 7).step == 7
-        assert evaluator.poll() is None
-    finally:
-        evaluator.close()
+from tests.evaluation.untrained import untrained
 
 
 def video_of(env: str, folder: Path) -> list[np.ndarray]:
@@ -84,7 +28,6 @@ def video_of(env: str, folder: Path) -> list[np.ndarray]:
     ("env", "shape"),
     [
         ("HalfCheetah-v4", (480, 480, 3)),
-        ("PongNoFrameskip-v4", (210, 160, 3)),
         ("CartPole-v1", (400, 600, 3)),
     ],
 )
@@ -98,19 +41,65 @@ def test_a_video_shows_the_episode(env, shape, tmp_path):
     assert not np.array_equal(frames[0], frames[-1])
 
 
+def test_the_scores_are_printed(tmp_path):
+    folder = untrained("tests.toy_envs:ConstantReward", tmp_path)
+    done = run_command("evaluate.py", str(folder), "--episodes", "3", "--stochastic")
+    assert (done.returncode, done.stdout) == (
+        0,
+        "tests.toy_envs:ConstantReward, update-00000001 (0 steps), stochastic: return mean 10.00,"
+        " std 0.00, episodes 3, mean length 10.0\n",
+    ), done.stderr
+
+
+def test_a_league_is_printed_and_drawn(tmp_path):
+    folder = untrained("microrts-4x4", tmp_path, test_max_steps=5)
+    done = run_command(
+        "evaluate.py", str(folder), "--opponents", "passiveAI", "randomAI", "--episodes", "2"
+    )
+    assert done.returncode == 0, done.stderr
+    title, header, *rows, path = done.stdout.splitlines()
+    assert title == "microrts-4x4, update-00000001 (0 steps), greedy"
+    assert header.split() == ["opponent", "games", "win", "draw", "loss", "length"]
+    assert [row.split()[:5] for row in rows] == [
+        ["passiveAI", "2", "0.00", "1.00", "0.00"],
+        ["randomAI", "2", "0.00", "1.00", "0.00"],
+        ["mean", "4", "0.00", "1.00", "0.00"],
+    ]
+    assert path == str(folder / "league.png")
+    assert np.asarray(Image.open(path).convert("RGB")).std() > 5
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["/nowhere"], "not the folder of a run"),
-        (["RUN", "--episodes", "0"], "episodes is 0"),
-        (["RUN", "--checkpoint", "best"], "checkpoint .*best is corrupt"),
+        (["/nowhere"], "/nowhere is not the folder of a run"),
+        (["RUN", "--episodes", "0"], "episodes is 0, but must be at least 1"),
+        (["RUN", "--checkpoint", "best"], "has no best checkpoint: .* leave --checkpoint out"),
+        (["RUN", "--opponents", "coacAI"], "opponents coacAI play microRTS.*leave --opponents out"),
+        (["RUN", "--video", "film.gif"], r"film\.gif must be an mp4"),
+        (["RUN", "--video", "film.mp4"], "cannot be rendered as images.*leave --video out"),
     ],
 )
-def test_bad_input_is_one_clear_error(arguments, complaint, tmp_path):
-    folder = str(untrained("CartPole-v1", tmp_path))
-    done = run_command("evaluate.py", *[folder if a == "RUN" else a for a in arguments])
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    import re
+def test_bad_input_is_one_line(arguments, complaint, tmp_path, capsys, monkeypatch):
+    folder = str(untrained("tests.toy_envs:ConstantReward", tmp_path))
+    command = [
+        "evaluate.py",
+        *[folder if argument == "RUN" else argument for argument in arguments],
+    ]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as end:
+        evaluate.main()
+    assert end.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.splitlines()) == 1
+    assert re.match(f"evaluate.py: .*{complaint}", printed.err)
 
-    assert re.search(complaint, done.stderr)
+
+def test_an_unknown_bot_is_one_line(tmp_path):
+    folder = str(untrained("microrts-4x4", tmp_path))
+    done = run_command("evaluate.py", folder, "--opponents", "coac")
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"evaluate.py: opponents has 'coac': give all, or some of .*\n", done.stderr
+    )

@@ -1,0 +1,55 @@
+"""The policy of a run: its settings and a checkpoint's weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from common import checkpoint
+from model import ActorCritic, build_model
+from settings.config import Config
+from settings.sources import load_run
+
+
+class Policy(NamedTuple):
+    """A model with the weights of a checkpoint.
+
+    `step`: environment steps that the weights were trained for. `complaints`: one sentence for each
+    damaged checkpoint that was passed over.
+    """
+
+    model: ActorCritic
+    config: Config
+    checkpoint: str
+    step: int
+    complaints: list[str]
+
+
+def load_policy(run_dir: Path, which: Literal["last", "best"] = "last") -> Policy:
+    """The policy of a run's newest good checkpoint, or of its best evaluation.
+
+    Raises:
+        ConfigError: where the folder is not a run's.
+        BadCheckpoint: where there is no such checkpoint, or it does not fit the run's settings.
+    """
+    config = load_run(run_dir)
+    checkpoints = run_dir / "checkpoints"
+    if which == "last":
+        saved, complaints = checkpoint.load_newest(checkpoints)
+    elif (checkpoints / "best").exists():
+        saved, complaints = checkpoint.load(checkpoints / "best"), []
+    else:
+        raise checkpoint.BadCheckpoint(
+            f"run {run_dir} has no best checkpoint: its first evaluation writes one; leave"
+            f" --checkpoint out for the newest weights"
+        )
+    model = build_model(config)
+    arrays = checkpoint.part(saved.arrays, checkpoint.MODEL)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if shapes != {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}:
+        raise checkpoint.BadCheckpoint(
+            f"checkpoint {saved.path} does not fit the network that {run_dir / 'config.yaml'}"
+            f" describes: put back the config.yaml that the run was started with"
+        )
+    model.set_weights(arrays)
+    return Policy(model, config, saved.path.name, saved.state["global_step"], complaints)

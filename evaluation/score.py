@@ -1,0 +1,90 @@
+"""Score a policy: the returns, lengths and outcomes of evaluation episodes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from common.randomness import stream
+from envs import make_vec_env
+from evaluation.play import play
+from model import ActorCritic
+from rollout import mean_extras
+from settings.config import Config
+
+_PARALLEL = 16  # environments of a round, each of which plays one episode
+
+
+class Scores(NamedTuple):
+    """Raw returns and lengths of evaluation episodes, and the numbers that the env adds to each."""
+
+    returns: list[float]
+    lengths: list[int]
+    extras: list[dict[str, float]]
+
+    def mean(self) -> float:
+        return float(np.mean(self.returns))
+
+    def std(self) -> float:
+        return float(np.std(self.returns))
+
+    def means(self) -> dict[str, float]:
+        """The mean of each extra over the episodes that have it."""
+        return mean_extras(self.extras)
+
+
+def score(
+    model: ActorCritic,
+    config: Config,
+    episodes: int,
+    seed: int,
+    greedy: bool = True,
+    opponents: tuple[str, ...] | None = None,
+    after_step: Callable[[], None] = lambda: None,
+) -> Scores:
+    """Play `episodes` episodes, each from its own seed and for at most test_max_steps steps.
+
+    Every environment plays one episode a round, so that short episodes are not counted more often
+    than long ones. A game that is cut off after test_max_steps counts as a draw.
+
+    Args:
+        seed: the episodes are a function of it.
+        opponents: microRTS bots to play against in turn. Default: the run's.
+        after_step: called after each step of the environments; it ends the evaluation by raising.
+    """
+    scores = Scores([], [], [])
+    while (first := len(scores.returns)) < episodes:
+        count = min(_PARALLEL, episodes - first)
+        generator = stream("evaluation", seed, first)
+        venv = make_vec_env(config.env, count, **_options(config, first, count, opponents))
+        with contextlib.closing(venv):
+            seeds = generator.integers(2**31 - 1, size=count)
+            obs, _ = venv.reset(seed=seeds.tolist())
+            returns, lengths = np.zeros(count), np.zeros(count, np.int64)
+            extras: list[dict[str, float]] = [{} for _ in range(count)]
+            for step in play(model, venv, obs, generator, greedy, config.test_max_steps):
+                returns += np.where(step.playing, step.reward, 0.0)
+                lengths += step.playing
+                if hasattr(venv, "extras"):
+                    for i in np.flatnonzero(step.ended).tolist():
+                        extras[i] = venv.extras(i)
+                after_step()
+        scores.returns.extend(returns.tolist())
+        scores.lengths.extend(lengths.tolist())
+        scores.extras.extend(extras)
+    return scores
+
+
+def _options(
+    config: Config, first: int, count: int, opponents: tuple[str, ...] | None
+) -> dict[str, Any]:
+    """The options for making the environments of episodes [first, first + count)."""
+    options = config.env_options()
+    if "game" in options:
+        bots = opponents or tuple(entry.partition(":")[0] for entry in config.opponents)
+        chosen = tuple(bots[i % len(bots)] for i in range(first, first + count))
+        options["game"] = config.game(chosen, first)
+    return options

@@ -1,0 +1,51 @@
+"""Small environments that can be drawn: the image's first pixel counts the episode's steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from tests.toy_envs import ConstantReward, Hidden, Masked
+
+
+def image_of(step: int) -> np.ndarray:
+    return np.full((16, 32, 3), step, np.uint8)
+
+
+class DrawnMasked(Masked):
+    """Raises for an illegal action; an episode has 7 steps."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+    def render(self) -> Any:
+        return image_of(self.t)
+
+
+class Secret(Hidden):
+    """The critic's part is called secret; an episode has 10 steps."""
+
+    observation_space = spaces.Dict(
+        {"policy": spaces.Box(-1, 1, (1,), np.float32), "secret": spaces.Discrete(2)}
+    )
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+    def _look(self) -> Any:
+        return {"policy": np.full(1, self.t / 10, np.float32), "secret": self.coin}
+
+    def render(self) -> Any:
+        return image_of(self.t)
+
+
+class DrawsText(ConstantReward):
+    """Can be drawn, but not as an image."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+    def render(self) -> Any:
+        return "a picture"

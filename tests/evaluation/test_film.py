@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from envs import BadEnvironment
+from evaluation.film import BadVideo, film, frames
+from model import build_model
+from settings.config import Config
+from settings.sources import preset
+
+
+def episode_of(config: Config, greedy: bool = True) -> list[np.ndarray]:
+    return list(frames(build_model(config), config, seed=0, greedy=greedy))
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+@pytest.mark.parametrize("network", ["mlp", "lstm", "transformer"])
+def test_every_network_is_filmed(network, greedy):
+    config = Config(env="CartPole-v1", network=network, memory_steps=4, test_max_steps=12)
+    images = episode_of(config, greedy)
+    assert 9 <= len(images) <= 13
+    assert images[0].shape == (400, 600, 3)
+    assert images[0].std() > 5  # a picture, not one colour
+    assert not np.array_equal(images[0], images[-1])
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"env": "tests.evaluation.drawn_envs:DrawnMasked"}, 7),
+        ({"env": "tests.evaluation.drawn_envs:Secret", "critic_obs": "secret"}, 10),
+    ],
+    ids=["masked", "critic_obs"],
+)
+def test_environments_of_ones_own_are_filmed_as_they_are_played(settings, steps, greedy):
+    images = episode_of(Config(**settings), greedy)
+    assert [int(image[0, 0, 0]) for image in images] == list(range(steps + 1))
+
+
+@pytest.mark.parametrize(
+    ("env", "shape"), [("PongNoFrameskip-v4", (210, 160, 3)), ("microrts-8x8", (256, 256, 3))]
+)
+def test_a_familys_own_picture_is_filmed(env, shape):
+    config = preset(env)
+    config.test_max_steps = 30
+    images = episode_of(config, greedy=False)
+    assert len(images) == 31
+    assert images[0].shape == shape
+    assert not np.array_equal(images[0], images[-1])
+
+
+def test_the_film_ends_with_the_step_limit():
+    config = Config(env="tests.evaluation.drawn_envs:Secret", critic_obs="secret", test_max_steps=3)
+    assert len(episode_of(config)) == 4
+
+
+@pytest.mark.parametrize(
+    ("env", "reason"),
+    [
+        ("tests.toy_envs:ConstantReward", "takes no arguments"),
+        ("tests.evaluation.drawn_envs:DrawsText", "returns a str"),
+    ],
+)
+def test_an_environment_without_a_picture_is_said(env, reason, tmp_path):
+    config = Config(env=env)
+    path = tmp_path / "episode.mp4"
+    with pytest.raises(BadEnvironment, match=f"cannot be rendered.*{reason}.*--video"):
+        film(build_model(config), config, path, 0, True)
+    assert not path.exists()
+
+
+def test_a_video_that_cannot_be_written_is_said(tmp_path):
+    config = Config(env="tests.evaluation.drawn_envs:Secret", critic_obs="secret")
+    model = build_model(config)
+    with pytest.raises(BadVideo, match=r"ends with \.mp4"):
+        film(model, config, tmp_path / "episode.txt", 0, True)
+    (tmp_path / "file").touch()
+    with pytest.raises(BadVideo, match="cannot be written"):
+        film(model, config, tmp_path / "file" / "episode.mp4", 0, True)
