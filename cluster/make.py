@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 from cluster.asynchronous import AsynchronousPool
 from cluster.pool import InlinePool, SamplerPool
 from cluster.sampler import spec_of
+from common.cores import usable_cores
 from model import ActorCritic
 from rollout import Weights
 from settings.config import Config
@@ -27,7 +26,7 @@ def make_pool(
     spec = spec_of(model, config)
     if config.samplers == 0:
         return InlinePool(config, spec)
-    samplers = config.samplers or config.default_samplers(os.cpu_count() or 1)
+    samplers = config.samplers or config.default_samplers(usable_cores())
     if config.xparl_addr is not None:
         from cluster.engines.xparl import XparlPool
 

@@ -8,7 +8,6 @@ of the project travels to the actors with the connection; their packages must be
 from __future__ import annotations
 
 import os
-import platform
 import queue
 import socket
 import threading
@@ -16,21 +15,19 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from cluster import wire
+from cluster.engines.actor import make_host, modules_worked_in, versions
 from cluster.pool import Request, SamplerError, SamplerPool
 from cluster.sampler import Sampler, TimedEpisode
 from common.errors import UserError
-from common.sources import ROOT, digest, sources
+from common.sources import digest, sources
 from envs import BadEnvironment
 from parl_compat.shim import HOST_VARIABLE, load_parl
 from rollout import Rollout, RolloutSpec, Weights
 from settings.config import Config
 
-MUST_MATCH = ("numpy", "torch", "gymnasium", "mujoco", "ale-py")
 CONNECT_TIMEOUT_S = 3.0
 # workers report their CPUs now and then, first after some seconds; one that a run has just left is
 # free once its process has been started anew
@@ -82,59 +79,6 @@ class Session:
         self._sampler = Sampler(config, meta["first"], meta["last"], meta["index"])
         self._out = Rollout.empty(self._sampler.spec, meta["last"] - meta["first"])
         return wire.pack({"episodes": []})
-
-
-def versions() -> dict[str, str]:
-    """What learner and actors must agree on, for a run to be the same anywhere."""
-    found = {"python": ".".join(platform.python_version_tuple()[:2])}
-    for name in MUST_MATCH:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "missing"
-    return found
-
-
-def _make_host() -> type:
-    """The remote class. Its made-up module makes PARL send it by value, wherever it is used."""
-
-    class Host:
-        """Imports the project from a folder of this version's own, made at its first use.
-
-        What is compiled, by Python and by numba, then lies there for the next actors.
-        """
-
-        def __init__(self, version: str, sources: dict[str, bytes]):
-            import shutil
-            import sys
-            import tempfile
-            from pathlib import Path
-
-            home = Path.home() / ".cache" / "dppo" / version
-            if not home.exists():
-                home.parent.mkdir(parents=True, exist_ok=True)
-                fresh = Path(tempfile.mkdtemp(dir=home.parent))
-                for name, content in sources.items():
-                    (fresh / name).parent.mkdir(parents=True, exist_ok=True)
-                    (fresh / name).write_bytes(content)
-                try:
-                    fresh.rename(home)
-                except OSError:
-                    shutil.rmtree(fresh)
-                    if not home.exists():  # otherwise another actor was first
-                        raise
-            sys.path.insert(0, str(home))
-            self.session: Any = None
-
-        def call(self, message: bytes) -> bytes:
-            if self.session is None:
-                import importlib
-
-                self.session = importlib.import_module("cluster.engines.xparl").Session()
-            return self.session.handle(message)
-
-    Host.__module__ = "dppo_actor_host"
-    return Host
 
 
 def _split(address: str) -> tuple[str, int]:
@@ -233,11 +177,11 @@ class XparlPool(SamplerPool):
         self._parl.connect(config.xparl_addr)
         from parl.remote.client import get_global_client
 
-        get_global_client().pyfiles = _modules_worked_in()
+        get_global_client().pyfiles = modules_worked_in()
         self._threads = [Caller(f"actor-{i}") for i in range(samplers)]
         self._packed_request: Request | None = None
         self._packed = b""
-        host_class, files = self._parl.remote_class(_make_host()), sources()
+        host_class, files = self._parl.remote_class(make_host()), sources()
         version = digest(files)
         self._actors: dict[int, Any] = {}
         self._starts, self._closed = threading.Semaphore(STARTS_AT_ONCE), False
@@ -318,15 +262,3 @@ class XparlPool(SamplerPool):
             for reader in threading.enumerate():  # it must have read "exit" before Python ends
                 if "_update_job_status" in reader.name:
                     reader.join(timeout=2.0)
-
-
-def _modules_worked_in() -> bytes:
-    """A user's environments, as PARL takes files: the modules of the folder worked in.
-
-    Where that is the project's own, they are among its sources.
-    """
-    import cloudpickle
-
-    found = [] if Path.cwd() == ROOT else Path.cwd().glob("*.py")
-    own = {path.name: path.read_bytes() for path in found}
-    return cloudpickle.dumps({"python_files": {}, "other_files": own, "empty_subfolders": set()})

@@ -111,7 +111,7 @@ def test_a_killed_sampler_is_an_error_and_no_hang():
     pool, weights = make_asynchronous("Slow", 2, 2)
     try:
         pool.request(weights, 0, True)
-        os.kill(pool.pool._processes[1].pid, signal.SIGKILL)
+        os.kill(pool.pool._children[1].pid, signal.SIGKILL)
         with pytest.raises(SamplerError, match=r"sampler 1 .* was killed by signal 9"):
             pool.gather()
     finally:

@@ -161,9 +161,11 @@ def test_a_killed_sampler_is_an_error_and_no_hang():
         pool.request(weights, 0, True)
         pool.gather()  # the samplers stand
         pool.request(weights, 1, False)
-        os.kill(pool._processes[1].pid, signal.SIGKILL)
+        os.kill(pool._children[1].pid, signal.SIGKILL)
         start = time.monotonic()
-        with pytest.raises(SamplerError, match=r"sampler 1 \(process \d+\) was killed by signal 9"):
+        with pytest.raises(
+            SamplerError, match=r"sampler 1 is lost: process \d+ was killed by signal 9"
+        ):
             pool.gather()
         assert time.monotonic() - start < 10
     finally:
@@ -173,7 +175,7 @@ def test_a_killed_sampler_is_an_error_and_no_hang():
 def test_closing_leaves_no_process():
     pool, _ = make(toy("Counter"), 2)
     assert isinstance(pool, LocalPool)
-    processes = [process.pid for process in pool._processes]
+    processes = [child.pid for child in pool._children]
     pool.close()
     wait_until(
         lambda: not set(processes) & set(processes_mentioning("cluster.engines.local")),

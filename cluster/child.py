@@ -1,0 +1,145 @@
+"""A process of our own, such as a local sampler: started, talked to in messages, ended.
+
+The child runs `serve()` of a module. It shares one connection with its parent, over which whole
+messages (bytes) travel in both directions, and ends as soon as that connection is closed. Thus no
+child outlives its parent, however the parent ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from multiprocessing.connection import Connection
+
+from common.sources import ROOT
+
+CLOSE_TIMEOUT_S = 2.0
+
+
+class ChildEnded(Exception):
+    """The child has ended, so it neither takes nor gives a message. Says what became of it."""
+
+
+class Child:
+    """The parent's side of one process.
+
+    Args:
+        module: the module whose `serve()` the process runs.
+        descriptors: open files that the process inherits, such as shared memory.
+        niceness: added to the process's niceness before it imports anything.
+    """
+
+    def __init__(self, module: str, descriptors: Sequence[int] = (), niceness: int = 0):
+        ours, theirs = socket.socketpair()
+        # SIGTERM may be ignored here, and would be there: exec keeps what is ignored
+        code = (
+            f"import os, signal; os.nice({niceness});"
+            " signal.signal(signal.SIGTERM, signal.SIG_DFL);"
+            f" from {module} import serve; serve()"
+        )
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        passed = [theirs.fileno(), *descriptors]
+        self._process = subprocess.Popen(
+            # -P: a `model.py` in the folder worked in must not hide the project's own
+            [sys.executable, "-P", "-W", "ignore", "-c", code, *map(str, passed)],
+            pass_fds=passed,
+            env=os.environ | {"PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            process_group=0,  # a Ctrl-C is the parent's to handle
+        )
+        theirs.close()
+        self._connection = Connection(ours.detach())
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def fileno(self) -> int:
+        """The connection's descriptor: readable where a message has come or the child has ended."""
+        return self._connection.fileno()
+
+    def send(self, message: bytes) -> None:
+        """Send one message. Waits only where the child has not read earlier ones.
+
+        Raises:
+            ChildEnded: where nobody is left to read it.
+        """
+        try:
+            self._connection.send_bytes(message)
+        except ConnectionError:
+            raise self._ended() from None
+
+    def poll(self, timeout: float | None = 0.0) -> bool:
+        """Whether `receive` has an answer (or the child's end) to give within `timeout` [s]."""
+        return self._connection.poll(timeout)
+
+    def receive(self, timeout: float | None = None) -> bytes:
+        """Wait for one message.
+
+        Args:
+            timeout: how long to wait [s]; None: for ever.
+
+        Raises:
+            ChildEnded: where none will come.
+            TimeoutError: where none came in time.
+        """
+        if not self._connection.poll(timeout):
+            raise TimeoutError(f"process {self.pid} has not answered within {timeout} s")
+        try:
+            return self._connection.recv_bytes()
+        except (EOFError, OSError):  # OSError: it ended within a message
+            raise self._ended() from None
+
+    def what_became_of_it(self) -> str | None:
+        """How the process ended, such as "was killed by signal 9"; None while it runs."""
+        code = self._process.poll()
+        if code is None:
+            return None
+        return f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+
+    def _ended(self) -> ChildEnded:
+        """The error for a connection that the child has closed: it ends at that moment."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(CLOSE_TIMEOUT_S)
+        became = self.what_became_of_it() or "closed its connection, but has not ended"
+        return ChildEnded(f"process {self.pid} {became}")
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self._connection.close()
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        """Let the process end by itself; kill it where that takes long."""
+        close_all([self])
+
+
+def close_all(children: Iterable[Child], timeout: float = CLOSE_TIMEOUT_S) -> None:
+    """Close all connections, then give the children `timeout` [s], in all, to end by themselves."""
+    children = list(children)
+    for child in children:
+        child._connection.close()
+    deadline = time.monotonic() + timeout
+    for child in children:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child._process.wait(max(0.0, deadline - time.monotonic()))
+        child.kill()
+
+
+def parent() -> tuple[Connection, list[int]]:
+    """In a child: the connection to its parent, and the descriptors that it was started with."""
+    first, *others = (int(argument) for argument in sys.argv[1:])
+    return Connection(first), others
+
+
+def answer_all(connection: Connection, handle: Callable[[bytes], bytes]) -> None:
+    """In a child: answer every message until the parent closes the connection, or ends."""
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            connection.send_bytes(handle(connection.recv_bytes()))

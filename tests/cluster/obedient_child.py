@@ -1,0 +1,23 @@
+"""The module that the children of test_child.py run: it does as each message says."""
+
+from __future__ import annotations
+
+import importlib
+import os
+
+from cluster.child import answer_all, parent
+
+
+def serve() -> None:
+    connection, _ = parent()
+
+    def handle(message: bytes) -> bytes:
+        word, _, rest = message.decode().partition(" ")
+        if word == "end":
+            os._exit(int(rest))
+        if word == "where":
+            return str(importlib.import_module(rest).__file__).encode()
+        answers = {"echo": rest, "niceness": os.nice(0), "leads": os.getpgid(0) == os.getpid()}
+        return str(answers[word]).encode()
+
+    answer_all(connection, handle)

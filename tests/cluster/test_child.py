@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from cluster.child import Child, ChildEnded, close_all
+from tests.conftest import ROOT, processes_mentioning, wait_until
+
+MODULE = "tests.cluster.obedient_child"
+
+
+@pytest.fixture
+def child():
+    child = Child(MODULE)
+    yield child
+    child.kill()
+
+
+def test_a_child_answers_and_ends_when_it_is_closed(child):
+    assert child.what_became_of_it() is None
+    child.send(b"echo hello")
+    assert child.receive(60) == b"hello"
+    child.send(b"leads")
+    assert child.receive(60) == b"True"  # of its own: Ctrl-C is the parent's to handle
+    child.close()
+    assert child.what_became_of_it() == "ended with code 0"
+
+
+def test_a_message_of_many_bytes_comes_whole(child):
+    child.send(b"echo " + b"x" * 3_000_000)
+    assert len(child.receive(60)) == 3_000_000
+
+
+def test_to_wait_for_an_answer_has_an_end(child):
+    assert not child.poll()
+    with pytest.raises(TimeoutError, match=rf"process {child.pid} has not answered within 0.1 s"):
+        child.receive(0.1)
+
+
+def test_how_a_child_ended_is_said(child):
+    child.send(b"end 3")
+    with pytest.raises(ChildEnded, match=rf"process {child.pid} ended with code 3"):
+        child.receive(60)
+    assert child.what_became_of_it() == "ended with code 3"
+    with pytest.raises(ChildEnded, match="ended with code 3"):
+        child.send(b"echo hello")
+
+
+def test_a_killed_child_is_said_to_be_killed(child):
+    os.kill(child.pid, signal.SIGKILL)
+    with pytest.raises(ChildEnded, match="was killed by signal 9"):
+        child.receive(60)
+
+
+def test_a_child_that_does_not_end_by_itself_is_killed(child):
+    os.kill(child.pid, signal.SIGSTOP)
+    close_all([child], timeout=0.1)
+    assert child.what_became_of_it() == "was killed by signal 9"
+
+
+def test_niceness_is_added():
+    child = Child(MODULE, niceness=3)
+    child.send(b"niceness")
+    assert int(child.receive(60)) == min(19, os.nice(0) + 3)
+    child.close()
+
+
+def test_a_module_in_the_folder_worked_in_does_not_hide_the_projects_own(tmp_path, monkeypatch):
+    for name in ("rollout", "common", "socket"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('the wrong module')")
+    monkeypatch.chdir(tmp_path)
+    child = Child(MODULE)
+    child.send(b"where rollout")
+    assert child.receive(60).decode() == str(ROOT / "rollout.py")
+    child.close()
+
+
+def test_a_child_ends_with_its_parent():
+    code = f"from cluster.child import Child; print(Child({MODULE!r}).pid, flush=True); input()"
+    middle = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert middle.stdout is not None
+    child = int(middle.stdout.readline())
+    assert child in processes_mentioning(MODULE)
+    middle.kill()
+    wait_until(lambda: child not in processes_mentioning(MODULE), 30, "the child to end")
+    middle.communicate()
