@@ -84,3 +84,14 @@ def wait_until(condition, timeout: float, what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"waited {timeout} s for {what}"
         time.sleep(0.05)
+
+
+def control_groups(folder: Path, lines: str, files: dict[str, str]) -> tuple[Path, Path]:
+    """Control groups as Linux shows them, in files: where they are mounted, and the process."""
+    process, mount = folder / "proc", folder / "cgroup"
+    process.mkdir()
+    (process / "cgroup").write_text(lines)
+    for name, text in files.items():
+        (mount / name).parent.mkdir(parents=True, exist_ok=True)
+        (mount / name).write_text(text)
+    return mount, process

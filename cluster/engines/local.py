@@ -113,8 +113,8 @@ class LocalPool(SamplerPool):
         return self._answer(index)
 
     def answered(self, indices: list[int], timeout: float) -> list[int]:
-        ready = wait([self._children[index] for index in indices], timeout)
-        return [index for index in indices if self._children[index] in ready]
+        descriptors = {self._children[index].fileno(): index for index in indices}
+        return [descriptors[ready] for ready in wait(list(descriptors), timeout)]  # pyright: ignore
 
     def close(self) -> None:
         close_all(self._children)

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.shared_memory import OutOfSharedMemory, SharedMemory
+from cluster.shared_memory import OutOfSharedMemory, SharedMemory, available_memory
+from tests.conftest import control_groups
 
 
 def test_two_maps_of_one_block_hold_the_same():
@@ -19,8 +20,29 @@ def test_two_maps_of_one_block_hold_the_same():
 
 
 def test_memory_that_the_machine_has_not_is_refused_with_its_size():
-    with pytest.raises(OutOfSharedMemory, match=r"1,073,741,824 MiB .* smaller --batch_size"):
+    with pytest.raises(OutOfSharedMemory, match=r"^1,073,741,824 MiB .* MiB of memory are free"):
         SharedMemory(2**50)
+
+
+@pytest.mark.parametrize(
+    ("lines", "files", "available"),
+    [
+        ("0::/job\n", {"job/memory.max": "3000", "job/memory.current": "1000"}, 2000),
+        ("0::/job\n", {"memory.max": "3000", "memory.current": "4000"}, 0),
+        (
+            "4:memory:/\n",
+            {"memory/memory.limit_in_bytes": "3000", "memory/memory.usage_in_bytes": "1000"},
+            2000,
+        ),
+    ],
+)
+def test_a_control_group_bounds_the_memory(tmp_path, lines, files, available):
+    assert available_memory(*control_groups(tmp_path, lines, files)) == available
+
+
+def test_without_a_bound_the_machine_has_the_memory(tmp_path):
+    unbound = control_groups(tmp_path, "0::/\n", {"memory.max": "max", "memory.current": "4096"})
+    assert available_memory(*unbound) > 2**20
 
 
 def test_the_whole_block_is_reserved_at_once():

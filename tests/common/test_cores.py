@@ -3,25 +3,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from common.cores import usable_cores
-from tests.conftest import ROOT
+from tests.conftest import ROOT, control_groups
 
 HERE = len(os.sched_getaffinity(0))
-
-
-def groups(folder: Path, lines: str, files: dict[str, str]) -> tuple[Path, Path]:
-    """Control groups as the kernel shows them, written into a folder."""
-    process, mount = folder / "proc", folder / "cgroup"
-    process.mkdir()
-    (process / "cgroup").write_text(lines)
-    for name, text in files.items():
-        (mount / name).parent.mkdir(parents=True, exist_ok=True)
-        (mount / name).write_text(text)
-    return mount, process
 
 
 V1 = {"cpu/cpu.cfs_period_us": "100000\n"}
@@ -41,11 +29,11 @@ V1 = {"cpu/cpu.cfs_period_us": "100000\n"}
     ],
 )
 def test_a_quota_of_any_group_around_the_process_bounds_the_cores(tmp_path, lines, files, cores):
-    assert usable_cores(*groups(tmp_path, lines, files)) == cores
+    assert usable_cores(*control_groups(tmp_path, lines, files)) == cores
 
 
 def test_one_and_a_half_cores_are_two(tmp_path):
-    mount, process = groups(tmp_path, "0::/\n", {"cpu.max": "150000 100000\n"})
+    mount, process = control_groups(tmp_path, "0::/\n", {"cpu.max": "150000 100000\n"})
     assert usable_cores(mount, process) == min(2, HERE)
 
 
