@@ -13,21 +13,28 @@ TIME ?= 60
 NWORKERS ?= 3
 TASK = $(PY) train.py --max_minutes $(TIME) --samplers $(NWORKERS) --seed $(SEED)
 
-.PHONY: run_lunar run_cartpole run_acrobot run_mountain_car venv dev train test lint format video-libs clean
+# processors that the numerical tests imitate beside this machine's own: instruction sets by the
+# names that oneDNN, torch, MKL and numba give them
+AVX2 = ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
+	NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=
+AVX512 = ONEDNN_MAX_CPU_ISA=AVX512_CORE ATEN_CPU_CAPABILITY=avx512 MKL_ENABLE_INSTRUCTIONS=AVX512
+
+.PHONY: run_lunar run_cartpole run_acrobot run_mountain_car venv dev train test quick \
+	test-processors lint format hooks lock video-libs clean
 
 venv: $(VENV)/.installed
 
-$(VENV)/.installed: requirements.txt requirements-nodeps.txt pyproject.toml
+$(VENV)/.installed: requirements.txt requirements-nodeps.txt constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet -r requirements.txt
+	$(PY) -m pip install --quiet -c constraints.txt -r requirements.txt
 	$(PY) -m pip install --quiet --no-deps -r requirements-nodeps.txt
 	$(PY) -m pip install --quiet --no-deps --editable .
 	touch $@
 
 dev: $(VENV)/.installed-dev
 
-$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
-	$(PY) -m pip install --quiet -r requirements-dev.txt
+$(VENV)/.installed-dev: requirements-dev.txt constraints.txt $(VENV)/.installed
+	$(PY) -m pip install --quiet -c constraints.txt -r requirements-dev.txt
 	touch $@
 
 train: venv
@@ -48,14 +55,35 @@ run_mountain_car: venv
 test: dev video-libs
 	$(PY) -m pytest $(ARGS)
 
+# after every edit: under a minute on two cores
+quick: dev
+	$(PY) -m pytest -m "not slow" $(ARGS)
+
+# the numerical tests again, as other processors compute
+test-processors: dev
+	env $(AVX2) TEST_THREADS=1 $(PY) -m pytest -m numerical $(ARGS)
+	env $(AVX512) TEST_THREADS=2 $(PY) -m pytest -m numerical $(ARGS)
+	env TEST_THREADS=2 $(PY) -m pytest -m numerical $(ARGS)
+
+# formatters and linters are listed once, in .pre-commit-config.yaml
 lint: dev
-	$(PY) -m ruff check .
-	$(PY) -m ruff format --check .
+	$(VENV)/bin/pre-commit run --all-files --show-diff-on-failure
 	$(PY) -m pyright
 
 format: dev
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+# run the linters at every commit
+hooks: dev
+	$(VENV)/bin/pre-commit install
+
+# write constraints.txt anew: every package that the pinned ones bring, at the version tested
+lock:
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet -r requirements.txt -r requirements-dev.txt
+	{ echo "# Made by \`make lock\`: learners, workers and CI install the same versions."; \
+		build/lock/bin/pip freeze | sed 's/+cpu$$//'; } > constraints.txt
 
 # MuJoCo draws videos with OSMesa where there is no graphics card
 video-libs:
