@@ -62,8 +62,8 @@ quick: dev
 # the numerical tests again, as other processors compute
 test-processors: dev
 	env $(AVX2) TEST_THREADS=1 $(PY) -m pytest -m numerical $(ARGS)
-	env $(AVX512) TEST_THREADS=2 $(PY) -m pytest -m numerical $(ARGS)
-	env TEST_THREADS=2 $(PY) -m pytest -m numerical $(ARGS)
+	env $(AVX512) TEST_THREADS=2 OMP_WAIT_POLICY=passive $(PY) -m pytest -m numerical $(ARGS)
+	env TEST_THREADS=2 OMP_WAIT_POLICY=passive $(PY) -m pytest -m numerical $(ARGS)
 
 # formatters and linters are listed once, in .pre-commit-config.yaml
 lint: dev

@@ -16,10 +16,19 @@ from hypothesis import settings
 # numba compiles in a test's first call, and machines are shared
 settings.register_profile("project", deadline=None, max_examples=60)
 settings.load_profile("project")
-torch.set_num_threads(1)  # the tests run in parallel: more threads would spin against one another
+# the tests run in parallel: more threads would spin against one another
+torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
 
 ROOT = Path(__file__).resolve().parent.parent
+# the tests whose results depend on the processor's kernels, for `make test-processors`
+NUMERICAL = ("test_agent", "test_algorithm", "test_model", "learning", "distributions", "networks")
 BIN = Path(sys.executable).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.relative_to(ROOT / "tests").parts[0].removesuffix(".py") in NUMERICAL:
+            item.add_marker(pytest.mark.numerical)
 
 
 def run_command(
