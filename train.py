@@ -152,11 +152,14 @@ def main() -> None:
               f" `.venv/bin/python train.py`", file=sys.stderr)  # fmt: skip
         sys.exit(2)
     from common.errors import UserError
-    from settings.sources import parse
+    from settings.rules import remarks
+    from settings.sources import defaults, parse
 
     try:
         config = parse(sys.argv[1:])
         found = check(config)
+        for remark in remarks(config, defaults(config), found):
+            print(remark)
 
         from training.run import Run
 

@@ -1,20 +1,20 @@
-"""The rules that the settings of a run must keep, each with its remedy."""
+"""The rules that the settings of a run keep together, each with its remedy.
+
+What a setting may be by itself, and the settings without which it has no effect, stands in its
+annotation: see `settings.config`.
+"""
 
 from __future__ import annotations
 
-from envs import family_of
-from envs.microrts.game import REWARDS, assign_opponents
-from settings.config import Config, ConfigError
+import dataclasses
+from collections.abc import Iterator
 
-_AT_LEAST = {
-    "env_num": 1, "seed": 0, "train_total_steps": 1, "samplers": 0, "policy_lag": 0,
-    "torch_threads": 0, "test_every_steps": 1, "test_episodes": 1, "test_max_steps": 1,
-    "batch_size": 1, "rollout_steps": 1, "minibatch_size": 1, "update_epochs": 1,
-    "max_steps": 1, "selfplay_envs": 0, "carried_steps": 0, "max_minutes": 0, "rnd_coefficient": 0, "memory_steps": 1, "dual_clip": 1,
-    "kl_coefficient": 0, "kl_excess_coefficient": 0, "rho_clip": 0, "c_clip": 0,
-    "entropy_coefficient": 0, "value_coefficient": 0, "max_grad_norm": 0, "target_kl": 0,
-    "reward_clip": 0, "observation_clip": 0, "value_clip": 0, "adam_eps": 0,
-}  # fmt: skip
+from gymnasium import spaces
+
+from common.values import needs
+from envs import Spaces
+from envs.microrts.game import REWARDS, assign_opponents
+from settings.config import HINTS, MOST_OFF, Config, ConfigError
 
 
 def validate(config: Config) -> None:
@@ -23,79 +23,145 @@ def validate(config: Config) -> None:
     Raises:
         ConfigError: for the first rule that is broken.
     """
-    for name, least in _AT_LEAST.items():
-        value = getattr(config, name)
-        if value is not None and not value >= least:
-            raise ConfigError(f"{name} is {value}, but must be at least {least}")
-    for name in (
-        "gamma",
-        "gae_lambda",
-        "test_share",
-        "checkpoint_share",
-        "rnd_gamma",
-        "rnd_proportion",
-        "mix_weight",
-        "entropy_decay",
-    ):
-        value = getattr(config, name)
-        if not 0 <= value <= 1:
-            raise ConfigError(f"{name} is {value}, but must lie between 0 and 1")
-    for name in ("test_share", "checkpoint_share", "learning_rate", "clip_range"):
-        if not getattr(config, name) > 0:
-            raise ConfigError(f"{name} is {getattr(config, name)}, but must be greater than 0")
-    if config.policy_lag > 1 and config.samplers == 0:
-        raise ConfigError(
+    for broken in (_samplers, _microrts, _batch, _contradictions):
+        for message in broken(config):
+            raise ConfigError(message)
+
+
+def _samplers(config: Config) -> Iterator[str]:
+    samplers, env_num = config.samplers, config.env_num
+    if samplers == 0 and config.policy_lag > 1:
+        yield (
             f"policy_lag is {config.policy_lag}, but samplers 0 puts the environments in the"
             f" learner's own process, where nothing overlaps: give --samplers 1 or more"
         )
-    if config.policy_lag > 1 and config.samplers and config.env_num % config.samplers:
-        raise ConfigError(
-            f"policy_lag {config.policy_lag} needs equally many environments in each sampler, but"
-            f" {config.samplers} samplers do not divide env_num {config.env_num}: give --samplers"
-            f" {config.default_samplers(config.samplers)}, or another --env_num"
+    if samplers == 0 and config.xparl_addr is not None:
+        yield (
+            f"samplers 0 puts the environments in the learner's own process, but xparl_addr"
+            f" {config.xparl_addr} asks for a cluster: leave one of them out"
         )
-    most = config.env_num // config.envs_together
-    if config.samplers is not None and config.samplers > most:
+    if samplers and config.policy_lag > 1 and env_num % samplers:
+        yield (
+            f"policy_lag {config.policy_lag} needs equally many environments in each sampler, but"
+            f" {samplers} samplers do not divide env_num {env_num}: give --samplers"
+            f" {config.default_samplers(samplers)}, or another --env_num"
+        )
+    most = env_num // config.envs_together
+    if samplers is not None and samplers > most:
         pairs = " in pairs" if config.envs_together > 1 else ""
-        raise ConfigError(
-            f"samplers is {config.samplers}, but there are only {config.env_num} environments{pairs}"
+        yield (
+            f"samplers is {samplers}, but there are only {env_num} environments{pairs}"
             f" to spread over them: give --samplers {most} or fewer, or a larger --env_num"
         )
+
+
+def _microrts(config: Config) -> Iterator[str]:
     if len(config.reward_weights) != len(REWARDS):
-        raise ConfigError(
+        yield (
             f"reward_weights {config.reward_weights} must be {len(REWARDS)} numbers, of"
             f" {', '.join(REWARDS)}"
         )
-    if family_of(config.env) == "microrts":
+    if config.family == "microrts":
         assign_opponents(config.opponents, config.env_num, config.selfplay_envs)
         if config.env_num % config.envs_together:
-            raise ConfigError(f"env_num is {config.env_num}, but must be even with selfplay_envs")
-    if config.batch_size % config.minibatch_size and config.rollout_steps is None:
-        raise ConfigError(
-            f"minibatch_size {config.minibatch_size} does not divide batch_size {config.batch_size}:"
-            f" give a divisor, or --batch_size"
-            f" {config.minibatch_size * max(1, round(config.batch_size / config.minibatch_size))}"
+            yield f"env_num is {config.env_num}, but must be even with selfplay_envs"
+    elif config.selfplay_envs:
+        yield (
+            f"selfplay_envs is {config.selfplay_envs}, but env {config.env} has one player: leave it"
+            f" out, or give --env microrts-16x16"
         )
-    if config.steps_per_update % config.minibatch_size:
-        raise ConfigError(
-            f"minibatch_size {config.minibatch_size} does not divide the batch of rollout_steps"
+
+
+def _batch(config: Config) -> Iterator[str]:
+    minibatch = config.minibatch_size
+    if config.rollout_steps is None and config.batch_size % minibatch:
+        divisible = minibatch * max(1, round(config.batch_size / minibatch))
+        yield (
+            f"minibatch_size {minibatch} does not divide batch_size {config.batch_size}: give a"
+            f" divisor, or --batch_size {divisible}"
+        )
+    if config.steps_per_update % minibatch:
+        yield (
+            f"minibatch_size {minibatch} does not divide the batch of rollout_steps"
             f" {config.rollout_steps} x env_num {config.env_num} = {config.steps_per_update} steps:"
             f" give a divisor, or leave --rollout_steps out"
         )
-    steps = config.steps_per_rollout
-    if config.network == "lstm" and config.minibatch_size % steps:
-        raise ConfigError(
-            f"network lstm learns from whole sequences, but minibatch_size {config.minibatch_size} is"
-            f" no multiple of the {steps} steps of each environment: give a multiple, or"
-            f" --rollout_steps"
+    if config.network == "lstm" and minibatch % config.steps_per_rollout:
+        yield (
+            f"network lstm learns from whole sequences, but minibatch_size {minibatch} is no"
+            f" multiple of the {config.steps_per_rollout} steps of each environment: give a"
+            f" multiple, or --rollout_steps"
         )
     if config.carried_steps and (config.network == "lstm" or config.policy_lag > 1):
-        raise ConfigError(
+        yield (
             f"carried_steps is {config.carried_steps}, but network lstm and policy_lag 2 or more"
             f" cannot carry steps over: leave it out"
         )
-    if config.joint_loss != "compound" and config.kl_penalty != "none":
-        raise ConfigError(
+    first_fragment = config.fragment_steps * config.env_num
+    if config.warms_up and config.train_total_steps <= first_fragment:
+        yield (
+            f"train_total_steps is {config.train_total_steps}, but the first {first_fragment} steps"
+            f" only initialise the normaliser: give more, or a smaller --batch_size"
+        )
+
+
+def _contradictions(config: Config) -> Iterator[str]:
+    if config.kl_penalty != "none" and config.joint_loss != "compound":
+        yield (
             f"joint_loss {config.joint_loss} says what is clipped, but kl_penalty"
             f" {config.kl_penalty} clips nothing: give one of them"
         )
+    if config.kl_penalty != "none" and config.dual_clip is not None:
+        yield (
+            f"dual_clip {config.dual_clip} bounds a clipped loss, but kl_penalty"
+            f" {config.kl_penalty} clips nothing: give one of them"
+        )
+    if config.noisy_layers and config.network in ("gridnet", "gridnet_cnn"):
+        yield (
+            f"noisy_layers was given, but network {config.network} has no layer that can be"
+            f" perturbed: leave it out, or give another --network"
+        )
+    if config.precision == "bfloat16" and config.network == "lstm":
+        yield (
+            "precision bfloat16 was given, but network lstm computes in float32 alone: leave it out,"
+            " or give another --network"
+        )
+
+
+def remarks(config: Config, defaults: Config, env_spaces: Spaces | None = None) -> list[str]:
+    """What a user should hear at the start of a run, one line each.
+
+    Args:
+        config: the settings of a run.
+        defaults: what they would be if nothing had been given (`settings.sources.defaults`). What a
+            preset or a recipe sets is in both, and so is never remarked on.
+        env_spaces: of the run's environment; they tell which distribution is taken.
+    """
+    lines = without_effect(config, defaults, env_spaces)
+    change = config.steps_per_update / defaults.steps_per_update
+    fits = 1 / MOST_OFF <= change <= MOST_OFF and config.minibatch_size == defaults.minibatch_size
+    if config.env_num != defaults.env_num and not fits:
+        lines.append(
+            f"a batch is {config.env_num} environments x {config.steps_per_rollout} steps ="
+            f" {config.steps_per_update}, in minibatches of {config.minibatch_size}; with"
+            f" {defaults.env_num} environments it is {defaults.steps_per_update}, of"
+            f" {defaults.minibatch_size}"
+        )
+    return lines
+
+
+def without_effect(config: Config, defaults: Config, env_spaces: Spaces | None = None) -> list[str]:
+    """Say which settings were given but change nothing, one line each: see `remarks`."""
+    if env_spaces is not None and config.distribution == "auto":
+        continuous = isinstance(env_spaces.action, spaces.Box)
+        config = dataclasses.replace(config, distribution="normal" if continuous else "categorical")
+    lines = []
+    for name, hint in HINTS.items():
+        value = getattr(config, name)
+        if name == "distribution" or value == getattr(defaults, name):
+            continue
+        missing = [str(need) for need in needs(hint) if not need.hold(config)]
+        if missing:
+            shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            lines.append(f"{name} {shown} has no effect: it needs {' and '.join(missing)}")
+    return lines

@@ -7,15 +7,19 @@ Precedence: dataclass default < preset of the env's family < preset of the env <
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+import sys
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from common.sources import ROOT
+from common.values import convert
 from envs import family_of
-from settings.config import FIELDS, MAY_CHANGE_ON_RESUME, Config, ConfigError
+from settings.config import FIELDS, HINTS, MAY_CHANGE_ON_RESUME, MOST_OFF, Config, ConfigError
+from settings.flags import print_help, read_flags
 from settings.rules import validate
 
 
@@ -26,32 +30,22 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
         arguments: the flags, without the program's name.
 
     Raises:
-        ConfigError, UnknownEnv: for a value that breaks a rule.
-        SystemExit: 2 for a flag that does not exist or does not parse; 0 after --help.
+        ConfigError, UnknownEnv: for a flag that does not exist, or a value that breaks a rule.
+        SystemExit: 0 after --help.
     """
-    import tyro
-
-    resume = _value_of("--resume", arguments)
-    if resume is not None:
-        base = load_run(Path(resume))
+    asks_for_help = not {"-h", "--help"}.isdisjoint(arguments)
+    flags = read_flags([word for word in arguments if word not in ("-h", "--help")])
+    path, given = flags.get("config"), flags
+    if flags.get("resume") is not None:
+        config = _resumed(flags)
     else:
-        path = _value_of("--config", arguments)
-        settings = {} if path is None else _read_settings(Path(path))
-        env = _value_of("--env", arguments) or settings.get("env", Config.env)
-        recipe = _value_of("--preset", arguments) or settings.get("preset")
-        base = dataclasses.replace(preset(env, recipe), **settings)
-    config = tyro.cli(
-        Config,
-        prog=program,
-        description="Train an agent with distributed PPO.",
-        args=list(arguments),
-        default=base,
-    )
-    if resume is not None:
-        _refuse_contradictions(base, config)
-        config.run_dir = resume
+        given = ({} if path is None else _read_settings(Path(path))) | flags
+        base = preset(given.get("env", Config.env), given.get("preset"))
+        config = dataclasses.replace(base, **given)
+    if asks_for_help:
+        print_help(config, program)
     validate(config)
-    return config
+    return config if config.resume is not None else _fitted(config, given)
 
 
 def preset(env: str, recipe: str | None = None) -> Config:
@@ -95,44 +89,124 @@ def _read_recipe(name: str, env: str, family: str) -> dict[str, Any]:
 
 
 def load_run(folder: Path) -> Config:
-    """The configuration that a run was started with."""
+    """The configuration that a run was started with.
+
+    A setting that the run's version of the project did not have yet is at the dataclass's default,
+    which stands for how it was before; one that this version no longer has is named on stderr.
+    """
     path = folder / "config.yaml"
     if not path.is_file():
         raise ConfigError(
             f"{folder} is not the folder of a run (it has no config.yaml): give one that train.py"
             f" wrote, such as runs/CartPole-v1__s1__20260101-120000"
         )
-    return Config(**_read_settings(path))
+    settings = _read_yaml(path)
+    unknown = sorted(set(settings) - FIELDS)
+    if unknown:
+        print(f"{path}: this version has no {', '.join(unknown)}: left out", file=sys.stderr)
+    return Config(**_converted({n: v for n, v in settings.items() if n in FIELDS}, path))
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
+    """The settings of a file that the user wrote."""
+    settings = _read_yaml(path)
+    unknown = sorted(set(settings) - FIELDS)
+    if unknown:
+        raise ConfigError(f"{path} sets {', '.join(unknown)}: no such setting, see --help")
+    return _converted(settings, path)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read the settings in {path}: {error}") from None
     settings = content.get("config", content) if isinstance(content, dict) else None
     if not isinstance(settings, dict):
         raise ConfigError(f"{path} holds no settings: write one `name: value` a line")
-    unknown = sorted(set(settings) - FIELDS)
-    if unknown:
-        raise ConfigError(f"{path} sets {', '.join(unknown)}: no such setting, see --help")
-    return settings
+    return {str(name): value for name, value in settings.items()}
 
 
-def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
-    """The value of a flag that decides which defaults the others have."""
-    for at, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name == flag:
-            return value if equals else (arguments[at + 1] if at + 1 < len(arguments) else None)
-    return None
+def _converted(settings: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The values that a file holds, as the settings' types."""
+    converted = {}
+    for name, value in settings.items():
+        try:
+            converted[name] = convert(HINTS[name], value)
+        except ValueError as rule:
+            raise ConfigError(f"{path}: {name} is {value!r}, but must be {rule}") from None
+    return converted
 
 
-def _refuse_contradictions(saved: Config, asked: Config) -> None:
-    for name in sorted(FIELDS - MAY_CHANGE_ON_RESUME):
-        before, now = getattr(saved, name), getattr(asked, name)
-        if before != now and not (name == "run_dir" and now == asked.resume):
+def _resumed(flags: dict[str, Any]) -> Config:
+    """The configuration of the run that --resume names, with the flags that it may change by."""
+    folder = flags["resume"]
+    saved = load_run(Path(folder))
+    for name, value in sorted(flags.items()):
+        before = getattr(saved, name)
+        own_folder = name == "run_dir" and value == folder
+        if value != before and name not in MAY_CHANGE_ON_RESUME and not own_folder:
             raise ConfigError(
-                f"--{name} {now} contradicts the run in {asked.resume}, which has {name} {before}:"
+                f"--{name} {value} contradicts the run in {folder}, which has {name} {before}:"
                 f" leave the flag out, or start a new run"
             )
+    steps = flags.get("train_total_steps", saved.train_total_steps)
+    if steps < saved.train_total_steps:
+        raise ConfigError(
+            f"train_total_steps {steps} is less than the {saved.train_total_steps} of the run in"
+            f" {folder}: it may be raised, to train on; --max_minutes ends a run earlier"
+        )
+    return dataclasses.replace(saved, **flags | {"run_dir": folder})
+
+
+def _fitted(config: Config, given: Collection[str]) -> Config:
+    """The configuration with the settings that follow others.
+
+    Args:
+        given: names of the settings that the user gave.
+    """
+    follow: dict[str, int] = {}
+    if config.family == "microrts" and "test_max_steps" not in given:
+        follow["test_max_steps"] = max(config.test_max_steps, config.max_steps)
+    off = config.steps_per_update / config.batch_size
+    if config.rollout_steps is None and not 1 / MOST_OFF <= off <= MOST_OFF:
+        follow["batch_size"], follow["minibatch_size"] = nearest_batch(
+            config.env_num, config.batch_size, config.minibatch_size, config.network == "lstm"
+        )
+    return dataclasses.replace(config, **follow)
+
+
+def nearest_batch(
+    env_num: int, batch_size: int, minibatch_size: int, sequences: bool = False
+) -> tuple[int, int]:
+    """The batch of whole steps of all environments, and the minibatch that divides it, nearest to
+    the sizes asked for (by the sum of the logarithms of both ratios).
+
+    Args:
+        sequences: whether a minibatch must hold whole sequences, as an LSTM's does.
+
+    Returns:
+        the batch's size, within a factor `MOST_OFF` of `batch_size` where `env_num` allows it; the
+        minibatch's.
+    """
+    steps, most = batch_size / env_num, 4 * batch_size // minibatch_size
+
+    def candidates() -> Iterator[tuple[float, int, int]]:
+        for step in range(max(1, math.ceil(steps / MOST_OFF)), max(1, int(steps * MOST_OFF)) + 1):
+            batch = step * env_num
+            for minibatches in range(1, most + 1):
+                if (env_num if sequences else batch) % minibatches == 0:
+                    minibatch = batch // minibatches
+                    off = abs(math.log(batch / batch_size))
+                    off += abs(math.log(minibatch / minibatch_size))
+                    yield off, batch, minibatch
+
+    _, batch, minibatch = min(candidates())
+    return batch, minibatch
+
+
+def defaults(config: Config) -> Config:
+    """The settings that a run would have if only its env and its recipe, or its run, were given."""
+    if config.resume is not None:
+        return load_run(Path(config.resume))
+    return preset(config.env, config.preset)

@@ -1,0 +1,80 @@
+"""The command line as settings: `--name value`, `--name=value`, `--switch`, `--no_switch`."""
+
+from __future__ import annotations
+
+import difflib
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+from common.values import convert, plain_type
+from settings.config import FIELDS, HINTS, Config, ConfigError
+
+
+def read_flags(arguments: Sequence[str]) -> dict[str, Any]:
+    """The settings that flags give, converted. Of a flag that is repeated, the last one counts.
+
+    Raises:
+        ConfigError: for a flag that does not exist, or a value that it does not take.
+    """
+    settings: dict[str, Any] = {}
+    for flag, words in _flags_and_words(arguments):
+        name = flag.removeprefix("--").replace("-", "_")
+        switch = name.removeprefix("no_")
+        if name not in FIELDS and switch in FIELDS and plain_type(HINTS[switch]) is bool:
+            name, words = switch, [*words, "false"]
+        if name not in FIELDS:
+            near = difflib.get_close_matches(name, FIELDS, n=1)
+            hint = f"did you mean --{near[0]}? " if near else ""
+            raise ConfigError(f"there is no setting {flag}: {hint}--help lists them all")
+        settings[name] = _value(name, words)
+    return settings
+
+
+def _flags_and_words(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each flag, with the words between it and the next one."""
+    flag, words = None, []
+    for argument in arguments:
+        if argument.startswith("--"):
+            if flag is not None:
+                yield flag, words
+            flag, equals, word = argument.partition("=")
+            words = [word] if equals else []
+        elif flag is None:
+            raise ConfigError(f"{argument!r} follows no flag: settings are given as --name value")
+        else:
+            words.append(argument)
+    if flag is not None:
+        yield flag, words
+
+
+def _value(name: str, words: list[str]) -> Any:
+    hint = HINTS[name]
+    value: Any = words
+    if plain_type(hint) is bool and not words:
+        value = True
+    elif plain_type(hint) is not tuple and len(words) == 1:
+        value = words[0]
+    elif plain_type(hint) is not tuple or not words:
+        got = f"{len(words)}: {' '.join(words)}" if words else "none"
+        raise ConfigError(f"--{name} takes one value, but was given {got}")
+    try:
+        return convert(hint, value)
+    except ValueError as rule:
+        raise ConfigError(f"{name} is {' '.join(words)}, but must be {rule}") from None
+
+
+def print_help(defaults: Config, program: str) -> NoReturn:
+    """Print every setting, with its default, and exit."""
+    import tyro
+
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head` ends without a traceback
+    tyro.cli(
+        Config,
+        prog=program,
+        description="Train an agent with distributed PPO.",
+        args=["--help"],
+        use_underscores=True,
+        default=defaults,
+    )
+    raise SystemExit(0)
