@@ -2,44 +2,47 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from learning.batches import Minibatch
 from learning.compiled_step import Compiled
-from model import ActorCritic, Past
+from learning.hardware import choose_bfloat16, choose_compile
+from learning.schedules import Coefficients
+from model import ActorCritic
 from parl_compat.shim import load_parl
 from settings.config import Config
 
 parl = load_parl()
 
-STATISTICS = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "grad_norm")
-
-# Gradient steps from which compiling pays for itself: it costs some 20 s, or 3 s where it is cached,
-# and saves about 1.5 ms a step of a small mlp, tens of milliseconds of a CNN. Networks that are not
-# named here stay eager: their shapes depend on the data, or are the user's own.
-_STEPS_THAT_PAY = {"mlp": 10_000, "nature_cnn": 1_500, "impala": 1_500}
-
 _ADAM_BETAS = 0.9, 0.999
 
 
-class Minibatch(NamedTuple):
-    """B transitions. `weight` is 1 for a valid row and 0 for a reset row, which counts nowhere."""
+class Statistics(NamedTuple):
+    """The numbers that the log shows: of one gradient step, or a column of each for many."""
 
-    obs: Tensor  # [B, ...] raw
-    action: Tensor  # [B, ...]
-    behaviour_log_prob: Tensor  # [B], or [B, K] where the loss is of sub-actions
-    advantage: Tensor  # [B]
-    value_target: Tensor  # [B], or [B, 2]: of extrinsic and of intrinsic rewards
-    old_value: Tensor  # as the target
-    weight: Tensor  # [B]
-    action_mask: Tensor | None = None  # [B, A]
-    predicted: Tensor | None = None  # [B] 1 for a row that RND's predictor learns from, or 0
-    past: Past | None = None  # of a recurrent network, for which B is T * E, step by step
+    policy_loss: Tensor
+    value_loss: Tensor
+    entropy: Tensor
+    approx_kl: Tensor  # from the behaviour policy
+    update_kl: Tensor  # from the policy at the update's start
+    clip_fraction: Tensor
+    grad_norm: Tensor  # before it is clipped
+
+    @classmethod
+    def of(cls, table: Tensor) -> Statistics:
+        """The columns of a table of `PPO.learn`'s results, one row a gradient step."""
+        return cls(*table.unbind(1))
+
+    def means(self) -> dict[str, float]:
+        """The columns' means by their names in the log, where `policy_loss` is loss/policy."""
+        means = torch.stack([column.mean() for column in self]).tolist()
+        names = [f"loss/{n.removesuffix('_loss')}" if n.endswith("_loss") else n
+                 for n in self._fields]  # fmt: skip
+        return dict(zip(names, means, strict=True))
 
 
 class PPO(parl.Algorithm):
@@ -82,7 +85,12 @@ class PPO(parl.Algorithm):
                 torch._dynamo.mark_static_address(tensor)
             self._step = Compiled(self._gradient_step, graphs=device.type == "cuda")
 
-    def loss(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
+    def set_coefficients(self, coefficients: Coefficients) -> None:
+        """Set the coefficients of the next gradient steps."""
+        for name, value in coefficients._asdict().items():
+            getattr(self, name).fill_(value)
+
+    def loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to minimise, and its parts for the log.
 
             L = L_policy + c_v L_value - c_e E[H] + L_RND
@@ -90,42 +98,33 @@ class PPO(parl.Algorithm):
         (Schulman et al. 2017, eq. 9). Every mean is over valid rows.
 
         Returns:
-            the scalar loss, and [5] statistics in the order of `STATISTICS`.
+            the scalar loss, and the `Statistics` by name, without the gradient's norm.
         """
         config, model = self.config, self.model
+        valid = batch.weight > 0
         weight = batch.weight / batch.weight.sum().clamp(min=1.0)
 
         def mean(x: Tensor) -> Tensor:
             return (x * weight).sum()
+
+        def counted(x: Tensor) -> Tensor:
+            # a reset row may hold NaN, such as a log-probability where no action was legal
+            return torch.where(valid if x.dim() == 1 else valid.unsqueeze(-1), x, 0.0)
 
         params, value = model(batch.obs, batch.action_mask, batch.past)
         log_prob = model.distribution.sub_log_prob(params, batch.action)
         behaviour = batch.behaviour_log_prob
         if behaviour.dim() == 1:
             log_prob = log_prob.sum(-1)
-        log_ratio = log_prob - behaviour
+        log_ratio = counted(log_prob - behaviour)
         joint_log_ratio = log_ratio if behaviour.dim() == 1 else log_ratio.sum(-1)
         joint_ratio = joint_log_ratio.exp()
-        advantage = batch.advantage
-        if config.normalize_advantage:
-            centred = advantage - mean(advantage)
-            advantage = centred / (mean(centred * centred).sqrt() + 1e-8)
         # Schulman's low-variance, non-negative estimate of KL(behaviour || policy); its gradient's
         # expectation is that of the KL
         kl = mean(joint_ratio - 1 - joint_log_ratio)
-        if config.kl_penalty == "none":
-            policy_loss = -mean(
-                joint_surrogate(config, log_ratio, behaviour, advantage, self.clip_range)
-            )
-        else:
-            excess = (kl - 2 * config.desired_kl).clamp(min=0.0)
-            policy_loss = (
-                self.kl_coefficient * kl
-                + config.kl_excess_coefficient * excess**2
-                - mean(joint_ratio * advantage)
-            )
+        policy_loss = self._policy_loss(batch, log_ratio, joint_ratio, kl, mean)
         value_loss = mean(self._value_error(batch, value))
-        entropy = mean(model.distribution.entropy(params))
+        entropy = mean(counted(model.distribution.entropy(params)))
         total = (
             policy_loss + config.value_coefficient * value_loss - self.entropy_coefficient * entropy
         )
@@ -135,9 +134,35 @@ class PPO(parl.Algorithm):
             error = model.rnd.error(batch.obs)
             total = total + (error * share).sum() / share.sum().clamp(min=1.0)
         with torch.no_grad():
-            clip_fraction = mean(((joint_ratio - 1).abs() > self.clip_range).float())
-        parts = torch.stack([policy_loss, value_loss, entropy, kl, clip_fraction])
-        return total, parts.detach()
+            clipped = (joint_ratio - 1).abs() > self.clip_range
+            update_kl = kl
+            if batch.start_log_prob is not None:
+                joint = log_prob if behaviour.dim() == 1 else log_prob.sum(-1)
+                change = counted(joint - batch.start_log_prob)
+                update_kl = mean(change.exp() - 1 - change)
+            return total, {
+                "policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy,
+                "approx_kl": kl, "update_kl": update_kl, "clip_fraction": mean(clipped.float()),
+            }  # fmt: skip
+
+    def _policy_loss(
+        self, batch: Minibatch, log_ratio: Tensor, joint_ratio: Tensor, kl: Tensor,
+        mean: Callable[[Tensor], Tensor],
+    ) -> Tensor:  # fmt: skip
+        """The clipped surrogate objective or the penalised one, to be minimised."""
+        config, advantage = self.config, batch.advantage
+        if config.normalize_advantage:
+            centred = advantage - mean(advantage)
+            advantage = centred / (mean(centred * centred).sqrt() + 1e-8)
+        if config.kl_penalty == "none":
+            behaviour = batch.behaviour_log_prob
+            return -mean(joint_surrogate(config, log_ratio, behaviour, advantage, self.clip_range))
+        excess = (kl - 2 * config.desired_kl).clamp(min=0.0)
+        return (
+            self.kl_coefficient * kl
+            + config.kl_excess_coefficient * excess**2
+            - mean(joint_ratio * advantage)
+        )
 
     def _value_error(self, batch: Minibatch, value: Tensor) -> Tensor:
         """[B] in units of the value normaliser where there is one; of both heads, summed."""
@@ -151,12 +176,13 @@ class PPO(parl.Algorithm):
 
         error = penalty(value - batch.value_target)
         if config.value_clip is not None:
-            change = (value - batch.old_value).clamp(-config.value_clip, config.value_clip)
-            error = torch.maximum(error, penalty(batch.old_value + change - batch.value_target))
+            change = (value - batch.old_value) / scale
+            clipped = batch.old_value + change.clamp(-config.value_clip, config.value_clip) * scale
+            error = torch.maximum(error, penalty(clipped - batch.value_target))
         return error if error.dim() == 1 else error.sum(-1)
 
     def learn(self, batch: Minibatch) -> Tensor:
-        """One gradient step on a minibatch; returns its [6] `STATISTICS`, still on the device."""
+        """One gradient step on a minibatch; returns its `Statistics` as one tensor, on the device."""
         return self._step(batch)
 
     def _gradient_step(self, batch: Minibatch) -> Tensor:
@@ -166,7 +192,7 @@ class PPO(parl.Algorithm):
             gradient = torch.cat([g.flatten() for g in gradients])
             norm = gradient.norm()
             self._adam(gradient * (self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
-        return torch.cat([parts, norm.reshape(1)])
+            return torch.stack(Statistics(**parts, grad_norm=norm))
 
     def _adam(self, gradient: Tensor) -> None:
         """Algorithm 1 of Kingma & Ba 2015 (arXiv 1412.6980)."""
@@ -229,30 +255,3 @@ def joint_surrogate(
     if config.joint_loss == "mix_loss":
         return weight * by_sub_action + (1 - weight) * surrogate(joint)
     return by_sub_action
-
-
-def choose_compile(config: Config) -> tuple[bool, str]:
-    """Whether the minibatch loss is compiled, and a line for the user where that is news."""
-    if config.network not in _STEPS_THAT_PAY:
-        wanted = config.compile == "on"
-        return False, f"network {config.network} is not compiled: it runs eagerly" if wanted else ""
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    steps_per_epoch = config.steps_per_update // config.minibatch_size
-    gradient_steps = config.updates * config.update_epochs * steps_per_epoch
-    pays = gradient_steps >= _STEPS_THAT_PAY[config.network]
-    if config.compile == "off" or (config.compile == "auto" and not pays):
-        return False, ""
-    if compiler is None:
-        return False, "no C++ compiler found: the gradient step is not compiled, training is slower"
-    return True, "compiling the gradient step takes some 20 s, or 3 s where it is cached"
-
-
-def choose_bfloat16(config: Config, device: torch.device) -> bool:
-    """Whether the learner's trunks compute in bfloat16; emulated, it would be slower."""
-    if config.precision != "auto":
-        return config.precision == "bfloat16"
-    if config.network not in ("nature_cnn", "impala"):
-        return False
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

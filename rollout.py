@@ -142,27 +142,6 @@ class Rollout:
         """Environment steps taken for it: the new rows whose action was not ignored."""
         return int(self.valid[self.carried :].sum())
 
-    def observations(self) -> np.ndarray:
-        """What the policy saw: [T+1, N, ...], stacks of frames rebuilt where frames are stored.
-
-        A stack holds no frame from before its episode's reset; such places are zero, as the
-        Atari Learning Environment leaves them. `valid[t]` is False where `obs[t + 1]` is the
-        first frame after a reset.
-        """
-        if self.history is None:
-            return self.obs
-        past, rows = self.history.shape[0], self.obs.shape[0]
-        stacked = np.empty((*self.obs.shape[:2], past + 1, *self.obs.shape[2:]), self.obs.dtype)
-        stacked[:, :, past] = self.obs
-        for age in range(1, past + 1):
-            layer = stacked[:, :, past - age]
-            layer[age:] = self.obs[: rows - age]
-            layer[:age] = self.history[past - age :][:age]
-        for t, n in zip(*np.nonzero(~self.valid), strict=True):
-            for age in range(1, past + 1):  # rows t+1 .. t+past must not see frames up to t
-                stacked[t + 1 : t + 1 + age, n, past - age] = 0
-        return stacked
-
 
 def spread(envs: int, samplers: int, multiple: int = 1) -> list[tuple[int, int]]:
     """Ranges [first, last) of environments, one per sampler, sizes as equal as can be.

@@ -108,18 +108,6 @@ def check(config: Config) -> Spaces:
     return found
 
 
-def choose_device(config: Config) -> str:
-    import torch
-
-    from settings.config import ConfigError
-
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device is cuda, but torch finds no GPU here: give --device cpu or auto")
-    if config.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return config.device
-
-
 def prepare_folder(config: Config) -> Path:
     """The run's folder, with its config.yaml."""
     import yaml
@@ -161,6 +149,7 @@ def main() -> None:
         for remark in remarks(config, defaults(config), found):
             print(remark)
 
+        from learning.hardware import choose_device
         from training.run import Run
 
         device = choose_device(config)

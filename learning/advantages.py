@@ -3,72 +3,103 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from learning.returns import gae, upgo, vtrace
+from learning.batches import Batches
+from learning.returns import Steps, gae, upgo, vtrace
+from learning.reward_scale import Rewards
+from learning.schedules import controlled_by_kl
+from model import ActorCritic
 from rollout import Rollout
 from settings.config import Config
 
 
-@dataclass
-class Estimator:
-    """Estimates over a rollout's T rows, of which the first are learned from.
+class Estimates(NamedTuple):
+    """What an update's epochs learn from. The last axis is there with RND only."""
+
+    advantage: np.ndarray  # [T, N]
+    value_target: np.ndarray  # [T, N], or [T, N, 2]: of extrinsic and of intrinsic rewards
+    old_value: np.ndarray  # as the target
+
+
+# Advantages and value targets [T, N] by the name of the estimator. The advantage of a TD(lambda)
+# return is GAE(lambda); with lambda 1 it is Monte Carlo's, bootstrapped where the fragment or the
+# time limit cuts an episode.
+ESTIMATORS: dict[str, Callable[[Steps, Config, Any], tuple[np.ndarray, np.ndarray]]] = {
+    "gae": lambda steps, c, _: gae(steps, c.gamma, c.gae_lambda),
+    "td_lambda": lambda steps, c, _: gae(steps, c.gamma, c.gae_lambda),
+    "monte_carlo": lambda steps, c, _: gae(steps, c.gamma, 1.0),
+    "upgo": lambda steps, c, _: (upgo(steps, c.gamma), gae(steps, c.gamma, c.gae_lambda)[1]),
+    "vtrace": lambda steps, c, log_rho: vtrace(
+        steps, log_rho, c.gamma, c.gae_lambda, c.rho_clip, c.c_clip
+    ),
+}
+# These are given log_rho, and correct for the age of the data up to the update's start.
+OFF_POLICY = {"vtrace"}
+
+
+def measure_start(
+    config: Config, rollout: Rollout, batches: Batches, model: ActorCritic
+) -> np.ndarray | None:
+    """Put the log-probabilities under the policy at the update's start into the batches.
+
+    Off-policy estimators correct from the behaviour policy to this one, and the ratio in the loss
+    covers the rest. Settings that are controlled by the KL need the KL of this update alone, but
+    the behaviour policy may be older than the update's start.
+
+    Returns:
+        log_rho [T, N] for the estimators of `OFF_POLICY`.
+    """
+    if config.estimator in OFF_POLICY:
+        start = batches.log_prob(model)
+        batches.put(behaviour_log_prob=start)
+        log_rho = start.cpu().numpy() - rollout.behaviour_log_prob
+        return log_rho if log_rho.ndim == 2 else log_rho.sum(-1)
+    if controlled_by_kl(config) and (config.policy_lag or config.carried_steps):
+        start = batches.log_prob(model)
+        batches.put(start_log_prob=start if start.dim() == 2 else start.sum(-1))
+    return None
+
+
+def estimate(
+    config: Config,
+    rollout: Rollout,
+    rewards: Rewards,
+    value: np.ndarray,
+    log_rho: np.ndarray | None = None,
+) -> Estimates:
+    """Advantages and value targets of all T rows of a rollout.
 
     Args:
-        rollout: [T, N].
-        reward: as the learner sees it [T, N].
-        intrinsic: RND's scaled rewards [T, N], for `obs[t + 1]`; None without RND.
-        log_prob: of the actions under the policy at the update's start, as `behaviour_log_prob`;
-            for V-trace.
-        bonus: their mean before they were scaled, for the log.
-        values: gives the current values [T + 1, N], or [T + 1, N, 2] with RND.
+        value: the current values [T+1, N], or [T+1, N, 2] with RND.
+        log_rho: log-probabilities under the policy at the update's start less those under the
+            behaviour policy [T, N]; for the estimators of `OFF_POLICY`.
     """
+    ends = rollout.terminated, rollout.truncated, rollout.valid
+    estimator = ESTIMATORS[config.estimator]
+    if rewards.bonus is None:
+        advantage, target = estimator(Steps(rewards.reward, value, *ends), config, log_rho)
+        return Estimates(advantage, target, value[:-1])
+    extrinsic, intrinsic = (np.ascontiguousarray(value[..., head]) for head in (0, 1))
+    advantage, target = estimator(Steps(rewards.reward, extrinsic, *ends), config, log_rho)
+    # intrinsic returns go on over the ends of episodes: nothing is over for curiosity
+    never, always = np.zeros(value[:-1, :, 0].shape, bool), np.ones(value[:-1, :, 0].shape, bool)
+    endless = Steps(rewards.bonus, intrinsic, never, never, always)
+    extra, extra_target = gae(endless, config.rnd_gamma, config.gae_lambda)
+    return Estimates(
+        advantage + np.float32(config.rnd_coefficient) * extra,
+        np.stack([target, extra_target], -1),
+        value[:-1],
+    )
 
-    config: Config
-    rollout: Rollout
-    reward: np.ndarray
-    intrinsic: np.ndarray | None
-    log_prob: np.ndarray
-    bonus: float | None
-    values: Callable[[], np.ndarray]
 
-    def __call__(self) -> dict[str, np.ndarray]:
-        """`advantage` [T, N]; `value_target` and `old_value` [T, N], or [T, N, 2] with RND."""
-        value = self.values()
-        if self.intrinsic is None:
-            advantage, target = self._extrinsic(value)
-            return {"advantage": advantage, "value_target": target, "old_value": value[:-1]}
-        advantage, target = self._extrinsic(np.ascontiguousarray(value[..., 0]))
-        # intrinsic returns go on over the ends of episodes: nothing is over for curiosity
-        shape = self.reward.shape
-        never, always = np.zeros(shape, bool), np.ones(shape, bool)
-        extra, extra_target = gae(
-            self.intrinsic, np.ascontiguousarray(value[..., 1]), never, never, always,
-            self.config.rnd_gamma, self.config.gae_lambda,
-        )  # fmt: skip
-        return {
-            "advantage": advantage + np.float32(self.config.rnd_coefficient) * extra,
-            "value_target": np.stack([target, extra_target], -1),
-            "old_value": value[:-1],
-        }
-
-    def _extrinsic(self, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Advantages and value targets [T, N] of the environment's rewards."""
-        config, rollout = self.config, self.rollout
-        data = (self.reward, value, rollout.terminated, rollout.truncated, rollout.valid)
-        if config.estimator == "vtrace":
-            log_rho = self.log_prob - rollout.behaviour_log_prob
-            if log_rho.ndim == 3:
-                log_rho = log_rho.sum(-1)
-            return vtrace(
-                *data, log_rho, config.gamma, config.gae_lambda, config.rho_clip, config.c_clip
-            )
-        # the advantage of a TD(lambda) return is GAE(lambda); with lambda 1 it is Monte Carlo's,
-        # bootstrapped where the fragment or the time limit cuts an episode
-        lam = 1.0 if config.estimator == "monte_carlo" else config.gae_lambda
-        advantage, target = gae(*data, config.gamma, lam)
-        if config.estimator == "upgo":
-            advantage = upgo(*data, config.gamma)
-        return advantage, target
+def explained_variance(estimates: Estimates, valid: np.ndarray) -> float:
+    """1 - Var[R - V] / Var[R] over valid rows, of extrinsic rewards; 0 where R does not vary."""
+    target, value = estimates.value_target, estimates.old_value
+    if target.ndim == 3:
+        target, value = target[..., 0], value[..., 0]
+    target, value = target[valid], value[valid]
+    variance = float(target.var()) if target.size else 0.0
+    return 1.0 - float((target - value).var()) / variance if variance > 0 else 0.0

@@ -1,18 +1,35 @@
-"""A rollout's rows as minibatches, in random order."""
+"""A rollout on the learner's device, and its rows as minibatches in random order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from algorithm import Minibatch
-from model import Past
+from model import ActorCritic, Past
 from rollout import Rollout
 from settings.config import Config
+
+_ROWS_AT_ONCE = 4096  # bounds the memory of a forward pass over all rows
+
+
+class Minibatch(NamedTuple):
+    """B transitions. `weight` is 1 for a valid row and 0 for a reset row, which counts nowhere."""
+
+    obs: Tensor  # [B, ...] raw
+    action: Tensor  # [B, ...]
+    behaviour_log_prob: Tensor  # [B], or [B, K] where the loss is of sub-actions
+    advantage: Tensor  # [B]
+    value_target: Tensor  # [B], or [B, 2]: of extrinsic and of intrinsic rewards
+    old_value: Tensor  # as the target
+    weight: Tensor  # [B]
+    action_mask: Tensor | None = None  # [B, A]
+    predicted: Tensor | None = None  # [B] 1 for a row that RND's predictor learns from, or 0
+    start_log_prob: Tensor | None = None  # [B] of the policy at the update's start, if it is needed
+    past: Past | None = None  # of a recurrent network, for which B is T * E, step by step
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
@@ -24,75 +41,142 @@ def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+def observations(rollout: Rollout, device: torch.device) -> Tensor:
+    """The observations that the policy saw [T+1, N, ...].
+
+    Single frames are uploaded, and the stacks [T+1, N, k, ...] are rebuilt on the device. A stack
+    holds no frame from before its episode's reset; such places are zero, as the Atari Learning
+    Environment leaves them. `valid[t]` is False where `obs[t + 1]` is the first frame after a
+    reset.
+    """
+    obs = to_device(rollout.obs, device)
+    if rollout.history is None:
+        return obs
+    past, rows = len(rollout.history), len(obs)
+    frames = torch.cat([to_device(rollout.history, device), obs])
+    stacked = torch.stack([frames[first : first + rows] for first in range(past + 1)], 2)
+    foreign = [  # the frame that is `age` steps older than row t + 1 + later is of another episode
+        (t + 1 + later, n, past - age)
+        for t, n in np.argwhere(~rollout.valid).tolist()
+        for age in range(1, past + 1)
+        for later in range(min(age, rows - t - 1))
+    ]
+    if foreign:
+        stacked[tuple(to_device(np.array(foreign).T.copy(), device))] = 0
+    return stacked
+
+
 class Batches:
-    """Those rows of a rollout that an update learns from, on the learner's device.
+    """A rollout on the learner's device. An update learns from its first `config.steps_per_rollout`
+    rows; the others are there for the estimates.
 
     A recurrent network learns from whole sequences: a minibatch is all rows of some environments.
 
     Args:
         config: the sizes.
         rollout: [T, N].
-        obs: `rollout.observations()` on the device.
+        device: the learner's.
 
     Attributes:
-        obs: [B, ...], all rows.
-        weight: [B], 1 for valid rows.
+        obs: [T+1, N, ...] raw.
         past: of all T + 1 rows, where the network is recurrent.
     """
 
-    def __init__(self, config: Config, rollout: Rollout, obs: Tensor):
-        self.config, self.device = config, obs.device
+    def __init__(self, config: Config, rollout: Rollout, device: torch.device):
+        self.config, self.device = config, device
         self.steps, self.envs = config.steps_per_rollout, rollout.reward.shape[1]
-        self._fields = {
-            "obs": obs[: self.steps],
-            "action": self._on_device(rollout.action),
-            "behaviour_log_prob": self._on_device(rollout.behaviour_log_prob),
-            "weight": self._on_device(rollout.valid).float(),
-        }
+        self.obs = observations(rollout, device)
+        self._fields = {"obs": self.obs, "weight": to_device(rollout.valid, device).float()}
+        self.put(action=rollout.action, behaviour_log_prob=rollout.behaviour_log_prob)
         if rollout.action_mask is not None:
-            self._fields["action_mask"] = self._on_device(rollout.action_mask)
+            self.put(action_mask=rollout.action_mask)
         self.past = None
         if rollout.state is not None:
             begins = np.zeros((len(rollout.obs), self.envs), bool)
             begins[1:] = ~rollout.valid  # the row after a reset row is an episode's first
-            self._begins = to_device(begins, self.device)
-            self._state = to_device(rollout.state[0], self.device)
+            self._begins = to_device(begins, device)
+            self._state = to_device(rollout.state[0], device)
             self.past = Past(self._state, self._begins.flatten())
 
-    def _on_device(self, array: np.ndarray) -> Tensor:
-        return to_device(array[: self.steps], self.device)
-
-    @property
-    def obs(self) -> Tensor:
-        return self._fields["obs"].flatten(0, 1)
-
-    @property
-    def weight(self) -> Tensor:
-        return self._fields["weight"].flatten()
-
-    def put(self, fields: Mapping[str, np.ndarray]) -> None:
+    def put(self, **fields: np.ndarray | Tensor) -> None:
         """Add or replace fields of `Minibatch` [T, N, ...]."""
-        self._fields |= {name: self._on_device(array) for name, array in fields.items()}
+        for name, field in fields.items():
+            tensor = field if isinstance(field, Tensor) else to_device(field, self.device)
+            self._fields[name] = tensor
 
-    def epoch(self, generator: np.random.Generator) -> Iterator[Minibatch]:
-        """Every row once, in the generator's order."""
+    @property
+    def valid_obs(self) -> Tensor:
+        """The observations [B, ...] of the valid rows that are learned from."""
+        return self.obs[: self.steps][self._fields["weight"][: self.steps] > 0]
+
+    # --- forward passes over all rows
+    @torch.no_grad()
+    def values(self, model: ActorCritic) -> np.ndarray:
+        """The model's values [T+1, N], or [T+1, N, 2] with RND.
+
+        They are needed in numpy, where the estimators are: a download on a GPU, which
+        `recompute_advantages` repeats in every epoch.
+        """
+        rows, past = self.obs.flatten(0, 1), self.past
+        value = _in_parts(model.value, rows) if past is None else model.value(rows, past)
+        return value.unflatten(0, self.obs.shape[:2]).cpu().numpy()
+
+    @torch.no_grad()
+    def log_prob(self, model: ActorCritic) -> Tensor:
+        """Log-probabilities of the actions under the model [T, N, ...], as `behaviour_log_prob`."""
+        behaviour, past = self._fields["behaviour_log_prob"], None
+        names = ("obs", "action", "action_mask")
+        rows = [self._fields.get(name) for name in names]
+        rows = [row if row is None else row[: len(behaviour)].flatten(0, 1) for row in rows]
         if self.past is not None:
-            yield from self._sequences(generator)
+            past = Past(self._state, self.past.begins[: len(behaviour) * self.envs])
+
+        def log_prob(obs: Tensor, action: Tensor, mask: Tensor | None) -> Tensor:
+            return model.distribution.sub_log_prob(model.policy(obs, mask, past), action)
+
+        at_once = _ROWS_AT_ONCE if past is None else None
+        result = _in_parts(log_prob, *rows, at_once=at_once).unflatten(0, behaviour.shape[:2])
+        return result if behaviour.dim() == 3 else result.sum(-1)
+
+    @torch.no_grad()
+    def prediction_error(self, model: ActorCritic) -> np.ndarray | None:
+        """RND's error [T, N] for obs[t + 1], to which action[t] led; None without RND."""
+        if model.rnd is None:
+            return None
+        error = _in_parts(model.rnd.error, self.obs[1:].flatten(0, 1))
+        return error.unflatten(0, (len(self.obs) - 1, self.envs)).cpu().numpy()
+
+    # --- minibatches
+    def epoch(self, generator: np.random.Generator) -> Iterator[Minibatch]:
+        """Every row that is learned from, once, in the generator's order."""
+        fields = {name: field[: self.steps] for name, field in self._fields.items()}
+        if self.past is not None:
+            yield from self._sequences(fields, generator)
             return
         order = to_device(generator.permutation(self.steps * self.envs), self.device)
         size = self.config.minibatch_size
-        shuffled = [f.flatten(0, 1).index_select(0, order) for f in self._fields.values()]
+        shuffled = [field.flatten(0, 1).index_select(0, order) for field in fields.values()]
         for rows in zip(*[field.split(size) for field in shuffled], strict=True):
-            fields: dict[str, Any] = dict(zip(self._fields, rows, strict=True))
-            yield Minibatch(**fields)
+            yield Minibatch(**dict[str, Any](zip(fields, rows, strict=True)))
 
-    def _sequences(self, generator: np.random.Generator) -> Iterator[Minibatch]:
+    def _sequences(
+        self, fields: dict[str, Tensor], generator: np.random.Generator
+    ) -> Iterator[Minibatch]:
         order = to_device(generator.permutation(self.envs), self.device)
-        size = self.config.minibatch_size // self.steps
-        for at in range(0, self.envs, size):
-            chosen = order[at : at + size]
-            fields: dict[str, Any] = {
-                name: f[:, chosen].flatten(0, 1) for name, f in self._fields.items()
-            }
-            begins = self._begins[: self.steps, chosen].flatten()
-            yield Minibatch(**fields, past=Past(self._state[chosen], begins))
+        for envs in order.split(self.config.minibatch_size // self.steps):
+            rows = {name: field[:, envs].flatten(0, 1) for name, field in fields.items()}
+            past = Past(self._state[envs], self._begins[: self.steps, envs].flatten())
+            yield Minibatch(**dict[str, Any](rows), past=past)
+
+
+def _in_parts(
+    function: Callable[..., Tensor], *tensors: Tensor | None, at_once: int | None = _ROWS_AT_ONCE
+) -> Tensor:
+    """A function of rows [B, ...], computed for some rows at a time to save memory."""
+    assert tensors[0] is not None
+    rows = len(tensors[0])
+    parts = []
+    for first in range(0, rows, at_once or rows):
+        part = slice(first, first + (at_once or rows))
+        parts.append(function(*[None if t is None else t[part] for t in tensors]))
+    return torch.cat(parts)

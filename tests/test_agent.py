@@ -67,11 +67,12 @@ def test_the_first_minibatch_has_ratio_one_at_lag_0(env, settings):
     for fragment in range(2):
         rollout = collect(agent, pool, fragment)
         new = slice(rollout.carried, None)  # the others are of the policy before
-        obs = torch.from_numpy(rollout.observations()[:-1][new]).flatten(0, 1)
+        batches = Batches(agent.config, rollout, agent.model.device)
+        obs = batches.obs[:-1][new].flatten(0, 1)
         mask = None
         if rollout.action_mask is not None:
             mask = torch.from_numpy(rollout.action_mask[new]).flatten(0, 1)
-        past = Batches(agent.config, rollout, torch.from_numpy(rollout.observations())).past
+        past = batches.past
         if past is not None:
             past = past._replace(begins=past.begins[: len(obs)])
         with torch.no_grad():
@@ -153,10 +154,10 @@ def test_learning_rate_follows_the_measured_kl():
     base = {"learning_rate_schedule": "kl", "learning_rate": 1e-3}
     agent, pool = make(small("CartPole-v1", **base, desired_kl=1e-9))
     agent.learn(collect(agent, pool), 0.0)
-    assert agent.learning_rate == pytest.approx(1e-3 / 1.5)
+    assert agent.schedules.learning_rate == pytest.approx(1e-3 / 1.5)
     agent, pool = make(small("CartPole-v1", **base, desired_kl=10.0))
     agent.learn(collect(agent, pool), 0.0)
-    assert agent.learning_rate == pytest.approx(1.5e-3)
+    assert agent.schedules.learning_rate == pytest.approx(1.5e-3)
 
 
 def test_target_kl_ends_an_update_early():
@@ -178,7 +179,7 @@ def test_sign_rewards_are_learned_from_and_raw_ones_reported():
     agent, pool = make(small("CartPole-v1", reward_transform="sign"))
     rollout = collect(agent, pool)
     rollout.reward *= 7
-    assert set(np.unique(agent._transform(rollout))) <= {0.0, 1.0}
+    assert set(np.unique(agent.rewards(rollout, None).reward)) <= {0.0, 1.0}
     assert rollout.reward.max() == 7
     assert all(e.episode_return == e.length for e in rollout.episodes)
 
@@ -256,11 +257,11 @@ def test_an_adaptive_penalty_is_doubled_or_halved_and_survives_a_checkpoint(
     config = small("CartPole-v1", kl_penalty="adaptive", kl_coefficient=0.3, desired_kl=desired)
     agent, pool = make(config)
     agent.learn(collect(agent, pool), 0.0)
-    assert agent.kl_coefficient == pytest.approx(0.3 * factor)
+    assert agent.schedules.kl_coefficient == pytest.approx(0.3 * factor)
     agent.save(tmp_path / "saved")
     other, pool_of_other = make(config)
     other.restore(tmp_path / "saved")
-    assert other.kl_coefficient == agent.kl_coefficient
+    assert other.schedules.kl_coefficient == agent.schedules.kl_coefficient
     pool.close()
     pool_of_other.close()
 
@@ -297,10 +298,10 @@ def test_popart_keeps_every_value_when_its_units_move():
 def test_noisy_layers_perturb_the_policy_anew_after_each_update_but_not_greedy_actions():
     agent, pool = make(small("CartPole-v1", noisy_layers=True))
     obs, noise = np.random.default_rng(0).normal(size=(9, 4)).astype("f"), np.full(9, 0.5, "f")
-    greedy, before = agent.predict(obs), agent.model.act(obs, noise).log_prob
+    greedy, before = agent.predict(obs).action, agent.model.act(obs, noise).log_prob
     agent.model.resample_noise(np.random.default_rng(1))
     assert not np.array_equal(agent.model.act(obs, noise).log_prob, before)
-    np.testing.assert_array_equal(agent.predict(obs), greedy)
+    np.testing.assert_array_equal(agent.predict(obs).action, greedy)
     first = agent.weights().arrays["policy_head.weight_noise"]
     agent.learn(collect(agent, pool), 0.0)
     assert not np.array_equal(agent.weights().arrays["policy_head.weight_noise"], first)

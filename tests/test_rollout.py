@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,27 +13,6 @@ def test_environments_are_spread_evenly_and_all_of_them(envs, data):
     assert [n for first, last in ranges for n in range(first, last)] == list(range(envs))
     sizes = [last - first for first, last in ranges]
     assert max(sizes) - min(sizes) <= 1
-
-
-@given(st.integers(0, 1000))
-def test_stacks_of_frames_are_rebuilt_from_single_ones(seed):
-    """Against a deque of frames that is emptied at every reset."""
-    rng = np.random.default_rng(seed)
-    steps, envs = 12, 2
-    spec = RolloutSpec(steps, (1, 1), "uint8", (), "int64", frame_stack=4)
-    rollout = Rollout.empty(spec, envs)
-    stack = rng.integers(1, 255, (envs, 4, 1, 1)).astype("uint8")
-    rollout.history[:] = stack[:, :-1].swapaxes(0, 1)
-    expected = []
-    rollout.valid[:] = rng.random((steps, envs)) < 0.7
-    for t in range(steps + 1):
-        rollout.obs[t] = stack[:, -1]
-        expected.append(stack.copy())
-        frame = rng.integers(1, 255, (envs, 1, 1)).astype("uint8")
-        stack = np.concatenate([stack[:, 1:], frame[:, None]], 1)
-        if t < steps:
-            stack[~rollout.valid[t], :3] = 0  # obs[t+1] is the first frame after a reset
-    np.testing.assert_array_equal(rollout.observations(), expected)
 
 
 def test_columns_are_views():

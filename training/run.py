@@ -186,7 +186,6 @@ class Run:
             "update": self.agent.update,
             "global_step": self.global_step,
             "sps": rollout.steps / (now - self._update_end),
-            "policy_lag_mean": float(self.agent.update - 1 - rollout.policy_version),
             "dropped_fragments": self.pool.dropped,
             "samplers_alive": self.pool.samplers,
             "restarts": 0,

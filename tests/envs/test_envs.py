@@ -8,12 +8,14 @@ import cv2
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from ale_py import ALEInterface, LoggerMode, roms
 
 from cluster.sampler import Sampler
 from common.randomness import stream
 from envs import BadEnvironment, UnknownEnv, UnsupportedEnv, family_of, make_vec_env, spaces_of
 from envs.classic import plain_spaces
+from learning.batches import observations
 from rollout import Rollout
 from settings.config import Config
 
@@ -184,7 +186,7 @@ def test_a_rollout_is_what_a_scalar_environment_gives_for_its_actions(env):
     obs, _ = again.reset(seed=seeds.tolist())
     resetting, invalid = np.zeros(2, bool), 0
     for out in fragments:
-        seen = out.observations()
+        seen = observations(out, torch.device("cpu")).numpy()
         for t in range(steps):
             np.testing.assert_array_equal(seen[t], obs.astype(seen.dtype))
             np.testing.assert_array_equal(out.valid[t], ~resetting)

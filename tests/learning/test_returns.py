@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learning.returns import ReturnScaler, gae, upgo, vtrace
+from learning.returns import Steps, gae, upgo, vtrace
 
 
-def random_rollout(seed: int, steps: int, envs: int):
+def random_rollout(seed: int, steps: int, envs: int) -> Steps:
     """Random rewards and values, with ends and the reset rows that follow them."""
     rng = np.random.default_rng(seed)
     ends = rng.random((steps, envs)) < 0.25
@@ -21,7 +21,7 @@ def random_rollout(seed: int, steps: int, envs: int):
     kind = rng.random((steps, envs)) < 0.5
     reward = np.where(valid, rng.normal(size=(steps, envs)), 0.0)
     value = rng.normal(size=(steps + 1, envs))
-    return reward, value, ends & kind, ends & ~kind, valid
+    return Steps(reward, value, ends & kind, ends & ~kind, valid)
 
 
 def slow_gae(reward, value, terminated, truncated, valid, gamma, lam):
@@ -46,7 +46,7 @@ def slow_gae(reward, value, terminated, truncated, valid, gamma, lam):
 )
 def test_gae_is_its_definition(seed, steps, envs, gamma, lam):
     rollout = random_rollout(seed, steps, envs)
-    advantage, target = gae(*rollout, gamma, lam)
+    advantage, target = gae(rollout, gamma, lam)
     expected = slow_gae(*rollout, gamma, lam)
     np.testing.assert_allclose(advantage, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(target, expected + rollout[1][:-1], rtol=1e-4, atol=1e-5)
@@ -90,7 +90,7 @@ def slow_vtrace(reward, value, terminated, truncated, valid, log_rho, gamma, lam
 def test_vtrace_is_its_definition(seed, steps, envs, gamma, lam, rho_bar, c_bar):
     rollout = random_rollout(seed, steps, envs)
     log_rho = np.random.default_rng(seed + 1).normal(size=(steps, envs))
-    got = vtrace(*rollout, log_rho, gamma, lam, rho_bar, c_bar)
+    got = vtrace(rollout, log_rho, gamma, lam, rho_bar, c_bar)
     expected = slow_vtrace(*rollout, log_rho, gamma, lam, rho_bar, c_bar)
     np.testing.assert_allclose(got[0], expected[0], rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(got[1], expected[1], rtol=1e-3, atol=1e-4)
@@ -99,8 +99,8 @@ def test_vtrace_is_its_definition(seed, steps, envs, gamma, lam, rho_bar, c_bar)
 @given(st.integers(0, 10_000), st.floats(0, 1), st.floats(0, 1))
 def test_vtrace_with_equal_policies_is_gae(seed, gamma, lam):
     rollout = random_rollout(seed, 15, 3)
-    got = vtrace(*rollout, np.zeros((15, 3)), gamma, lam, 1.0, 1.0)
-    for one, two in zip(got, gae(*rollout, gamma, lam), strict=True):
+    got = vtrace(rollout, np.zeros((15, 3)), gamma, lam, 1.0, 1.0)
+    for one, two in zip(got, gae(rollout, gamma, lam), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
 
 
@@ -126,13 +126,13 @@ def slow_upgo(reward, value, terminated, truncated, valid, gamma):
 def test_upgo_is_its_definition(seed, steps, envs, gamma):
     rollout = random_rollout(seed, steps, envs)
     expected = slow_upgo(*rollout, gamma)
-    np.testing.assert_allclose(upgo(*rollout, gamma), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(upgo(rollout, gamma), expected, rtol=1e-4, atol=1e-5)
 
 
 @given(st.integers(0, 10_000), st.floats(0, 1))
 def test_lambda_1_is_the_monte_carlo_return(seed, gamma):
     reward, value, terminated, truncated, valid = rollout = random_rollout(seed, 12, 3)
-    _, target = gae(*rollout, gamma, 1.0)
+    _, target = gae(rollout, gamma, 1.0)
     for t, n in np.argwhere(valid):
         returned, discount = 0.0, 1.0
         for k in range(t, len(reward)):
@@ -147,8 +147,8 @@ def test_lambda_1_is_the_monte_carlo_return(seed, gamma):
 
 
 def test_gae_with_lambda_0_is_the_one_step_error():
-    reward, value, terminated, truncated, valid = random_rollout(3, 20, 5)
-    advantage, _ = gae(reward, value, terminated, truncated, valid, 0.9, 0.0)
+    reward, value, terminated, _, valid = steps = random_rollout(3, 20, 5)
+    advantage, _ = gae(steps, 0.9, 0.0)
     delta = reward + 0.9 * np.where(terminated, 0, value[1:]) - value[:-1]
     np.testing.assert_allclose(advantage, np.where(valid, delta, 0), rtol=1e-5, atol=1e-6)
 
@@ -158,76 +158,39 @@ def test_a_cut_off_episode_bootstraps_from_its_final_observation_and_an_ended_on
     terminated, truncated = np.zeros((2, 2), bool), np.zeros((2, 2), bool)
     terminated[0, 0] = truncated[0, 1] = True
     valid = np.array([[True, True], [False, False]])
-    advantage, _ = gae(reward, value, terminated, truncated, valid, 0.99, 0.95)
+    advantage, _ = gae(Steps(reward, value, terminated, truncated, valid), 0.99, 0.95)
     np.testing.assert_allclose(advantage, [[1.0, 1.0 + 0.99 * 50.0], [0.0, 0.0]], rtol=1e-6)
 
 
 def test_what_stands_in_a_reset_row_changes_nothing():
-    reward, value, terminated, truncated, valid = random_rollout(5, 30, 4)
-    one, _ = gae(reward, value, terminated, truncated, valid, 0.99, 0.95)
-    spoilt = np.where(valid, reward, 1e6)
-    two, _ = gae(spoilt, value, terminated, truncated, valid, 0.99, 0.95)
+    steps = random_rollout(5, 30, 4)
+    one, _ = gae(steps, 0.99, 0.95)
+    spoilt = steps._replace(reward=np.where(steps.valid, steps.reward, 1e6))
+    two, _ = gae(spoilt, 0.99, 0.95)
     assert np.array_equal(one, two)
 
 
-def slow_scaler(fragments, gamma, clip):
-    """One environment at a time, one step at a time, all returns kept."""
-    envs = fragments[0][0].shape[1]
-    running, seen, out = [0.0] * envs, [], []
-    for reward, ended, valid in fragments:
-        for t in range(len(reward)):
-            for n in range(envs):
-                running[n] = gamma * running[n] + reward[t, n] if valid[t, n] else 0.0
-                if valid[t, n]:
-                    seen.append(running[n])
-                if ended[t, n]:
-                    running[n] = 0.0
-        out.append(np.clip(reward / np.sqrt(np.var(seen) + 1e-8), -clip, clip))
-    return out
+WRONG = [
+    ("value", np.zeros((5, 3)), r"value has shape \(5, 3\) .* must be \(6, 3\)"),
+    ("value", np.zeros((6, 3, 2)), "value has shape"),
+    ("valid", np.ones((5, 3)), "valid has .* dtype float64.* bool"),
+    ("terminated", np.zeros((5, 2), bool), r"terminated has shape \(5, 2\)"),
+    ("reward", np.zeros(5), r"reward has shape \(5,\)"),
+    ("reward", np.zeros((5, 3), int), "reward has .* dtype int64.* float"),
+]
 
 
-def test_rewards_are_scaled_by_the_deviation_of_all_discounted_returns_so_far():
-    fragments = []
-    for seed in range(4):
-        reward, _, terminated, truncated, valid = random_rollout(seed, 15, 3)
-        fragments.append((reward * 5, terminated | truncated, valid))
-    scaler = ReturnScaler(3, 0.9, 2.0)
-    for fragment, expected in zip(fragments, slow_scaler(fragments, 0.9, 2.0), strict=True):
-        np.testing.assert_allclose(scaler(*fragment, [(0, 3)]), expected, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("function", [gae, vtrace, upgo])
+@pytest.mark.parametrize(("name", "array", "message"), WRONG)
+def test_arrays_of_another_shape_or_dtype_are_refused(function, name, array, message):
+    """Compiled code would read beyond their ends."""
+    numbers = {gae: (0.9, 0.9), vtrace: (np.zeros((5, 3)), 0.9, 0.9, 1.0, 1.0), upgo: (0.9,)}
+    steps = random_rollout(0, 5, 3)
+    function(steps, *numbers[function])
+    with pytest.raises(ValueError, match=message):
+        function(steps._replace(**{name: array}), *numbers[function])
 
 
-def test_a_restart_forgets_the_streams_but_not_the_scale():
-    ones, no, yes = np.ones((5, 2)), np.zeros((5, 2), bool), np.ones((5, 2), bool)
-    scaler = ReturnScaler(2, 0.9, 10.0)
-    scaler(ones, no, yes, [(0, 2)])
-    count = scaler.count
-    assert scaler.running == pytest.approx([sum(0.9**k for k in range(5))] * 2)
-    scaler.restart()
-    assert scaler.running == pytest.approx([0.0, 0.0])
-    assert scaler.count == count
-
-
-def test_columns_of_one_environment_are_scaled_one_after_the_other():
-    reward, _, terminated, truncated, valid = random_rollout(0, 15, 4)
-    ended = terminated | truncated
-    merged = ReturnScaler(4, 0.9, 10.0)
-    merged(reward, ended, valid, [(2, 4), (2, 4)])
-    apart = ReturnScaler(4, 0.9, 10.0)
-    for columns in (slice(0, 2), slice(2, 4)):
-        apart(reward[:, columns], ended[:, columns], valid[:, columns], [(2, 4)])
-    np.testing.assert_array_equal(merged.running, apart.running)
-    assert merged.var == pytest.approx(apart.var)
-    assert not merged.running[:2].any()
-
-
-def test_rows_that_were_there_before_are_scaled_but_not_counted_again():
-    reward, _, terminated, truncated, valid = random_rollout(1, 30, 3)
-    ended = terminated | truncated
-    whole, parts = ReturnScaler(3, 0.9, 10.0), ReturnScaler(3, 0.9, 10.0)
-    whole(reward, ended, valid, [(0, 3)])
-    parts(reward[:20], ended[:20], valid[:20], [(0, 3)])
-    rows = slice(10, 30)  # of which ten were there
-    scaled = parts(reward[rows], ended[rows], valid[rows], [(0, 3)], carried=10)
-    assert parts.count == whole.count
-    assert parts.var == pytest.approx(whole.var)
-    np.testing.assert_allclose(scaled, reward[rows] / np.sqrt(whole.var), rtol=1e-4)
+def test_importance_weights_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match="a further array has shape"):
+        vtrace(random_rollout(0, 5, 3), np.zeros((4, 3)), 0.9, 0.9, 1.0, 1.0)

@@ -1,0 +1,171 @@
+"""The rewards that are learned from: the environment's transformed, and RND's scaled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+
+from rollout import Rollout
+from settings.config import Config
+
+
+class Rewards(NamedTuple):
+    """The rewards that are learned from."""
+
+    reward: np.ndarray  # [T, N], the environment's, transformed
+    bonus: np.ndarray | None = None  # [T, N] with RND: its error for obs[t + 1], scaled
+
+
+class RewardTransform:
+    """Transforms the environment's rewards by `reward_transform`, and scales RND's errors.
+
+    Attributes:
+        scaler, bonus_scaler: the running scales of both.
+    """
+
+    def __init__(self, config: Config):
+        self._transform = config.reward_transform
+        self.scaler = ReturnScaler(config.env_num, config.gamma, config.reward_clip)
+        # intrinsic rewards are scaled as the RND paper does it, and not clipped
+        self.bonus_scaler = ReturnScaler(config.env_num, config.rnd_gamma, math.inf)
+
+    def __call__(self, rollout: Rollout, error: np.ndarray | None) -> Rewards:
+        """Move the running scales on by a rollout, and transform its rewards.
+
+        Args:
+            error: RND's for obs[t + 1] [T, N], or None without it.
+        """
+        if rollout.reset:
+            self.scaler.restart()
+            self.bonus_scaler.restart()
+        reward, ranges, carried = rollout.reward, rollout.env_ranges, rollout.carried
+        if self._transform == "sign":
+            reward = np.sign(reward)
+        elif self._transform == "return_std":
+            ended = rollout.terminated | rollout.truncated
+            reward = self.scaler(reward, ended, rollout.valid, ranges, carried)
+        if error is None:
+            return Rewards(reward)
+        # intrinsic returns go on over the ends of episodes: nothing is over for curiosity
+        never, always = np.zeros(error.shape, bool), np.ones(error.shape, bool)
+        return Rewards(reward, self.bonus_scaler(error, never, always, ranges, carried))
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The running scales: arrays, and counters that JSON can hold."""
+        arrays = {
+            "scaler/running": self.scaler.running.copy(),
+            "bonus_scaler/running": self.bonus_scaler.running.copy(),
+        }
+        return arrays, {
+            "scaler": self.scaler.moments(),
+            "bonus_scaler": self.bonus_scaler.moments(),
+        }
+
+    def load(self, arrays: Mapping[str, np.ndarray], counters: Mapping[str, Any]) -> None:
+        """Put back what `state` returned."""
+        self.scaler.load(arrays["scaler/running"], counters["scaler"])
+        self.bonus_scaler.load(arrays["bonus_scaler/running"], counters["bonus_scaler"])
+
+
+@numba.njit(cache=True)
+def _discounted_returns(
+    reward: np.ndarray, ended: np.ndarray, valid: np.ndarray, gamma: float, running: np.ndarray
+) -> np.ndarray:
+    """G_t = gamma G_{t-1} + r_t [T, N] float64; `running` [N] is G_{-1}, and becomes G_{T-1}."""
+    steps, envs = reward.shape
+    returns = np.empty((steps, envs), np.float64)
+    for t in range(steps):
+        for n in range(envs):
+            running[n] = gamma * running[n] + reward[t, n] if valid[t, n] else 0.0
+            returns[t, n] = running[n]
+            if ended[t, n]:
+                running[n] = 0.0
+    return returns
+
+
+class ReturnScaler:
+    """Scales rewards by the running standard deviation of the discounted return.
+
+    G_t = gamma G_{t-1} + r_t runs along each environment's own stream, over fragments, and starts
+    at 0 with each episode. The rewards of a fragment are divided by the standard deviation of all
+    G so far, this fragment's included, and clipped. Only the scale changes: a reward keeps its
+    sign.
+
+    Args:
+        envs: the run's environments.
+        gamma: the discount of G.
+        clip: the bound of a scaled reward.
+
+    Attributes:
+        running: G of each environment after its last step [envs].
+        count, mean, var: how many G there were so far, and their moments.
+    """
+
+    def __init__(self, envs: int, gamma: float, clip: float):
+        self.gamma, self.clip = gamma, clip
+        self.running = np.zeros(envs, np.float64)
+        self.count, self.mean, self.var = 0.0, 0.0, 1.0
+
+    def restart(self) -> None:
+        """Start every stream anew, because the environments were reset."""
+        self.running[:] = 0.0
+
+    def moments(self) -> list[float]:
+        """Count, mean and variance of the discounted returns so far."""
+        return [self.count, self.mean, self.var]
+
+    def load(self, running: np.ndarray, moments: list[float]) -> None:
+        """Go on from the values that `running` and `moments()` had."""
+        self.running[:] = running
+        self.count, self.mean, self.var = moments
+
+    def __call__(
+        self, reward: np.ndarray, ended: np.ndarray, valid: np.ndarray,
+        env_ranges: list[tuple[int, int]], carried: int = 0,
+    ) -> np.ndarray:  # fmt: skip
+        """Update with a fragment's raw rewards [T, N]; return them scaled, float32.
+
+        Args:
+            ended, valid: [T, N] bool; an invalid row's reward is not counted.
+            env_ranges: the environments [first, last) of the columns, from left to right and from
+                earlier to later.
+            carried: how many of the first rows an earlier fragment had too. They were counted
+                then, so they are only scaled now.
+        """
+        for array in (ended, valid):
+            if array.shape != reward.shape or array.dtype != bool:
+                raise ValueError(f"ended and valid must be bool {reward.shape}, not"
+                                 f" {array.dtype} {array.shape}")  # fmt: skip
+        width = sum(last - first for first, last in env_ranges)
+        if width != reward.shape[1]:
+            raise ValueError(f"env_ranges {env_ranges} has {width} environments, but the rewards"
+                             f" have {reward.shape[1]} columns")  # fmt: skip
+        new = slice(carried, None)
+        parts, left = [], 0
+        for first, last in env_ranges:
+            columns = slice(left, left + last - first)
+            parts.append(
+                _discounted_returns(
+                    reward[new, columns], ended[new, columns], valid[new, columns],
+                    self.gamma, self.running[first:last],
+                )
+            )  # fmt: skip
+            left = columns.stop
+        self._merge(np.concatenate(parts, 1)[valid[new]])
+        scaled = reward / np.sqrt(self.var + 1e-8)
+        return np.clip(scaled, -self.clip, self.clip).astype(np.float32)
+
+    def _merge(self, returns: np.ndarray) -> None:
+        """Add discounted returns [B] to the moments (Chan et al. 1979)."""
+        if not returns.size:
+            return
+        total = self.count + returns.size
+        delta = returns.mean() - self.mean
+        spread = self.var * self.count + returns.var() * returns.size
+        self.var = (spread + delta**2 * self.count * returns.size / total) / total
+        self.mean += delta * returns.size / total
+        self.count = total
