@@ -114,7 +114,7 @@ class Run:
             opened.callback(self.report.close)
             self.pool = make_pool(config, model, self.behaviour)
             opened.callback(self.pool.close)
-            self.evaluator = Evaluator(config, self.behaviour)
+            self.evaluator = Evaluator(config, self.behaviour, self.report.say)
             opened.callback(self.evaluator.close)
             self._opened = opened.pop_all()
         self._update_end = time.perf_counter()
@@ -195,18 +195,18 @@ class Run:
         self._update_end = now
         self._first_update = self._first_update or (now, self.global_step)
         over = self._over()
-        if over is not None:
-            with self.signals.interrupting():
-                evaluation = self.evaluator.last(self.agent.weights(), self.global_step)
-        else:
+        if over is None:
             if self.global_step >= self._next_evaluation:
                 self._next_evaluation += self.config.steps_per_evaluation
                 self.evaluator.submit(self.agent.weights(), self.global_step)
             evaluation = self.evaluator.poll()
-        if evaluation is not None:
-            line |= self._note(evaluation)
-            if over is None and self._solves(evaluation.scores.mean()):
-                over = "solved"
+            if evaluation is not None:
+                line |= self._note(evaluation)
+                over = "solved" if self._solves(evaluation.scores.mean()) else None
+        if over is not None:  # the weights that are saved at the end are the ones evaluated last
+            with self.signals.interrupting():
+                for evaluation in self.evaluator.last(self.agent.weights(), self.global_step):
+                    line |= self._note(evaluation)
         self.report.write(line)
         return over
 
