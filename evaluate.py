@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from common.errors import UserError
+from common.terminal import allow_short_help
 
 if TYPE_CHECKING:
     from evaluation.load import Policy
@@ -115,6 +116,7 @@ def evaluate(arguments: Arguments) -> None:
 
 
 def main() -> None:
+    allow_short_help(sys.argv)
     arguments = tyro.cli(
         Arguments, prog="evaluate.py",
         config=(tyro.conf.PositionalRequiredArgs, tyro.conf.FlagCreatePairsOff),

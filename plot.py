@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import UserError
+from common.terminal import allow_short_help
 from settings.config import Config, ConfigError
 from settings.sources import load_run
 
@@ -141,6 +142,7 @@ def draw(
 def main() -> None:
     import tyro
 
+    allow_short_help(sys.argv)
     arguments = tyro.cli(Arguments, prog="plot.py", config=(tyro.conf.PositionalRequiredArgs,))
     try:
         grouped = group(arguments.run_dirs, arguments.metric)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -68,7 +67,6 @@ def print_help(defaults: Config, program: str) -> NoReturn:
     """Print every setting, with its default, and exit."""
     import tyro
 
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head` ends without a traceback
     tyro.cli(
         Config,
         prog=program,

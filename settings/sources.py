@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from common.sources import ROOT
+from common.terminal import allow_short_help
 from common.values import convert
 from envs import family_of
 from settings.config import FIELDS, HINTS, MAY_CHANGE_ON_RESUME, MOST_OFF, Config, ConfigError
@@ -33,7 +34,7 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
         ConfigError, UnknownEnv: for a flag that does not exist, or a value that breaks a rule.
         SystemExit: 0 after --help.
     """
-    asks_for_help = not {"-h", "--help"}.isdisjoint(arguments)
+    asks_for_help = allow_short_help(arguments)
     flags = read_flags([word for word in arguments if word not in ("-h", "--help")])
     path, given = flags.get("config"), flags
     if flags.get("resume") is not None:
