@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from common.values import convert, plain_type
+from common.values import allowed, convert, plain_type
 from settings.config import FIELDS, HINTS, Config, ConfigError
 
 
@@ -49,14 +49,14 @@ def _flags_and_words(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]
 
 def _value(name: str, words: list[str]) -> Any:
     hint = HINTS[name]
-    value: Any = words
-    if plain_type(hint) is bool and not words:
-        value = True
-    elif plain_type(hint) is not tuple and len(words) == 1:
-        value = words[0]
-    elif plain_type(hint) is not tuple or not words:
-        got = f"{len(words)}: {' '.join(words)}" if words else "none"
-        raise ConfigError(f"--{name} takes one value, but was given {got}")
+    plain = plain_type(hint)
+    if plain is bool and not words:
+        words = ["true"]
+    if not words:
+        raise ConfigError(f"--{name} needs a value: {allowed(hint)}")
+    if plain is not tuple and len(words) > 1:
+        raise ConfigError(f"--{name} takes one value, but {' '.join(words)} are {len(words)}")
+    value = words if plain is tuple else words[0]
     try:
         return convert(hint, value)
     except ValueError as rule:

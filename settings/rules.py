@@ -121,6 +121,8 @@ def _contradictions(config: Config) -> Iterator[str]:
             f"noisy_layers was given, but network {config.network} has no layer that can be"
             f" perturbed: leave it out, or give another --network"
         )
+    if config.network == "lstm" and not config.hidden_sizes:
+        yield "hidden_sizes is empty, but network lstm is as wide as the last of them: give one"
     if config.precision == "bfloat16" and config.network == "lstm":
         yield (
             "precision bfloat16 was given, but network lstm computes in float32 alone: leave it out,"

@@ -26,7 +26,7 @@ def test_every_setting_is_read_somewhere():
     unread = [
         name
         for name in FIELDS
-        if not re.search(rf'\b(config|self)\.{name}\b|get\("{name}"\)', sources)
+        if not re.search(rf'\b(config|c|self)\.{name}\b|get\("{name}"\)', sources)
     ]
     assert unread == []
 

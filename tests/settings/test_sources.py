@@ -25,6 +25,18 @@ def test_precedence_default_family_env_file_flags(tmp_path):
     assert config.learning_rate == 0.25  # the flag's, over the file's
 
 
+def test_of_an_env_that_is_given_twice_the_last_one_has_its_presets_too():
+    config = parse(["--env", "CartPole-v1", "--env=HalfCheetah-v4"])
+    assert (config.env, config.env_num, config.gae_lambda) == ("HalfCheetah-v4", 64, 0.8)
+
+
+def test_an_lstm_needs_a_width(tmp_path):
+    settings = tmp_path / "mine.yaml"
+    settings.write_text("env: CartPole-v1\nnetwork: lstm\nhidden_sizes: []\n")
+    with pytest.raises(ConfigError, match="hidden_sizes is empty"):
+        parse(["--config", str(settings)])
+
+
 def test_a_file_may_name_the_env(tmp_path):
     settings = tmp_path / "mine.yaml"
     settings.write_text("env: HalfCheetah-v4\nseed: 0\n")
