@@ -4,10 +4,11 @@
                                 state.json           counters and the like
                                 manifest.json        SHA-256 of the two
     checkpoints/last -> update-00000123
-    checkpoints/best/                                the best evaluation's weights, same files
+    checkpoints/best -> best-000000123456            the best evaluation's weights, at its step
 
-A checkpoint is written beside its place, synced to disk and renamed, so that a crash at any moment
-leaves either the whole of it or none.
+A checkpoint is written beside its place, synced to disk and renamed, and a link is replaced by
+renaming another over it. So a crash at any moment leaves a whole checkpoint behind every name that
+had one.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from safetensors.numpy import save as format_arrays
 from common.errors import UserError
 
 KEEP = 3
+FILES = ("arrays.safetensors", "state.json")
 MODEL = "model/"  # how the names of the model's arrays begin
 
 
@@ -35,8 +37,12 @@ class BadCheckpoint(UserError):
     """A checkpoint that is damaged or missing. The message names it."""
 
 
+class CannotWrite(UserError):
+    """A checkpoint that could not be written. The message says why."""
+
+
 class Checkpoint(NamedTuple):
-    """What a checkpoint holds, and the folder that it came from."""
+    """The contents of a checkpoint, and the folder that it came from."""
 
     arrays: dict[str, np.ndarray]
     state: dict[str, Any]
@@ -44,7 +50,11 @@ class Checkpoint(NamedTuple):
 
 
 def write(folder: Path, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
-    """Write one checkpoint at `folder`, replacing what is there, all or nothing."""
+    """Write one checkpoint at `folder`, replacing the one that is there, all or nothing.
+
+    Raises:
+        CannotWrite: for a full disk and the like; what was there before is still there.
+    """
     contents = {
         "arrays.safetensors": format_arrays(
             {k: np.asarray(v, order="C") for k, v in arrays.items()}
@@ -53,40 +63,79 @@ def write(folder: Path, arrays: dict[str, np.ndarray], state: dict[str, Any]) ->
     }
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     contents["manifest.json"] = json.dumps({"sha256": digests}, indent=1).encode()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    for name, content in contents.items():
-        with open(temporary / name, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    _sync(temporary)
-    if folder.exists():
-        old = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
+    temporary, old = _temporary(folder), _old(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove(temporary)
+        temporary.mkdir()
+        for name, content in contents.items():
+            with open(temporary / name, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        _sync(temporary)
+        if folder.exists():  # between the two renames, `load` takes the old one
+            _remove(old)
+            folder.rename(old)
         temporary.rename(folder)
-        shutil.rmtree(old)
-    else:
-        temporary.rename(folder)
-    _sync(folder.parent)
+        _sync(folder.parent)
+        _remove(old)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)  # it takes the room that is missing
+        raise CannotWrite(
+            f"checkpoint {folder} cannot be written: {error.strerror}; earlier checkpoints are as"
+            f" they were. Make room, and go on from them"
+        ) from None
 
 
 def save(
     checkpoints: Path, update: int, arrays: dict[str, np.ndarray], state: dict[str, Any]
 ) -> None:
-    """Write the checkpoint of an update, point `last` at it, and keep the newest `KEEP`."""
+    """Write the checkpoint of an update, point `last` at it, and keep the newest `KEEP`.
+
+    Raises:
+        CannotWrite: for a full disk and the like; the earlier checkpoints are still there.
+    """
     folder = checkpoints / f"update-{update:08d}"
     write(folder, arrays, state)
-    link = checkpoints / ".last.tmp"
-    link.unlink(missing_ok=True)
-    link.symlink_to(folder.name)
-    os.replace(link, checkpoints / "last")
-    _sync(checkpoints)
-    for old in _updates(checkpoints)[:-KEEP]:
-        shutil.rmtree(old)
+    _point(checkpoints / "last", folder)
+    for earlier in _updates(checkpoints)[:-KEEP]:
+        _remove(earlier)
+        _remove(_old(earlier))
+
+
+def save_best(
+    checkpoints: Path, step: int, arrays: dict[str, np.ndarray], state: dict[str, Any]
+) -> None:
+    """Write the weights of the best evaluation and point `best` at them.
+
+    The best one before it is kept too, for whoever is reading it.
+
+    Raises:
+        CannotWrite: for a full disk and the like; the earlier best is still there.
+    """
+    link, folder = checkpoints / "best", checkpoints / f"best-{step:012d}"
+    before = link.resolve()
+    write(folder, arrays, state)
+    if link.is_dir() and not link.is_symlink():  # earlier versions wrote a folder of this name
+        _remove(_old(link))
+        link.rename(_old(link))
+    _point(link, folder)
+    for earlier in [*checkpoints.glob("best-*"), _old(link)]:
+        if earlier not in (folder, before):
+            _remove(earlier)
+
+
+def _point(link: Path, folder: Path) -> None:
+    """Let a symbolic link point at a folder beside it, replacing the link in one step."""
+    temporary = _temporary(link)
+    try:
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(folder.name)
+        os.replace(temporary, link)
+        _sync(link.parent)
+    except OSError as error:
+        raise CannotWrite(f"link {link} cannot be written: {error.strerror}; make room") from None
 
 
 def load(folder: Path) -> Checkpoint:
@@ -96,14 +145,18 @@ def load(folder: Path) -> Checkpoint:
         BadCheckpoint: naming the folder and what is wrong.
     """
     folder = folder.resolve()
+    if not folder.is_dir() and _old(folder).is_dir():  # a writer was stopped between two renames
+        folder = _old(folder)
+    if not folder.is_dir():
+        raise BadCheckpoint(f"checkpoint {folder} does not exist")
     try:
         digests = json.loads((folder / "manifest.json").read_bytes())["sha256"]
-        contents = {name: (folder / name).read_bytes() for name in digests}
+        if set(digests) != set(FILES):
+            raise ValueError(f"its manifest names {', '.join(digests)}, not {', '.join(FILES)}")
+        contents = {name: (folder / name).read_bytes() for name in FILES}
         for name, content in contents.items():
             if hashlib.sha256(content).hexdigest() != digests[name]:
-                raise BadCheckpoint(
-                    f"checkpoint {folder} is corrupt: {name} does not match its hash"
-                )
+                raise ValueError(f"{name} does not match its hash")
         return Checkpoint(
             parse_arrays(contents["arrays.safetensors"]), json.loads(contents["state.json"]), folder
         )
@@ -112,7 +165,7 @@ def load(folder: Path) -> Checkpoint:
 
 
 def load_newest(checkpoints: Path) -> tuple[Checkpoint, list[str]]:
-    """The newest good checkpoint, and what was said of the corrupt ones that were passed over.
+    """The newest good checkpoint, and the complaints about corrupt ones that were passed over.
 
     Raises:
         BadCheckpoint: where there is none.
@@ -123,8 +176,10 @@ def load_newest(checkpoints: Path) -> tuple[Checkpoint, list[str]]:
             return load(folder), complaints
         except BadCheckpoint as error:
             complaints.append(str(error))
-    found = "; ".join(complaints) or "it holds none"
-    raise BadCheckpoint(f"no good checkpoint in {checkpoints}: {found}")
+    reason = "; ".join(complaints) or "it holds none"
+    raise BadCheckpoint(
+        f"no good checkpoint in {checkpoints}: {reason}; delete the run's folder and start it anew"
+    )
 
 
 def part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
@@ -137,7 +192,24 @@ def part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]
 
 
 def _updates(checkpoints: Path) -> list[Path]:
-    return sorted(checkpoints.glob("update-*"))
+    """The places of the updates' checkpoints, oldest first."""
+    replaced = (path.name[1 : -len(".old")] for path in checkpoints.glob(".update-*.old"))
+    names = {path.name for path in checkpoints.glob("update-*")}.union(replaced)
+    return [checkpoints / name for name in sorted(names)]
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
+
+
+def _old(path: Path) -> Path:
+    """The place of what stood at `path` while it is replaced."""
+    return path.with_name(f".{path.name}.old")
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def _sync(folder: Path) -> None:

@@ -90,7 +90,7 @@ def _read_recipe(name: str, env: str, family: str) -> dict[str, Any]:
 
 
 def load_run(folder: Path) -> Config:
-    """The configuration that a run was started with.
+    """The configuration that a run was started with, and what resumes have changed since.
 
     A setting that the run's version of the project did not have yet is at the dataclass's default,
     which stands for how it was before; one that this version no longer has is named on stderr.
@@ -102,6 +102,10 @@ def load_run(folder: Path) -> Config:
             f" wrote, such as runs/CartPole-v1__s1__20260101-120000"
         )
     settings = _read_yaml(path)
+    resumes = folder / "resumes.yaml"
+    if resumes.exists():
+        for resume in yaml.safe_load(resumes.read_text()):
+            settings |= resume["config"]
     unknown = sorted(set(settings) - FIELDS)
     if unknown:
         print(f"{path}: this version has no {', '.join(unknown)}: left out", file=sys.stderr)

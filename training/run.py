@@ -1,17 +1,14 @@
-"""One run: its parts, its counters, its folder."""
+"""One run: its parts, its counters, and when it is over."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import platform
-import signal
 import sys
 import time
-from collections.abc import Callable
-from importlib import metadata
+from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn
 
 import psutil
@@ -22,76 +19,33 @@ from algorithm import PPO
 from cluster.make import make_pool
 from common import checkpoint
 from envs import Spaces
-from evaluation.process import Evaluation, Evaluator
 from model import make_model
 from rollout import Rollout, Weights
 from settings.config import Config
-from training.report import WINDOW, Report, write_json
+from training.collector import Collector, Start
+from training.evaluations import Evaluations
+from training.report import WINDOW, Report
+from training.signals import StopSignals
+from training.summary import weights_digest, write_summary
 
-VERSIONED = (
-    "torch", "numpy", "gymnasium", "mujoco", "ale-py", "parl", "numba", "grpcio", "pyzmq",
-)  # fmt: skip
-_BEHAVIOUR = "behaviour/"
-
-
-class Stopped(Exception):
-    """A signal asked the run to end."""
-
-    def __init__(self, number: int):
-        super().__init__(number)
-        self.reason = signal.Signals(number).name.lower()
-
-
-class StopSignals:
-    """SIGTERM and SIGINT: end at once while waiting, otherwise at the next wait.
-
-    Where the next wait is too far away (the first update may compile for 20 s), `abort` is called.
-
-    Args:
-        abort: ends the process, given the reason; it must not return.
-    """
-
-    GRACE_S = 4.0
-
-    def __init__(self, abort: Callable[[str], NoReturn]) -> None:
-        self._asked: int | None = None
-        self._waiting = False
-        self._abort = abort
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._handle)
-        signal.signal(signal.SIGALRM, self._too_late)
-
-    def _handle(self, number: int, frame: Any) -> None:
-        self._asked = number
-        if self._waiting:
-            raise Stopped(number)
-        signal.setitimer(signal.ITIMER_REAL, self.GRACE_S)
-
-    def _too_late(self, number: int, frame: Any) -> None:
-        assert self._asked is not None
-        self._abort(Stopped(self._asked).reason)
-
-    @contextlib.contextmanager
-    def interrupting(self):
-        """Wait in here: a signal, also one that came before, raises `Stopped`."""
-        self._waiting = True
-        try:
-            if self._asked is not None:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                raise Stopped(self._asked)
-            yield
-        finally:
-            self._waiting = False
+_BEHAVIOUR = "behaviour/"  # how the names of the acting policy's arrays begin
 
 
 class Run:
-    """Agent, pool, evaluator and report of one run, wired, and what it counts.
+    """Agent, collector, evaluations and report of one run, wired, and what it counts.
+
+    Used as a context: its end, however it comes, saves, writes the summary, and leaves no process
+    and no open file behind.
 
     Args:
         config: the settings, checked.
         run_dir: the run's folder, with its config.yaml.
         device: the learner's.
         env_spaces: the environment's.
+
+    Attributes:
+        global_step: environment steps taken.
+        exit_reason: why the run ended, set by the one who drives it.
     """
 
     def __init__(self, config: Config, run_dir: Path, device: str, env_spaces: Spaces):
@@ -101,72 +55,58 @@ class Run:
         model = make_model(env_spaces, config).to(device)
         self.agent = PPOAgent(PPO(model, config), config)
         self.global_step = 0
-        self.best: float | None = None  # mean return of the best evaluation
-        self.last_evaluation: float | None = None
-        self.behaviour = self.agent.weights()  # what the samplers were last given
-        report_state = self._restore() if config.resume is not None else None
-        self.first_update = self.agent.update
-        every = config.steps_per_evaluation
-        self._next_evaluation = (self.global_step // every + 1) * every
+        self.exit_reason = "error"
+        saved = self._restore() if config.resume is not None else None
+        self._update_at_start = self.agent.update
         self.signals = StopSignals(self._abort)
         with contextlib.ExitStack() as opened:
-            self.report = Report(run_dir, config, self.global_step, report_state)
+            report = None if saved is None else saved.state["report"]
+            self.report = Report(run_dir, config, self.global_step, report)
             opened.callback(self.report.close)
-            self.pool = make_pool(config, model, self.behaviour)
+            weights = self.agent.weights()
+            self.pool = make_pool(config, model, weights)
             opened.callback(self.pool.close)
-            self.evaluator = Evaluator(config, self.behaviour, self.report.say)
-            opened.callback(self.evaluator.close)
+            self.evaluations = Evaluations(
+                config, self.checkpoints, weights, self.global_step, self.report.say
+            )
+            opened.callback(self.evaluations.close)
+            if saved is not None:
+                self.evaluations.restore(saved.state)
+            self.collector = Collector(
+                config, self.agent, self.pool, None if saved is None else _start(saved),
+                self._resets_before, self.signals.interrupting,
+            )  # fmt: skip
             self._opened = opened.pop_all()
-        self._update_end = time.perf_counter()
-        self._first_update: tuple[float, int] | None = None  # when it ended, and its step
+        self._update_end = self._saved = time.monotonic()
+        # the end of the first update, which may have compiled [s], and the steps taken until then
+        self._rate_from: tuple[float, int] | None = None
 
-    def _abort(self, reason: str) -> NoReturn:
-        """End now, from within an update, in the state from before it."""
-        self.save()
-        self.summarize(reason)
-        self.close()
-        _end_children()
-        sys.stdout.flush()
-        os._exit(0)
+    def collect(self) -> Iterator[Rollout]:
+        """The fragments of the run's updates; each is to be learned from before the next.
 
-    def close(self) -> None:
-        """Leave no process and no open file behind."""
-        self._opened.close()
+        A new run is saved before anything else, so that it can be resumed from then on.
+        """
+        if self.config.resume is None:
+            self.save()
+        self.agent.compile(self.pool.spec)
+        if self.config.warms_up and self.global_step == 0:
+            self._count(self.collector.warm_up())
+        return self.collector.collect(lambda steps: self.progress(steps) < 1.0)
 
-    def progress(self, rollout: Rollout | None = None) -> float:
-        """Share of the run that is over, in [0, 1], or that will be once `rollout` is counted."""
-        step = self.global_step + (rollout.steps if rollout is not None else 0)
-        return min(1.0, step / self.config.train_total_steps)
+    def progress(self, steps: int = 0) -> float:
+        """Share of the run that is over, in [0, 1], or that will be after so many more steps."""
+        return min(1.0, (self.global_step + steps) / self.config.train_total_steps)
 
-    def resets_before(self, update: int) -> bool:
+    def _resets_before(self, update: int) -> bool:
         """Whether all environments are reset before the fragment of this update.
 
         They are after every checkpoint, which cannot hold their state, so that a resumed run and
         one that was never interrupted do the same. Asynchronous samplers (policy_lag >= 2), which
         no two runs repeat, are spared that.
         """
-        return update == self.first_update or (
-            self.saves_before(update) and self.config.policy_lag <= 1
+        return update == self._update_at_start or (
+            update % self.config.updates_per_checkpoint == 0 and self.config.policy_lag <= 1
         )
-
-    def saves_before(self, update: int) -> bool:
-        """Whether a checkpoint is written between the update before this one and this one."""
-        return update % self.config.updates_per_checkpoint == 0
-
-    def needs_warm_up(self) -> bool:
-        """Whether a fragment is to be collected for the normaliser alone: before the first step."""
-        normalizes = self.config.normalize_observation or self.config.rnd_coefficient > 0
-        return normalizes and self.global_step == 0
-
-    def warm_up(self, rollout: Rollout) -> None:
-        """Initialise the normaliser from a fragment that is not learned from.
-
-        Otherwise the first updates, on raw observations, drive tanh units into saturation, and the
-        sudden normalisation after them finds the policy already spoilt.
-        """
-        self.agent.initialize_normalizer(rollout)
-        self.behaviour = self.agent.weights()
-        self._count(rollout)
 
     def _count(self, rollout: Rollout) -> None:
         self.global_step += rollout.steps
@@ -175,40 +115,49 @@ class Run:
     def record(
         self, rollout: Rollout, metrics: dict[str, float], times: dict[str, float]
     ) -> str | None:
-        """Count an update, have its weights evaluated where that is due, and report.
+        """Count an update, have its weights evaluated and saved where that is due, and report.
+
+        Args:
+            metrics: the update's.
+            times: seconds spent on it, by what they were spent on.
 
         Returns:
             why the run is over: finished, solved or max_minutes; None where it is not.
         """
         self._count(rollout)
-        now = time.perf_counter()
-        line: dict[str, Any] = {
+        line = self._line(rollout, metrics, times)
+        over = self._over()
+        try:
+            line |= self.evaluations.finished()
+            if over is None and self._solves(line.get("eval/return_mean")):
+                over = "solved"
+            if over is None:
+                self.evaluations.start(self.agent.weights, self.global_step)
+            else:
+                with self.signals.interrupting():
+                    line |= self.evaluations.last(self.agent.weights(), self.global_step)
+        finally:  # a signal may end the last evaluation, but the update has been done
+            self.report.write(line | {"lost_evaluations": self.evaluations.lost})
+        if over is None and self._save_is_due():
+            self.save()
+        return over
+
+    def _line(
+        self, rollout: Rollout, metrics: dict[str, float], times: dict[str, float]
+    ) -> dict[str, Any]:
+        now = time.monotonic()
+        seconds, self._update_end = now - self._update_end, now
+        self._rate_from = self._rate_from or (now, self.global_step)
+        return {
             "update": self.agent.update,
             "global_step": self.global_step,
-            "sps": rollout.steps / (now - self._update_end),
+            "sps": rollout.steps / seconds,
             "dropped_fragments": self.pool.dropped,
             "samplers_alive": self.pool.samplers,
             "restarts": 0,
             **metrics,
-            **{f"time/{name}": seconds for name, seconds in times.items()},
+            **{f"time/{name}": spent for name, spent in times.items()},
         }
-        self._update_end = now
-        self._first_update = self._first_update or (now, self.global_step)
-        over = self._over()
-        if over is None:
-            if self.global_step >= self._next_evaluation:
-                self._next_evaluation += self.config.steps_per_evaluation
-                self.evaluator.submit(self.agent.weights(), self.global_step)
-            evaluation = self.evaluator.poll()
-            if evaluation is not None:
-                line |= self._note(evaluation)
-                over = "solved" if self._solves(evaluation.scores.mean()) else None
-        if over is not None:  # the weights that are saved at the end are the ones evaluated last
-            with self.signals.interrupting():
-                for evaluation in self.evaluator.last(self.agent.weights(), self.global_step):
-                    line |= self._note(evaluation)
-        self.report.write(line)
-        return over
 
     def _over(self) -> str | None:
         if self.progress() >= 1.0:
@@ -223,104 +172,111 @@ class Run:
         wanted = self.config.solve_score
         return wanted is not None and score is not None and score >= wanted
 
-    def _note(self, evaluation: Evaluation) -> dict[str, Any]:
-        scores, mean = evaluation.scores, evaluation.scores.mean()
-        self.last_evaluation = mean
-        self.report.say(
-            f"evaluation at {evaluation.step:,} steps: return mean {mean:.2f}, std"
-            f" {scores.std():.2f}, episodes {len(scores.returns)}"
-        )
-        if self.best is None or mean > self.best:
-            self.best = mean
-            arrays = {f"{checkpoint.MODEL}{n}": a for n, a in evaluation.weights.arrays.items()}
-            state = {"global_step": evaluation.step, "return_mean": mean}
-            checkpoint.write(self.checkpoints / "best", arrays, state)
-        return {
-            "eval/return_mean": mean,
-            "eval/return_std": scores.std(),
-            "eval/episodes": len(scores.returns),
-            **{f"eval/{name}": value for name, value in scores.means().items()},
-            "eval/global_step": evaluation.step,
-        }
+    def _save_is_due(self) -> bool:
+        by_share = self.agent.update % self.config.updates_per_checkpoint == 0
+        return by_share or time.monotonic() - self._saved >= self.config.checkpoint_seconds
 
     def save(self) -> None:
-        """Write a checkpoint of the state after the last update."""
+        """Write a checkpoint of the state after the last update.
+
+        Raises:
+            UserError: where it cannot be written; the one before it is as it was.
+        """
         arrays, state = self.agent.state()
-        # with lag 1 the fragment after this update is collected under the weights from before it
-        arrays |= {f"{_BEHAVIOUR}{n}": a for n, a in self.behaviour.arrays.items()}
+        behaviour = self.collector.start(state["update"]).weights
+        arrays |= {f"{_BEHAVIOUR}{n}": a for n, a in behaviour.arrays.items()}
         state |= {
-            "behaviour_version": self.behaviour.version,
+            "behaviour_version": behaviour.version,
             "global_step": self.global_step,
-            "best": self.best,
-            "last_evaluation": self.last_evaluation,
+            "best": self.evaluations.best,
+            "last_evaluation": self.evaluations.last_mean,
             "report": self.report.state(),
         }
-        checkpoint.save(self.checkpoints, self.agent.update, arrays, state)
+        checkpoint.save(self.checkpoints, state["update"], arrays, state)
+        self._saved = time.monotonic()
 
-    def _restore(self) -> dict[str, Any]:
+    def _restore(self) -> checkpoint.Checkpoint:
         saved, complaints = checkpoint.load_newest(self.checkpoints)
         for complaint in complaints:
             print(f"train.py: {complaint}; using the one before it", file=sys.stderr)
         self.agent.load_state(saved.arrays, saved.state)
-        behaviour = checkpoint.part(saved.arrays, _BEHAVIOUR)
-        self.behaviour = Weights(saved.state["behaviour_version"], behaviour)
-        self.global_step, self.best = saved.state["global_step"], saved.state["best"]
-        self.last_evaluation = saved.state["last_evaluation"]
-        return saved.state["report"]
+        self.global_step = saved.state["global_step"]
+        return saved
 
-    def summarize(self, reason: str) -> None:
-        """Write summary.json and say how the run ended."""
+    def summarize(self) -> None:
+        """Write summary.json and say how the run ended.
+
+        Raises:
+            UserError: where it cannot be written.
+        """
         mean_return, _ = self.report.means()
         rate = 0.0
-        if self._first_update is not None:
-            then, step = self._first_update
+        if self._rate_from is not None:
+            then, step = self._rate_from
             rate = (self.global_step - step) / max(self._update_end - then, 1e-9)
-        weights = checkpoint.part(self.agent.state()[0], checkpoint.MODEL)
-        parameters = sorted(name for name, _ in self.agent.model.named_parameters())
-        digest = hashlib.sha256(b"".join(weights[name].tobytes() for name in parameters))
+        arrays = checkpoint.part(self.agent.state()[0], checkpoint.MODEL)
+        parameters = (name for name, _ in self.agent.model.named_parameters())
         seconds = round(self.report.time_s, 3)
-        write_json(
-            self.run_dir / "summary.json",
+        shown = "none" if mean_return is None else f"{mean_return:.1f}"
+        self.report.say(
+            f"{self.exit_reason}: {self.global_step:,} steps in {seconds:.1f} s, {rate:,.0f}"
+            f" steps/s, mean return of the last episodes {shown}; {self.run_dir}"
+        )
+        write_summary(
+            self.run_dir,
             {
                 "global_step": self.global_step,
                 "time_s": seconds,
                 "sps": rate,
                 "train_return_last100": mean_return,
-                "eval_return_mean": self.last_evaluation,
-                "eval_return_best": self.best,
-                "weights_sha256": digest.hexdigest(),
-                "exit_reason": reason,
+                "eval_return_mean": self.evaluations.last_mean,
+                "eval_return_best": self.evaluations.best,
+                "weights_sha256": weights_digest(arrays, parameters),
+                "exit_reason": self.exit_reason,
                 "samplers": self.pool.samplers,
                 "pool": self.pool.name,
                 "device": self.device,
-                "versions": versions(),
             },
         )
-        shown = "none" if mean_return is None else f"{mean_return:.1f}"
-        self.report.say(
-            f"{reason}: {self.global_step:,} steps in {seconds:.1f} s, {rate:,.0f} steps/s, mean"
-            f" return of the last episodes {shown}; {self.run_dir}"
-        )
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Save, summarise and close; where one of them fails, the others are done nevertheless."""
+        with contextlib.ExitStack() as last:  # the last one pushed is done first
+            last.push(self._opened)
+            last.callback(self.summarize)
+            last.callback(self.save)  # an update that failed has left no trace
+
+    def _abort(self, reason: str) -> NoReturn:
+        """End now, from within an update, in the state from before it."""
+        self.exit_reason = reason
+        self.__exit__(None, None, None)
+        _end_children()
+        sys.stdout.flush()
+        os._exit(0)
+
+
+def _start(saved: checkpoint.Checkpoint) -> Start:
+    """Where the fragment after a checkpoint begins."""
+    version = saved.state["behaviour_version"]
+    return Start(Weights(version, checkpoint.part(saved.arrays, _BEHAVIOUR)))
 
 
 def _end_children() -> None:
-    """Kill what compiles, also what another thread starts meanwhile."""
+    """Kill the processes that compile, also those that another thread starts meanwhile."""
     deadline = time.monotonic() + 3
     while children := psutil.Process().children(recursive=True):
-        for process in reversed(
-            children
-        ):  # leaves first: what is left over is reaped by its parent
+        # the leaves first, so that each one left over is reaped by its parent
+        for process in reversed(children):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(children, timeout=0.5)
         if time.monotonic() > deadline:
             return
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that a run's result depends on."""
-    found = {"python": platform.python_version()}
-    for name in VERSIONED:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found

@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import pickle
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from common import checkpoint
-from common.checkpoint import BadCheckpoint
+from common.checkpoint import BadCheckpoint, CannotWrite
 
 ARRAYS = {
     "f4": np.arange(6, dtype="f4").reshape(2, 3), "f8": np.array(1e300), "u1": np.zeros((0, 2), "u1"),
@@ -50,29 +58,161 @@ def test_a_corrupt_checkpoint_is_named_and_the_one_before_it_used(tmp_path, file
     assert "update-00000002 is corrupt" in complaints[0]
 
 
-def test_nothing_is_unpickled(tmp_path):
-    class Bomb:
-        def __reduce__(self):
-            return (pytest.fail, ("a checkpoint was unpickled",))
-
-    checkpoint.save(tmp_path, 1, ARRAYS, {})
-    for file in ("arrays.safetensors", "state.json", "manifest.json"):
-        (tmp_path / "update-00000001" / file).write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(BadCheckpoint, match="no good checkpoint"):
+def test_without_a_good_checkpoint_the_way_out_is_named(tmp_path):
+    with pytest.raises(BadCheckpoint, match="it holds none; delete the run's folder and start"):
         checkpoint.load_newest(tmp_path)
+    with pytest.raises(BadCheckpoint, match="best does not exist"):
+        checkpoint.load(tmp_path / "best")
 
 
-def test_an_interrupted_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+class Bomb:
+    """Leaves a trace when it is unpickled."""
+
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self):
+        return (Path.touch, (self.trace,))
+
+
+@pytest.mark.parametrize("file", checkpoint.FILES)
+@pytest.mark.parametrize("form", ["pickle", "numpy", "torch"])
+def test_nothing_is_unpickled(tmp_path, file, form):
+    """Behind a manifest that is right, so that the loader comes as far as reading the file."""
+    import torch
+
+    bomb = Bomb(tmp_path / "unpickled")
+    folder = tmp_path / "update-00000001"
+    checkpoint.save(tmp_path, 1, ARRAYS, {})
+    if form == "pickle":
+        (folder / file).write_bytes(pickle.dumps(bomb))
+    elif form == "numpy":
+        with open(folder / file, "wb") as opened:
+            np.save(opened, np.array([bomb], object), allow_pickle=True)
+    else:
+        torch.save({"model": bomb}, folder / file)
+    digests = {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in checkpoint.FILES
+    }
+    (folder / "manifest.json").write_text(json.dumps({"sha256": digests}))
+    with pytest.raises(BadCheckpoint, match="is corrupt"):
+        checkpoint.load(folder)
+    assert not bomb.trace.exists()
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "other"])
+def test_a_manifest_cannot_have_other_files_read(tmp_path, name):
+    checkpoint.save(tmp_path, 1, ARRAYS, {})
+    manifest = tmp_path / "update-00000001" / "manifest.json"
+    digests = json.loads(manifest.read_bytes())["sha256"]
+    manifest.write_text(json.dumps({"sha256": digests | {name: "0"}}))
+    with pytest.raises(BadCheckpoint, match=f"its manifest names .*{name}"):
+        checkpoint.load(tmp_path / "update-00000001")
+
+
+STEPS = ("mkdir", "fsync", "rename", "replace", "symlink", "rmdir", "unlink")  # that change a disk
+
+
+class PowerCut(BaseException):
+    """Nothing that comes after it is done."""
+
+
+@contextmanager
+def cut_after(steps: int, monkeypatch) -> Iterator[None]:
+    """Let the power fail before the step that follows so many others."""
+    done = 0
+
+    def counted(call: Callable) -> Callable:
+        def step(*arguments, **options):
+            nonlocal done
+            if done >= steps:
+                raise PowerCut
+            done += 1
+            return call(*arguments, **options)
+
+        return step
+
+    with monkeypatch.context() as patched:
+        for name in STEPS:
+            patched.setattr(os, name, counted(getattr(os, name)))
+        yield
+
+
+@pytest.mark.parametrize("form", ["links", "folder of an earlier version"])
+def test_best_is_one_or_the_other_wherever_its_replacement_is_interrupted(
+    tmp_path, monkeypatch, form
+):
+    outcomes = []
+    for steps in range(100):
+        folder = tmp_path / str(steps)
+        if form == "links":
+            checkpoint.save_best(folder, 10, ARRAYS, {"return": 1})
+        else:
+            checkpoint.write(folder / "best", ARRAYS, {"return": 1})
+        completed = False
+        with cut_after(steps, monkeypatch):
+            try:
+                checkpoint.save_best(folder, 20, ARRAYS, {"return": 2})
+                completed = True
+            except PowerCut:
+                pass
+        outcomes.append(checkpoint.load(folder / "best").state["return"])
+        checkpoint.save_best(folder, 30, ARRAYS, {"return": 3})  # whatever was left lying about
+        assert checkpoint.load(folder / "best").state["return"] == 3
+        if completed:
+            break
+    assert completed
+    assert outcomes == sorted(outcomes)
+    assert set(outcomes) == {1, 2}
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["the next", "the same"])
+def test_the_newest_is_one_or_the_other_wherever_a_save_is_interrupted(
+    tmp_path, monkeypatch, again
+):
+    for steps in range(100):
+        folder, completed = tmp_path / str(steps), False
+        checkpoint.save(folder, 1, ARRAYS, {"part": 1})
+        with cut_after(steps, monkeypatch):
+            try:
+                checkpoint.save(folder, 1 if again else 2, ARRAYS, {"part": 2})
+                completed = True
+            except PowerCut:
+                pass
+        saved, complaints = checkpoint.load_newest(folder)
+        assert (saved.state["part"] in (1, 2), complaints) == (True, [])
+        assert checkpoint.load(folder / "last").state["part"] in (1, 2)
+        if completed:
+            break
+    assert completed
+
+
+def test_the_best_one_before_is_kept_for_whoever_reads_it(tmp_path):
+    for step in (10, 20, 5):  # a resumed run may find its best at an earlier step
+        checkpoint.save_best(tmp_path, step, ARRAYS, {"step": step})
+    assert checkpoint.load(tmp_path / "best").state == {"step": 5}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best", "best-000000000005", "best-000000000020"]  # fmt: skip
+
+
+@contextmanager
+def files_no_larger_than(size: int) -> Iterator[None]:
+    """The operating system refuses to write more [bytes], as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_and_no_rubbish(tmp_path):
     checkpoint.save(tmp_path, 1, ARRAYS, {"update": 1})
-
-    def crash(descriptor):
-        raise OSError("the power went")
-
-    monkeypatch.setattr(checkpoint.os, "fsync", crash)
-    with pytest.raises(OSError, match="power"):
-        checkpoint.save(tmp_path, 2, ARRAYS, {"update": 2})
+    large = {"large": np.zeros(100_000)}
+    with files_no_larger_than(100_000), pytest.raises(CannotWrite, match="File too large"):
+        checkpoint.save(tmp_path, 2, large, {"update": 2})
     saved, complaints = checkpoint.load_newest(tmp_path)
     assert (saved.state["update"], complaints) == (1, [])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last", "update-00000001"]
 
 
 def test_replacing_a_checkpoint(tmp_path):
@@ -80,3 +220,6 @@ def test_replacing_a_checkpoint(tmp_path):
         checkpoint.write(tmp_path / "best", ARRAYS, {"return": best})
     assert checkpoint.load(tmp_path / "best").state == {"return": 2}
     assert [p.name for p in tmp_path.iterdir()] == ["best"]
+    (tmp_path / "best").rename(tmp_path / ".best.old")  # as a crash between two renames leaves it
+    assert checkpoint.load(tmp_path / "best").state == {"return": 2}
+    shutil.rmtree(tmp_path / ".best.old")

@@ -1,0 +1,106 @@
+"""When a run's weights are evaluated, and which of them were the best."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common import checkpoint
+from evaluation.process import Evaluation, Evaluator
+from rollout import Weights
+from settings.config import Config
+
+
+class Evaluations:
+    """Has weights evaluated by another process, and keeps the best as a checkpoint.
+
+    Args:
+        config: the run's settings.
+        checkpoints: the folder in which the best weights are kept.
+        weights: the first weights, which show how large a message has to be.
+        step: environment steps already taken.
+        say: prints a line.
+
+    Attributes:
+        best: the mean return of the best evaluation so far, or None.
+        last_mean: the mean return of the last evaluation, or None.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        checkpoints: Path,
+        weights: Weights,
+        step: int,
+        say: Callable[[str], None],
+    ):
+        self._checkpoints, self._say = checkpoints, say
+        self._every = config.steps_per_evaluation
+        self._next = (step // self._every + 1) * self._every
+        self.best: float | None = None
+        self.last_mean: float | None = None
+        self._evaluator = Evaluator(config, weights, say)
+
+    @property
+    def lost(self) -> int:
+        """How many evaluations failed or hung; training went on without them."""
+        return self._evaluator.lost
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what a checkpoint of the run says.
+
+        The run may have been killed after a better evaluation than the checkpoint knows of; the
+        weights of that one are not to be replaced by worse ones.
+        """
+        self.best, self.last_mean = state["best"], state["last_evaluation"]
+        if (self._checkpoints / "best").exists():
+            try:
+                mean = checkpoint.load(self._checkpoints / "best").state["return_mean"]
+            except checkpoint.BadCheckpoint as error:
+                print(f"train.py: {error}; the next evaluation replaces it", file=sys.stderr)
+                self.best = None
+            else:
+                self.best = mean if self.best is None else max(mean, self.best)
+
+    def finished(self) -> dict[str, Any]:
+        """Metrics of an evaluation that has ended meanwhile; {} where none has. Never waits."""
+        evaluation = self._evaluator.poll()
+        return {} if evaluation is None else self._note(evaluation)
+
+    def start(self, weights: Callable[[], Weights], step: int) -> None:
+        """Have the weights evaluated, where enough steps have passed. Never waits."""
+        if step >= self._next:
+            self._next += self._every
+            self._evaluator.submit(weights(), step)
+
+    def last(self, weights: Weights, step: int) -> dict[str, Any]:
+        """Metrics of these weights, evaluated now; {} where that evaluation is lost."""
+        metrics: dict[str, Any] = {}
+        for evaluation in self._evaluator.last(weights, step):
+            metrics = self._note(evaluation)
+        return metrics
+
+    def _note(self, evaluation: Evaluation) -> dict[str, Any]:
+        scores, mean = evaluation.scores, evaluation.scores.mean()
+        self.last_mean = mean
+        self._say(
+            f"evaluation at {evaluation.step:,} steps: return mean {mean:.2f}, std"
+            f" {scores.std():.2f}, episodes {len(scores.returns)}"
+        )
+        if self.best is None or mean > self.best:
+            self.best = mean
+            arrays = {f"{checkpoint.MODEL}{n}": a for n, a in evaluation.weights.arrays.items()}
+            state = {"global_step": evaluation.step, "return_mean": mean}
+            checkpoint.save_best(self._checkpoints, evaluation.step, arrays, state)
+        return {
+            "eval/return_mean": mean,
+            "eval/return_std": scores.std(),
+            "eval/episodes": len(scores.returns),
+            **{f"eval/{name}": value for name, value in scores.means().items()},
+            "eval/global_step": evaluation.step,
+        }
+
+    def close(self) -> None:
+        self._evaluator.close()

@@ -1,0 +1,59 @@
+"""SIGTERM and SIGINT: how a run is asked to end, and how soon it does."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+
+class Stopped(Exception):
+    """A signal asked the run to end."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.reason = signal.Signals(number).name.lower()
+
+
+class StopSignals:
+    """Handlers that end a run at once while it waits, and otherwise at its next wait.
+
+    The next wait may be too far away (the first update may compile for 20 s): after `GRACE_S`
+    seconds `abort` is called.
+
+    Args:
+        abort: ends the process, given the reason; it must not return.
+    """
+
+    GRACE_S = 4.0
+
+    def __init__(self, abort: Callable[[str], NoReturn]) -> None:
+        self._asked: int | None = None
+        self._waiting = False
+        self._abort = abort
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+        signal.signal(signal.SIGALRM, self._too_late)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        self._asked = number
+        if self._waiting:
+            raise Stopped(number)
+        signal.setitimer(signal.ITIMER_REAL, self.GRACE_S)
+
+    def _too_late(self, number: int, frame: Any) -> None:
+        assert self._asked is not None
+        self._abort(Stopped(self._asked).reason)
+
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Wait in this context: a signal, also one that came before, raises `Stopped`."""
+        self._waiting = True
+        try:
+            if self._asked is not None:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                raise Stopped(self._asked)
+            yield
+        finally:
+            self._waiting = False
