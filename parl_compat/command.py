@@ -7,11 +7,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import ipaddress
 import os
 import runpy
+import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from parl_compat.shim import (
@@ -35,52 +38,100 @@ def _mend_children() -> None:
             ]  # fmt: skip
 
 
-def _mend_servers() -> None:
-    """For PARL's own processes: Flask on one address, and a master that survives a bad message."""
-    import flask
-    import zmq
-    from parl.remote import master
+def _take_host(context: Any, option: Any, value: str | None) -> None:
+    """The callback of `--host`: this process and its children listen on that address."""
+    import click
 
-    run, receive = flask.Flask.run, master.Master._receive_message
+    if value is None:
+        return
+    try:
+        address = ipaddress.IPv4Address(value)
+        with socket.socket() as probe:
+            probe.bind((value, 0))
+    except (ipaddress.AddressValueError, OSError):
+        address = None
+    if address is None or address.is_unspecified:
+        raise click.BadParameter(
+            f"{value!r} is not an IPv4 address of this machine, such as 192.168.1.10: see `ip addr`"
+        )
+    os.environ[HOST_VARIABLE] = value
 
-    def run_on_host(self: Any, host: str | None = None, *args: Any, **options: Any) -> None:
-        run(self, bind_host(), *args, **options)
 
-    def receive_or_reply(self: Any) -> None:
+def _at_host(start: FunctionType) -> Callable[..., None]:
+    """PARL's `xparl start`, mended in two of its words.
+
+    It says localhost:PORT to the processes that it starts, where nothing listens when the cluster
+    has another address. It looks for its monitor by `ps -ef`, which cuts lines at 80 characters
+    where there is no terminal.
+    """
+
+    def start_there(**options: Any) -> None:
+        words = {"ps -ef ": "ps -efww "}
+        if HOST_VARIABLE in os.environ:
+            words["localhost:"] = f"{bind_host()}:"
+        constants = list(start.__code__.co_consts)
+        for old, new in words.items():
+            constants = [c.replace(old, new) if isinstance(c, str) else c for c in constants]
+        start.__code__ = start.__code__.replace(co_consts=tuple(constants))
+        start(**options)
+
+    return start_there
+
+
+def _reachable(connect: Callable[..., None]) -> Callable[..., None]:
+    """PARL's `xparl connect`, refused where the master could not reach this machine's worker."""
+
+    def connect_there(address: str, **options: Any) -> None:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit():
+            sys.exit(f"xparl: --address {address!r} is not IP:PORT, such as 10.0.0.1:8010")
         try:
-            receive(self)
-        except zmq.error.Again:
-            raise  # PARL's idle tick
-        except Exception as error:  # one bad frame must not end the master for everybody
-            master.logger.error(f"[Master] refused a message: {error!r}")
-            with contextlib.suppress(zmq.ZMQError):  # it had been answered before it failed
-                self.client_socket.send_multipart([b"[EXCEPTION]", repr(error).encode()])
+            master = ipaddress.ip_address(socket.gethostbyname(host))
+        except OSError as error:
+            sys.exit(f"xparl: --address {address}: {host} is unknown ({error.strerror})")
+        if not master.is_loopback and ipaddress.ip_address(bind_host()).is_loopback:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
+                route.connect((str(master), int(port)))
+                own = route.getsockname()[0]
+            sys.exit(
+                f"xparl: the master at {address} cannot reach {bind_host()}, where this machine's"
+                f" worker would listen: add --host {own}, the address from which this machine"
+                f" reaches the master"
+            )
+        connect(address=address, **options)
 
-    flask.Flask.run = run_on_host  # pyright: ignore
-    master.Master._receive_message = receive_or_reply
+    return connect_there
 
 
 def main() -> None:
     """The console command `xparl`: PARL's own, same flags, plus `--host IP` for start and connect."""
-    arguments = sys.argv[1:]
-    if "--host" in arguments:
-        at = arguments.index("--host")
-        if at + 1 >= len(arguments):
-            sys.exit("xparl: --host needs an IP address, for example --host 192.168.1.10")
-        os.environ[HOST_VARIABLE] = arguments[at + 1]
-        del arguments[at : at + 2]
     os.environ[SKIP_CORE_VARIABLE] = "true"  # a cluster command has no use for torch
     try:
         load_parl()
     except ParlMissing as error:
         sys.exit(f"xparl: {error}")
+    import click
     from parl.remote import scripts
 
-    scripts.get_ip_address = bind_host  # imported here for the first time, so not yet mended
+    from parl_compat.local_clusters import status, stop
+
+    for command, mended in ((scripts.start_master, _at_host), (scripts.start_worker, _reachable)):
+        command.callback = mended(command.callback)  # pyright: ignore[reportArgumentType]
+        command.params.append(
+            click.Option(
+                ["--host"],
+                expose_value=False,
+                callback=_take_host,
+                metavar="IP",
+                help="The address at which other machines reach this one. Default: 127.0.0.1",
+            )
+        )
+    scripts.cli.add_command(status)
+    scripts.cli.add_command(stop)
     _mend_children()
     path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(path)  # children must find this module
-    sys.argv = ["xparl", *arguments]
+    sys.argv = ["xparl", *sys.argv[1:]]
     try:
         scripts.cli(standalone_mode=True)
     except Exception as error:  # PARL raises bare Exceptions with a sentence for the user
@@ -88,10 +139,13 @@ def main() -> None:
 
 
 def _detach_stderr() -> None:
-    """Errors of the long-lived processes go to a file: PARL leaves them the terminal's stderr,
-    and whoever reads the output of `xparl start` through a pipe would wait for them for ever."""
+    """Send errors of the long-lived processes to a file.
+
+    PARL leaves them the terminal's stderr. Whoever reads the output of `xparl start` through a
+    pipe would wait for them for ever.
+    """
     folder = os.path.expanduser("~/.parl_data")
-    os.makedirs(folder, exist_ok=True)
+    os.makedirs(folder, mode=0o700, exist_ok=True)
     log = os.open(os.path.join(folder, "stderr.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 2)
     os.close(log)
@@ -104,8 +158,10 @@ def _run_child() -> None:
     sys.path[0] = os.path.dirname(script)
     os.environ[SKIP_CORE_VARIABLE] = "true"
     load_parl()
+    from parl_compat import servers
+
     _mend_children()
-    _mend_servers()
+    servers.mend()
     # an actor must import the learner's own `parl_compat` package, not the one that started it
     for name in [name for name in sys.modules if name.partition(".")[0] == "parl_compat"]:
         del sys.modules[name]

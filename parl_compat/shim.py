@@ -1,17 +1,19 @@
 """PARL 2.2.1 made to run on today's Python packages.
 
-PARL has been unmaintained since 2023. Three things stop it from working as installed, and
-this module mends exactly those, from outside, leaving PARL's own files alone:
+PARL has been unmaintained since 2023. Four things stop it from working as installed. This package
+mends them from outside and leaves PARL's own files alone:
 
-* its pins do not resolve: its protobuf code is replaced by the same messages built at run
-  time, and `pkg_resources` by a stub, so that any current protobuf and no setuptools will do;
-* with any grpcio that has wheels for Python 3.11, every remote actor dies 20 s after its
-  creation: PARL builds its heartbeat server in the parent and serves it from a forked child,
-  which modern gRPC cannot do. Here the server is built and started in one process;
-* it listens on every interface, without authentication. Here it listens on one address:
+* Its pins do not resolve. Its protobuf code is replaced by the same messages built at run time,
+  and `pkg_resources` by a stub, so that any current protobuf and no setuptools will do.
+* It listens on every interface, without authentication. Here it listens on one address:
   127.0.0.1, unless `xparl start --host IP` says otherwise.
+* With any grpcio that has wheels for Python 3.11, every remote actor dies 20 s after its
+  creation: PARL builds its heartbeat server in the parent and serves it from a forked child,
+  which modern gRPC cannot do. `heartbeats` builds and starts the server in one process.
+* A lock that is kept after an error makes everybody wait for ever. `learner` and `servers` mend
+  that on the two sides of the connection.
 
-`load_parl()` is the project's `import parl`. This file imports nothing of the project, so any
+`load_parl()` is the project's `import parl`. This package imports nothing of the project, so any
 floor may import it.
 """
 
@@ -24,9 +26,8 @@ import importlib.util
 import io
 import logging
 import os
+import socket
 import sys
-import threading
-import time
 import types
 import warnings
 from typing import Any
@@ -67,8 +68,13 @@ def load_parl() -> Any:
         # the package PARL's job processes reload: it must exist under this name already
         importlib.import_module("parl.remote.grpc_heartbeat.heartbeat_server")
     _mend_logging()
-    _mend_addresses()
-    _mend_client()
+    _mend_addresses(parl.__path__[0])
+    # PARL compares the versions of pyarrow, which it does not get to use here
+    _replace_everywhere("get_version", lambda name: None)
+    from parl_compat import heartbeats, learner
+
+    heartbeats.mend()
+    learner.mend()
     return parl
 
 
@@ -127,8 +133,8 @@ def _no_probing():
             self.answer = args[0]
 
         def start(self) -> None:
-            found = importlib.util.find_spec("torch") is not None
-            self.answer.update(_HAS_FLUID=False, _HAS_PADDLE=False, _HAS_TORCH=found)
+            has_torch = importlib.util.find_spec("torch") is not None
+            self.answer.update(_HAS_FLUID=False, _HAS_PADDLE=False, _HAS_TORCH=has_torch)
 
         def join(self) -> None:
             pass
@@ -174,11 +180,11 @@ def _heartbeat_messages() -> types.ModuleType:
     )
     for message_name, message_fields in fields.items():
         message = file.message_type.add(name=message_name)
-        for name, number, kind in message_fields:
+        for name, number, field_type in message_fields:
             message.field.add(
                 name=name,
                 number=number,
-                type=kind,
+                type=field_type,
                 label=descriptor_pb2.FieldDescriptorProto.LABEL_OPTIONAL,
             )
     pool = descriptor_pool.DescriptorPool()
@@ -197,7 +203,7 @@ def parl_modules() -> list[types.ModuleType]:
 
 
 def _mend_logging() -> None:
-    """PARL's log keeps to its files: what a user must know, this project says itself."""
+    """Keep PARL's log in its files. This project itself tells a user what there is to know."""
     from parl.utils import logger as parl_logger
 
     parl_logger._logger.handlers.clear()
@@ -207,28 +213,44 @@ def _mend_logging() -> None:
     handler.setLevel(logging.CRITICAL)
 
 
-def _mend_addresses() -> None:
+def _replace_everywhere(name: str, replacement: Any) -> None:
+    """Replace a function of PARL's in every module that has imported it by its name."""
+    for module in parl_modules():
+        if hasattr(module, name):
+            setattr(module, name, replacement)
+
+
+def port_is_free(port: int | str) -> bool:
+    """Whether this process may listen on a port of `bind_host()`."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((bind_host(), int(port)))
+        except OSError:
+            return False
+    return True
+
+
+def _mend_addresses(parl_folder: str) -> None:
     """Make every listening socket of PARL's listen on `bind_host()` only."""
     import grpc
     import zmq
     from parl.remote.grpc_heartbeat import heartbeat_server
-    from parl.utils import machine_info
 
-    unpatched = machine_info.get_ip_address
-    for module in parl_modules():
-        if getattr(module, "get_ip_address", None) is unpatched:
-            module.get_ip_address = bind_host  # pyright: ignore
+    _replace_everywhere("get_ip_address", bind_host)
+    _replace_everywhere("is_port_available", port_is_free)
 
-    bind, bind_random = zmq.Socket.bind, zmq.Socket.bind_to_random_port
+    def on_host(method: Any) -> Any:
+        def bind(self: Any, addr: str, *args: Any, **options: Any) -> Any:
+            # an environment of the user's may bind sockets of its own: those stay as they are
+            if sys._getframe(1).f_code.co_filename.startswith(parl_folder):
+                addr = addr.replace("tcp://*", f"tcp://{bind_host()}")
+            return method(self, addr, *args, **options)
 
-    def bind_one(self: Any, addr: str) -> Any:
-        return bind(self, addr.replace("tcp://*", f"tcp://{bind_host()}"))
+        return bind
 
-    def bind_one_random(self: Any, addr: str, *args: Any, **options: Any) -> int:
-        return bind_random(self, addr.replace("tcp://*", f"tcp://{bind_host()}"), *args, **options)
-
-    zmq.Socket.bind = bind_one  # pyright: ignore
-    zmq.Socket.bind_to_random_port = bind_one_random  # pyright: ignore
+    zmq.Socket.bind = on_host(zmq.Socket.bind)
+    zmq.Socket.bind_to_random_port = on_host(zmq.Socket.bind_to_random_port)
 
     class BoundServer:
         """A gRPC server whose ports are opened on `bind_host()`."""
@@ -243,72 +265,3 @@ def _mend_addresses() -> None:
             return self._server.add_insecure_port(address.replace("[::]", bind_host()))
 
     heartbeat_server.grpc = types.SimpleNamespace(server=BoundServer)
-
-
-def _mend_client() -> None:
-    import zmq
-    from parl.remote import client, remote_constants
-    from parl.remote.grpc_heartbeat import heartbeat_server
-
-    class HeartbeatServerInProcess:
-        """Answers the heartbeats of remote actors from this process.
-
-        Same interface as PARL's HeartbeatServerProcess. PARL's `timeout_time_mp` is its watch
-        loop; it ends when the client sets `host_is_alive` to False.
-        """
-
-        daemon = True
-
-        def __init__(self, port: Any, client_count: Any, host_is_alive: Any, dead_job_queue: Any):
-            from concurrent import futures
-
-            from parl.remote.grpc_heartbeat import heartbeat_pb2_grpc
-
-            self._count, self._alive, self._dead = client_count, host_is_alive, dead_job_queue
-            self._servicer = heartbeat_server.GrpcHeartbeatServer(
-                client_count, host_is_alive, dead_job_queue
-            )
-            pool = futures.ThreadPoolExecutor(max_workers=8, thread_name_prefix="xparl-heartbeat")
-            self._server = heartbeat_server.grpc.server(pool)
-            heartbeat_pb2_grpc.add_GrpcHeartbeatServicer_to_server(self._servicer, self._server)
-            port.value = self._server.add_insecure_port("[::]:0")
-            self._watch = threading.Thread(target=self._watch_actors, daemon=True)
-
-        def start(self) -> None:
-            self._server.start()
-            self._watch.start()
-
-        def join(self) -> None:
-            self._server.stop(0)
-
-        def _watch_actors(self) -> None:
-            while self._alive.value:
-                time.sleep(1.0)
-                last_seen = self._servicer.last_heartbeat_table
-                deadline = time.time() - remote_constants.HEARTBEAT_RCVTIMEO_S
-                for instance in [name for name, seen in list(last_seen.items()) if seen < deadline]:
-                    del last_seen[instance]
-                    self._dead.put(instance)
-                self._count.value = len(last_seen)
-
-    def check_job(self: Any, job_ping_address: str, max_memory: Any, gpu: str) -> Any:
-        """Ping a granted job. PARL gives it 0.9 s, and on a busy host leaks the slot for ever."""
-        instance = self._generate_instance_id()
-        socket = self.ctx.socket(zmq.REQ)
-        socket.linger = 0
-        socket.setsockopt(zmq.RCVTIMEO, 10_000)
-        socket.connect(f"tcp://{job_ping_address}")
-        request = [self.job_heartbeat_server_addr, str(max_memory), gpu, instance]
-        try:
-            socket.send_multipart(
-                [remote_constants.HEARTBEAT_TAG, *(part.encode() for part in request)]
-            )
-            socket.recv_multipart()
-        except zmq.error.Again:
-            return -1  # PARL's word for «this job is gone, ask for another»
-        finally:
-            socket.close(0)
-        return instance
-
-    client.HeartbeatServerProcess = HeartbeatServerInProcess
-    client.Client._check_job = check_job

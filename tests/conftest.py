@@ -42,12 +42,16 @@ def run_command(
     )  # fmt: skip
 
 
+def free_port(host: str = "127.0.0.1") -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return probe.getsockname()[1]
+
+
 @pytest.fixture(scope="session")
 def xparl_cluster() -> Iterator[str]:
     """A real xparl cluster of 4 CPUs, started by the project's own console command."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     started = subprocess.run(
         [str(BIN / "xparl"), "start", "--port", str(port), "--cpu_num", "4"],
         timeout=90, capture_output=True, text=True, stdin=subprocess.DEVNULL, start_new_session=True,

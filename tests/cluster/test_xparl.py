@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from cluster.engines.xparl import cluster_cpus
-from tests.conftest import BIN, ROOT, cluster_processes, run_command, wait_until
+from tests.conftest import ROOT, cluster_processes, run_command, wait_until
 
 pytestmark = pytest.mark.xdist_group("xparl")  # these share one cluster
 
@@ -162,20 +162,51 @@ def test_a_bad_message_does_not_end_the_master(xparl_cluster):
     assert cluster_cpus(xparl_cluster)[1] == 4
 
 
-def test_the_command_line_is_parls_own():
-    done = subprocess.run(
-        [str(BIN / "xparl"), "--help"], capture_output=True, text=True, timeout=60
+def test_a_worker_that_was_given_up_and_returns_does_no_harm(xparl_cluster):
+    import cloudpickle
+    import zmq
+
+    with zmq.Context() as context, context.socket(zmq.REQ) as request:
+        request.setsockopt(zmq.LINGER, 0)
+        request.setsockopt(zmq.RCVTIMEO, 5000)
+        request.connect(f"tcp://{xparl_cluster}")
+        load = {"vacant_memory": 1.0, "used_memory": 1.0, "vacant_gpu_memory": 0,
+                "used_gpu_memory": 0, "load_time": "12:00:00", "load_value": 0.5}  # fmt: skip
+        message = [b"[WORKER_STATUS_UPDATE_TAG]", b"127.0.0.1:1", cloudpickle.dumps(load)]
+        request.send_multipart(message)
+        assert request.recv_multipart() == [b"[NORMAL]"]
+    assert cluster_cpus(xparl_cluster)[1] == 4
+
+
+def test_a_learner_connects_whatever_lies_in_its_folder(xparl_cluster, tmp_path):
+    (tmp_path / ".#open_in_emacs.py").symlink_to("nowhere")
+    (tmp_path / "pyarrow.py").write_text("__version__ = '1.0'\n")  # the master has none
+    (tmp_path / "pyarrow-1.0.dist-info").mkdir()
+    (tmp_path / "pyarrow-1.0.dist-info" / "METADATA").write_text("Name: pyarrow\nVersion: 1.0\n")
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys, os\n"
+        "from parl_compat.shim import load_parl\n"
+        "load_parl().connect(sys.argv[1])\n"
+        "print('connected', flush=True)\n"
+        "os._exit(0)\n"
     )
-    assert done.returncode == 0
-    assert {"start", "connect", "stop", "status"} <= set(done.stdout.split())
-    done = subprocess.run(
-        [str(BIN / "xparl"), "start", "--port", "9", "--host"],
-        capture_output=True,
-        text=True,
-        timeout=60,
+    done = run_command(str(program), xparl_cluster)
+    assert (done.returncode, done.stdout) == (0, "connected\n"), done.stderr
+
+
+def test_the_log_server_gives_no_files_of_other_folders(xparl_cluster, tmp_path):
+    import requests
+
+    from parl_compat.local_clusters import cluster_processes
+
+    (tmp_path / "stdout.log").write_text("of another folder")
+    port = xparl_cluster.partition(":")[2]
+    worker = next(
+        p for p in cluster_processes() if p.port == port and "log_server_port" in p.options
     )
-    assert done.returncode == 1
-    assert "--host needs an IP address" in done.stderr
+    url = f"http://127.0.0.1:{worker.options['log_server_port']}/get-log"
+    assert requests.get(url, {"job_id": str(tmp_path)}, timeout=10).status_code == 400
 
 
 def test_an_actor_lives_for_a_minute_and_a_signal_frees_it(xparl_cluster, long_run):

@@ -1,0 +1,139 @@
+"""PARL's own processes (master, worker, job, monitor, log server), made to outlive an error.
+
+This module is imported by `parl_compat.command`, once PARL is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+import time
+import types
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+import flask
+import zmq
+from parl.remote import cluster_monitor, master, remote_constants, worker
+
+from parl_compat.shim import bind_host
+
+
+def run_on_host(run: Callable[..., None]) -> Callable[..., None]:
+    """A Flask.run that listens on `bind_host()`, and whose log server gives no other files."""
+
+    def run_there(self: flask.Flask, host: str | None = None, *args: Any, **options: Any) -> None:
+        self.before_request(_refuse_paths)
+        run(self, bind_host(), *args, **options)
+
+    return run_there
+
+
+def _refuse_paths() -> None:
+    """PARL's log server joins the job's name to its folder: a path would lead out of it."""
+    if "/" in flask.request.args.get("job_id", ""):
+        flask.abort(400)
+
+
+def receive_or_reply(receive: Callable[[Any], None]) -> Callable[[Any], None]:
+    """A message that cannot be handled must not end the master for everybody."""
+
+    def receive_one(self: Any) -> None:
+        try:
+            receive(self)
+        except zmq.error.Again:
+            raise  # PARL's idle tick
+        except Exception as error:
+            master.logger.error(f"[Master] refused a message: {error!r}")
+            with contextlib.suppress(zmq.ZMQError):  # it had been answered before it failed
+                self.client_socket.send_multipart([b"[EXCEPTION]", repr(error).encode()])
+
+    return receive_one
+
+
+def guard_monitor() -> None:
+    """Release the cluster monitor's lock also where one of its methods raises.
+
+    PARL's methods call acquire and release in pairs, with code between them that can raise. Here
+    the lock is taken around each method, and theirs does nothing.
+    """
+    guard = threading.Lock()  # a process has one master, and that has one monitor
+    monitor = cluster_monitor.ClusterMonitor
+
+    def guarded(method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def call(self: Any, *arguments: Any) -> Any:
+            with guard:
+                return method(self, *arguments)
+
+        return call
+
+    def initialize(self: Any) -> None:
+        begin(self)
+        self.lock = types.SimpleNamespace(acquire=lambda: None, release=lambda: None)
+
+    begin, monitor.__init__ = monitor.__init__, initialize
+    for name in (
+        "add_worker_status", "add_client_job", "update_client_status", "update_worker_status",
+        "drop_worker_status", "drop_client_status", "get_status_info", "get_status",
+    ):  # fmt: skip
+        setattr(monitor, name, guarded(getattr(monitor, name)))
+    update = monitor.update_worker_status
+
+    def update_known(self: Any, status: Any, address: str, *cpus: int) -> None:
+        # a worker that was given up for lost ends by itself a little later
+        if address in self.status["workers"]:
+            update(self, status, address, *cpus)
+
+    monitor.update_worker_status = update_known
+
+
+def ask_master(self: worker.Worker, *message: bytes) -> list[bytes]:
+    """Send the master a message and wait for its answer, as long as this worker lives.
+
+    A master that answers late loses nothing. One that is gone sends no heartbeats, and the worker
+    ends by that.
+
+    Raises:
+        ConnectionError: where this worker has ended meanwhile.
+    """
+    with self.lock:
+        self.request_master_socket.send_multipart(message)
+        while self.worker_is_alive:
+            with contextlib.suppress(zmq.error.Again):
+                return self.request_master_socket.recv_multipart()
+    raise ConnectionError("the worker has ended")
+
+
+def remove_job(self: worker.Worker, job_address: str) -> None:
+    """Kill a job, and offer the master a new one in its place."""
+    assert self.worker_status is not None  # set before the first job can end
+    if not self.worker_status.remove_job(job_address):
+        return
+    while not (job := self.job_buffer.get()).is_alive:
+        worker.logger.warning("[Worker] a job of the buffer is dead: taking the next")
+    job.worker_address = self.master_heartbeat_address
+    self.worker_status.add_job(job)
+    ask_master(self, remote_constants.NEW_JOB_TAG, cloudpickle.dumps(job), job_address.encode())
+
+
+def send_status(self: worker.Worker) -> None:
+    """Tell the master every 10 s how this worker fares."""
+    while self.worker_is_alive:
+        status = cloudpickle.dumps(self._get_worker_status())
+        address = self.master_heartbeat_address.encode()
+        try:
+            ask_master(self, remote_constants.WORKER_STATUS_UPDATE_TAG, address, status)
+        except ConnectionError:
+            return
+        time.sleep(remote_constants.HEARTBEAT_INTERVAL_S)
+
+
+def mend() -> None:
+    flask.Flask.run = run_on_host(flask.Flask.run)  # pyright: ignore
+    master.Master._receive_message = receive_or_reply(master.Master._receive_message)
+    guard_monitor()
+    worker.Worker._remove_job = remove_job
+    worker.Worker._update_worker_status_to_master = send_status

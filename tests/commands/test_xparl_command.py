@@ -1,0 +1,111 @@
+"""The console command `xparl`, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+
+import psutil
+import pytest
+
+from cluster.engines.xparl import cluster_cpus
+from tests.conftest import BIN, free_port, run_command
+
+pytestmark = pytest.mark.xdist_group("xparl")
+
+
+def xparl(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [str(BIN / "xparl"), *arguments],
+        timeout=90, capture_output=True, text=True, stdin=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+
+
+def listening_addresses(port: int) -> set[str]:
+    """The addresses at which the processes of a cluster listen."""
+    from parl_compat.local_clusters import cluster_processes
+
+    roots = [p.process for p in cluster_processes() if p.port == str(port)]
+    processes = {p for root in roots for p in (root, *root.children(recursive=True))}
+    return {
+        connection.laddr.ip.removeprefix("::ffff:")
+        for process in processes
+        for connection in process.net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
+@pytest.fixture(scope="module")
+def two_machines():
+    """A master with one CPU at 127.0.0.2, and a worker with one more at 127.0.0.3."""
+    port = free_port("127.0.0.2")
+    address = f"127.0.0.2:{port}"
+    try:
+        started = xparl("start", "--port", str(port), "--cpu_num", "1", "--host=127.0.0.2")
+        assert started.returncode == 0, started.stderr
+        assert f"The Parl cluster is started at {address}" in started.stdout
+        assert "Fail to start" not in started.stdout, started.stderr
+        connected = xparl("connect", "--address", address, "--cpu_num", "1", "--host", "127.0.0.3")
+        assert connected.returncode == 0, connected.stderr
+        yield address
+    finally:
+        stopped = xparl("stop", "--port", str(port))
+    assert stopped.stdout.startswith("Stopped ")
+    assert "No such process" not in stopped.stdout + stopped.stderr
+    assert xparl("stop", "--port", str(port)).stdout == "No active cluster is found.\n"
+
+
+def test_a_cluster_of_two_addresses_has_the_cpus_of_both(two_machines):
+    assert cluster_cpus(two_machines, 2) == (2, 2)
+    status = xparl("status").stdout
+    assert f"# Cluster {two_machines} has 0 used cpus, 2 vacant cpus" in status
+    assert "please view: http://127.0.0.2:" in status
+    port = int(two_machines.partition(":")[2])
+    assert listening_addresses(port) == {"127.0.0.2", "127.0.0.3"}
+
+
+def test_a_run_trains_on_both_addresses(two_machines, tmp_path):
+    done = run_command(
+        "train.py", "--env", "CartPole-v1", "--train_total_steps", "3000", "--samplers", "2",
+        "--xparl_addr", two_machines, "--run_dir", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["pool"], summary["samplers"]) == ("xparl", 2)
+
+
+def test_a_port_that_is_taken_at_the_address_is_refused(two_machines):
+    port = two_machines.partition(":")[2]
+    done = xparl("start", "--port", port, "--host", "127.0.0.2")
+    assert done.returncode == 1
+    assert f"The master address {two_machines} is already in use" in done.stderr
+
+
+@pytest.mark.parametrize("host", ["203.0.113.7", "0.0.0.0", "::1", "myhost"])
+def test_a_host_that_cannot_be_reached_is_refused(host):
+    done = xparl("start", "--port", "8010", "--host", host)
+    assert done.returncode == 2
+    assert f"{host!r} is not an IPv4 address of this machine" in done.stderr
+
+
+def test_a_worker_that_the_master_cannot_reach_is_refused():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
+        try:
+            route.connect(("203.0.113.7", 8010))
+        except OSError:
+            pytest.skip("this machine has no route to any other")
+    done = xparl("connect", "--address", "203.0.113.7:8010")
+    assert done.returncode == 1
+    assert "cannot reach 127.0.0.1" in done.stderr
+    assert "add --host " in done.stderr
+
+
+def test_the_command_line_is_parls_own():
+    done = xparl("--help")
+    assert done.returncode == 0
+    assert {"start", "connect", "stop", "status"} <= set(done.stdout.split())
+    assert "--host IP" in xparl("start", "--help").stdout
+    done = xparl("start", "--port", "9", "--host")
+    assert done.returncode == 2
+    assert "'--host' requires an argument" in done.stderr
