@@ -53,6 +53,7 @@ class Compiled:
         """The first call with a batch of these shapes."""
         # these imports take seconds, which a run that is not compiled is spared
         from torch._inductor.compile_fx import compile_fx
+        from torch._inductor.cpu_vec_isa import pick_vec_isa
         from torch._inductor.decomposition import select_decomp_table
 
         parts = [id(part) for part in batch if part is not None]
@@ -76,5 +77,11 @@ class Compiled:
         function = self._method.__func__
         own = types.FunctionType(function.__code__.replace(), function.__globals__)
         method = types.MethodType(own, self._method.__self__)
-        with torch._dynamo.config.patch(trace_autograd_ops=True):
+        # torch's cache on disk keeps C++ code that was written for one width of vectors, without the
+        # width in its key: on another processor that shares the cache it computes garbage
+        tag = f"{torch.compiler.config.cache_key_tag} {pick_vec_isa()}"
+        with (
+            torch._dynamo.config.patch(trace_autograd_ops=True),
+            torch.compiler.config.patch(cache_key_tag=tag),
+        ):
             return torch.compile(method, backend=backend, dynamic=False, fullgraph=True)(batch)
