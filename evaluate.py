@@ -126,6 +126,8 @@ def main() -> None:
     except UserError as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

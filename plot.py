@@ -6,6 +6,7 @@ there is one panel per environment.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections import defaultdict
@@ -17,20 +18,14 @@ import numpy as np
 
 from common.errors import UserError
 from common.terminal import allow_short_help
-from settings.config import Config, ConfigError
+from settings.config import Cluster, Config, ConfigError, Evaluation, Files
 from settings.sources import load_run
 
-# Settings that tell seeds and places apart, not experiments.
-NOT_AN_EXPERIMENT = (
-    "seed",
-    "run_dir",
-    "resume",
-    "config",
-    "xparl_addr",
-    "samplers",
-    "continuous_action",
-)
-# Student's t at 97.5% for 1, 2, ... degrees of freedom, then the normal's.
+# The settings in which the runs of one experiment may differ.
+_WITHIN_EXPERIMENT = {"seed", "continuous_action"} | {
+    field.name for owner in (Cluster, Evaluation, Files) for field in dataclasses.fields(owner)
+}
+# Student's t at 97.5% for 1, 2, ... degrees of freedom; for more, the normal distribution's 1.96.
 _T = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 _POINTS = 200
 RETURN = "episode_return_mean"
@@ -45,7 +40,7 @@ class Arguments:
     out: Path = Path("curves.png")
     """The PNG to write."""
     metric: str = RETURN
-    """What of metrics.jsonl to draw, such as entropy or episode/win/coacAI."""
+    """The metric of metrics.jsonl to draw, such as entropy or episode/win/coacAI."""
 
 
 class Curve(NamedTuple):
@@ -56,10 +51,10 @@ class Curve(NamedTuple):
 
 
 def read(run_dir: Path, metric: str = RETURN) -> Curve:
-    """The curve of a run. A resumed run's later lines replace those it overtook.
+    """The curve of a run. A resumed run repeats some updates: their later lines count.
 
     Raises:
-        ConfigError: where no line has the metric, such as where no episode has ended yet.
+        ConfigError: where no line has the metric, for example because no episode has ended yet.
     """
     path = run_dir / "metrics.jsonl"
     rows: dict[int, tuple[int, float]] = {}
@@ -83,7 +78,8 @@ def read(run_dir: Path, metric: str = RETURN) -> Curve:
 
 
 def band(curves: list[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Common steps, the mean over seeds, and half the width of its 95% confidence interval."""
+    """Steps [P] that all curves cover, the mean over curves [P], and half the width of its 95%
+    confidence interval [P], or None for a single curve."""
     first, last = max(c.step[0] for c in curves), min(c.step[-1] for c in curves)
     step = np.linspace(min(first, last), last, _POINTS)
     values = np.stack([np.interp(step, c.step, c.value) for c in curves])
@@ -102,7 +98,7 @@ def group(run_dirs: list[Path], metric: str = RETURN) -> dict[str, dict[str, lis
     grouped: dict[str, dict[str, list[Curve]]] = {}
     for env, members in runs.items():
         settings = [
-            {k: str(v) for k, v in config.to_dict().items() if k not in NOT_AN_EXPERIMENT}
+            {k: str(v) for k, v in config.to_dict().items() if k not in _WITHIN_EXPERIMENT}
             for config, _ in members
         ]
         differing = [k for k in settings[0] if len({s[k] for s in settings}) > 1]
@@ -116,6 +112,11 @@ def group(run_dirs: list[Path], metric: str = RETURN) -> dict[str, dict[str, lis
 def draw(
     grouped: dict[str, dict[str, list[Curve]]], out: Path, name: str = "mean training return"
 ) -> None:
+    """Write a panel for each environment to the PNG `out`; `name` is that of the metric.
+
+    Raises:
+        ConfigError: where the file cannot be written.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -135,8 +136,12 @@ def draw(
         axis.set(title=env, xlabel="environment steps", ylabel=name)
         axis.grid(alpha=0.3)
         axis.legend()
-    figure.savefig(out, dpi=120)
-    pyplot.close(figure)
+    try:
+        figure.savefig(out, dpi=120)
+    except OSError as error:
+        raise ConfigError(f"out {out} cannot be written: {error.strerror}") from None
+    finally:
+        pyplot.close(figure)
 
 
 def main() -> None:
@@ -145,6 +150,8 @@ def main() -> None:
     allow_short_help(sys.argv)
     arguments = tyro.cli(Arguments, prog="plot.py", config=(tyro.conf.PositionalRequiredArgs,))
     try:
+        if arguments.out.suffix != ".png":
+            raise ConfigError(f"out {arguments.out} must be a PNG: give a name that ends with .png")
         grouped = group(arguments.run_dirs, arguments.metric)
         name = "mean training return" if arguments.metric == RETURN else arguments.metric
         draw(grouped, arguments.out, name)

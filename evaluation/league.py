@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from common.errors import UserError
 from envs import family_of
 from envs.microrts.game import OPPONENTS, WrongOpponents
 from evaluation.score import score
@@ -12,6 +13,10 @@ from settings.config import Config
 
 if TYPE_CHECKING:
     from model import ActorCritic
+
+
+class BadPicture(UserError):
+    """A picture that cannot be written. The message names it."""
 
 
 class Standing(NamedTuple):
@@ -77,7 +82,11 @@ def table(standings: list[Standing]) -> str:
 
 
 def draw(standings: list[Standing], path: Path, title: str) -> None:
-    """The league as stacked bars, one per bot."""
+    """Draw the league as stacked bars, one for each bot, into the PNG `path`.
+
+    Raises:
+        BadPicture: where the file cannot be written.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -96,5 +105,9 @@ def draw(standings: list[Standing], path: Path, title: str) -> None:
     axes.set_title(title, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(ncols=3, loc="outside upper right", frameon=False)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    try:
+        figure.savefig(path, dpi=120)
+    except OSError as error:
+        raise BadPicture(f"picture {path} cannot be written: {error.strerror}") from None
+    finally:
+        plt.close(figure)

@@ -66,14 +66,20 @@ class Length:
 
 
 @dataclass
-class Machine:
-    """Where a run runs, and how it computes."""
+class Cluster:
+    """Where the environments are stepped."""
 
     xparl_addr: str | None = None
     """IP:PORT of an xparl master; without it samplers are local processes."""
     samplers: Natural | None = None
     """Sampler processes or remote actors. 0: in the learner's own process. Default: the cores,
     or the cluster's free CPUs; at most env_num."""
+
+
+@dataclass
+class Machine:
+    """How the learner computes."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of the learner; auto takes a GPU where there is one."""
     torch_threads: Natural = 1
@@ -294,7 +300,9 @@ class Ppo:
 
 
 @dataclass
-class Config(Ppo, Batch, Rewards, MicroRts, Networks, Files, Evaluation, Machine, Length, Task):
+class Config(
+    Ppo, Batch, Rewards, MicroRts, Networks, Files, Evaluation, Machine, Cluster, Length, Task
+):
     """Everything that a run depends on. (Fields come in the order of the bases, from the last.)"""
 
     def __post_init__(self) -> None:
@@ -405,5 +413,5 @@ FIELDS = set(HINTS)
 
 # `--resume` may change how long a run is, where it runs, and what it shows and saves of itself.
 MAY_CHANGE_ON_RESUME = {
-    field.name for owner in (Length, Machine, Evaluation, Files) for field in dataclasses.fields(owner)
+    field.name for owner in (Length, Cluster, Machine, Evaluation, Files) for field in dataclasses.fields(owner)
 } - {"run_dir", "config"}  # fmt: skip

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import ctypes.util
+import os
 import re
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +14,8 @@ import pytest
 from PIL import Image
 
 import evaluate
-from tests.conftest import run_command
+from tests.conftest import ROOT, run_command, wait_until
+from tests.evaluation.fragile_env import FOLDER
 from tests.evaluation.untrained import untrained
 
 
@@ -41,23 +45,30 @@ def test_a_video_shows_the_episode(env, shape, tmp_path):
     assert not np.array_equal(frames[0], frames[-1])
 
 
-def test_the_scores_are_printed(tmp_path):
+@pytest.fixture
+def command(monkeypatch):
+    """Runs the command in this process, which is sooner done than starting another."""
+
+    def run(*arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments])
+        evaluate.main()
+
+    return run
+
+
+def test_the_scores_are_printed(tmp_path, command, capsys):
     folder = untrained("tests.toy_envs:ConstantReward", tmp_path)
-    done = run_command("evaluate.py", str(folder), "--episodes", "3", "--stochastic")
-    assert (done.returncode, done.stdout) == (
-        0,
+    command(str(folder), "--episodes", "3", "--stochastic")
+    assert capsys.readouterr().out == (
         "tests.toy_envs:ConstantReward, update-00000001 (0 steps), stochastic: return mean 10.00,"
-        " std 0.00, episodes 3, mean length 10.0\n",
-    ), done.stderr
-
-
-def test_a_league_is_printed_and_drawn(tmp_path):
-    folder = untrained("microrts-4x4", tmp_path, test_max_steps=5)
-    done = run_command(
-        "evaluate.py", str(folder), "--opponents", "passiveAI", "randomAI", "--episodes", "2"
+        " std 0.00, episodes 3, mean length 10.0\n"
     )
-    assert done.returncode == 0, done.stderr
-    title, header, *rows, path = done.stdout.splitlines()
+
+
+def test_a_league_is_printed_and_drawn(tmp_path, command, capsys):
+    folder = untrained("microrts-4x4", tmp_path, test_max_steps=5)
+    command(str(folder), "--opponents", "passiveAI", "randomAI", "--episodes", "2")
+    title, header, *rows, path = capsys.readouterr().out.splitlines()
     assert title == "microrts-4x4, update-00000001 (0 steps), greedy"
     assert header.split() == ["opponent", "games", "win", "draw", "loss", "length"]
     assert [row.split()[:5] for row in rows] == [
@@ -69,26 +80,29 @@ def test_a_league_is_printed_and_drawn(tmp_path):
     assert np.asarray(Image.open(path).convert("RGB")).std() > 5
 
 
+TOY, GAME = "tests.toy_envs:ConstantReward", "microrts-4x4"
+
+
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("env", "arguments", "complaint"),
     [
-        (["/nowhere"], "/nowhere is not the folder of a run"),
-        (["RUN", "--episodes", "0"], "episodes is 0, but must be at least 1"),
-        (["RUN", "--checkpoint", "best"], "has no best checkpoint: .* leave --checkpoint out"),
-        (["RUN", "--opponents", "coacAI"], "opponents coacAI play microRTS.*leave --opponents out"),
-        (["RUN", "--video", "film.gif"], r"film\.gif must be an mp4"),
-        (["RUN", "--video", "film.mp4"], "cannot be rendered as images.*leave --video out"),
+        (TOY, ["/nowhere"], "/nowhere is not the folder of a run"),
+        (TOY, ["RUN", "--episodes", "0"], "episodes is 0, but must be at least 1"),
+        (TOY, ["RUN", "--checkpoint", "best"], "has no best checkpoint: .* leave --checkpoint out"),
+        (
+            TOY,
+            ["RUN", "--opponents", "rojo"],
+            "opponents rojo play microRTS.*leave --opponents out",
+        ),
+        (TOY, ["RUN", "--video", "film.gif"], r"film\.gif must be an mp4"),
+        (TOY, ["RUN", "--video", "film.mp4"], "cannot be rendered as images.*leave --video out"),
+        (GAME, ["RUN", "--opponents", "coac"], "opponents has 'coac': give all, or some of"),
     ],
 )
-def test_bad_input_is_one_line(arguments, complaint, tmp_path, capsys, monkeypatch):
-    folder = str(untrained("tests.toy_envs:ConstantReward", tmp_path))
-    command = [
-        "evaluate.py",
-        *[folder if argument == "RUN" else argument for argument in arguments],
-    ]
-    monkeypatch.setattr(sys, "argv", command)
+def test_bad_input_is_one_line(env, arguments, complaint, tmp_path, command, capsys):
+    folder = str(untrained(env, tmp_path))
     with pytest.raises(SystemExit) as end:
-        evaluate.main()
+        command(*[folder if argument == "RUN" else argument for argument in arguments])
     assert end.value.code == 2
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -96,10 +110,14 @@ def test_bad_input_is_one_line(arguments, complaint, tmp_path, capsys, monkeypat
     assert re.match(f"evaluate.py: .*{complaint}", printed.err)
 
 
-def test_an_unknown_bot_is_one_line(tmp_path):
-    folder = str(untrained("microrts-4x4", tmp_path))
-    done = run_command("evaluate.py", folder, "--opponents", "coac")
-    assert done.returncode == 2
-    assert re.fullmatch(
-        r"evaluate.py: opponents has 'coac': give all, or some of .*\n", done.stderr
-    )
+def test_ctrl_c_ends_without_a_traceback(tmp_path):
+    folder = untrained("tests.evaluation.fragile_env:Fragile", tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "evaluate.py", str(folder), "--episodes", "1000000"],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), FOLDER: str(tmp_path)},
+    )  # fmt: skip
+    wait_until((tmp_path / "played").exists, 60, "the first episodes")
+    process.send_signal(signal.SIGINT)
+    _, printed = process.communicate(timeout=60)
+    assert (process.returncode, printed) == (130, "")

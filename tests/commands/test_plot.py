@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
+import plot
 from plot import Curve, band, group, read
 from settings.config import Config, ConfigError
 from tests.conftest import run_command
@@ -37,11 +40,12 @@ def test_runs_are_grouped_by_what_differs_except_the_seed(tmp_path):
     folders = [
         write_run(tmp_path / "a", [1, 2], seed=1), write_run(tmp_path / "b", [3, 4], seed=2),
         write_run(tmp_path / "c", [5, 6], seed=1, gamma=0.5),
+        write_run(tmp_path / "d", [7, 8], seed=2, gamma=0.5, samplers=2, test_episodes=3),
     ]  # fmt: skip
     lines = group(folders)["CartPole-v1"]
     assert {label: len(curves) for label, curves in lines.items()} == {
         "gamma 0.99": 2,
-        "gamma 0.5": 1,
+        "gamma 0.5": 2,
     }
 
 
@@ -67,6 +71,24 @@ def test_the_command_draws_a_png(tmp_path):
     assert (done.returncode, done.stdout) == (0, f"{out}\n"), done.stderr
     pixels = np.asarray(Image.open(out).convert("RGB"))
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10
-    done = run_command("plot.py", str(tmp_path))
-    assert done.returncode == 2
-    assert "not the folder of a run" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["/nowhere"], "/nowhere is not the folder of a run"),
+        (["RUN", "--out", "curves.jpeg"], r"curves\.jpeg must be a PNG"),
+        (["RUN", "--out", "/nowhere/curves.png"], r"/nowhere/curves\.png cannot be written"),
+        (["RUN", "--metric", "nothing"], "has no metric 'nothing': give one of .*global_step"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, complaint, tmp_path, capsys, monkeypatch):
+    run_dir = str(write_run(tmp_path / "a", [1, 2]))
+    command = ["plot.py", *[run_dir if argument == "RUN" else argument for argument in arguments]]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as end:
+        plot.main()
+    assert end.value.code == 2
+    printed = capsys.readouterr().err
+    assert len(printed.splitlines()) == 1
+    assert re.match(f"plot.py: .*{complaint}", printed)

@@ -83,3 +83,9 @@ def test_the_table_ends_with_the_mean_over_opponents():
     ]
     last = league.table(standings).splitlines()[-1]
     assert last.split() == ["mean", "8", "0.75", "0.12", "0.12"]
+
+
+def test_a_picture_that_cannot_be_written_is_said(tmp_path):
+    standing = league.Standing("coacAI", 4, 0.5, 0.25, 0.25, 100.0)
+    with pytest.raises(league.BadPicture, match="cannot be written"):
+        league.draw([standing], tmp_path / "nowhere" / "league.png", "title")
