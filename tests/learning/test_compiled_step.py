@@ -1,0 +1,57 @@
+"""A compiled gradient step changes nothing for other code in the process."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from learning.compiled_step import Compiled
+from networks.tanh import rational_tanh
+
+
+class Learner:
+    """One weight, moved against the gradient of tanh(weight * x) summed."""
+
+    def __init__(self) -> None:
+        self.weight = torch.full((1,), 0.5, requires_grad=True)
+        torch._dynamo.mark_static_address(self.weight)
+
+    def step(self, batch: tuple[Tensor, ...]) -> Tensor:
+        total = (self.weight * batch[0]).tanh().sum()
+        (gradient,) = torch.autograd.grad(total, [self.weight])
+        with torch.no_grad():
+            self.weight.sub_(0.1 * gradient)
+        return total.detach()
+
+
+def test_torchs_own_switches_are_as_before_and_a_users_tanh_is_torchs():
+    from torch._inductor.decomposition import decompositions, select_decomp_table
+
+    tables = [dict(table) for table in (decompositions, select_decomp_table())]
+    traces = torch._dynamo.config.trace_autograd_ops
+    learner, eager = Learner(), Learner()
+    step = Compiled(learner.step, graphs=False)
+    x = torch.linspace(-3, 3, 1000)
+    for _ in range(3):
+        torch.testing.assert_close(step((x,)), eager.step((x,)))
+    torch.testing.assert_close(learner.weight, eager.weight)
+
+    assert [decompositions, select_decomp_table()] == tables
+    assert torch._dynamo.config.trace_autograd_ops == traces
+    of_the_user = torch.compile(lambda x: x.tanh())(x)
+    # either is within one unit in the last place (1.2e-7) of tanh
+    torch.testing.assert_close(of_the_user, x.tanh(), rtol=2.4e-7, atol=0)
+    assert not torch.equal(of_the_user, rational_tanh(x))
+
+
+def test_a_compile_that_fails_leaves_no_switch_behind():
+    class Fails(Learner):
+        def step(self, batch: tuple[Tensor, ...]) -> Tensor:
+            raise RuntimeError("within the step")
+
+    traces = torch._dynamo.config.trace_autograd_ops
+    step = Compiled(Fails().step, graphs=False)
+    with pytest.raises(Exception, match="within the step"):
+        step((torch.ones(3),))
+    assert torch._dynamo.config.trace_autograd_ops == traces
