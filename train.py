@@ -57,6 +57,7 @@ def check(config: Config) -> Spaces:
     from gymnasium import spaces
 
     from envs import spaces_of
+    from networks.trunks import refuse_unfit
     from settings.config import ConfigError
 
     env_spaces = spaces_of(config.env, **config.env_options())
@@ -65,6 +66,7 @@ def check(config: Config) -> Spaces:
             f"continuous_action was given, but env {config.env} has discrete actions,"
             f" {env_spaces.action}: leave the flag out"
         )
+    refuse_unfit(env_spaces, config)
     if config.xparl_addr is not None and config.samplers != 0:
         from cluster.engines.xparl import cluster_cpus
 

@@ -64,8 +64,7 @@ class Sampler:
         self._length = np.zeros(envs, np.int64)
         self._state = self.model.initial_state(envs)  # before `_obs`
         self._tail: dict[str, np.ndarray] = {}
-        if self.model.plain:  # compile what acts before the first fragment waits for it
-            self.model.act(np.zeros((1, *self.spec.obs_shape), np.float32), None)
+        self.model.prepare_to_act()
         # what the environment knows of an episode that has just ended
         self._tells: Callable[[int], dict[str, float]] | None = getattr(self.venv, "extras", None)
 
@@ -95,7 +94,11 @@ class Sampler:
             out.obs[t] = self._obs[:, -1] if stack else self._obs
             mask = self.venv.action_mask if out.action_mask is not None else None
             acted = self.model.act(
-                self._obs if stack else out.obs[t], noise[t - carried], mask, self._state
+                self._obs if stack else out.obs[t],
+                noise[t - carried],
+                mask,
+                self._state,
+                self.first,
             )
             out.action[t], out.behaviour_log_prob[t] = acted.action, acted.log_prob
             if out.action_mask is not None:

@@ -1,75 +1,28 @@
-"""Policy distributions as pure functions of a network's output; those of continuous actions.
-
-Shapes: `params` [..., P] is what the policy head puts out, `action` [..., K] holds K independent
-sub-actions (Categorical: K = 1, without the axis). `sub_log_prob` is [..., K]; log-probabilities
-and entropies are those of the joint action, summed over K: [...].
-
-Sampling is a pure function of noise that is drawn elsewhere, so that the same noise gives the same
-action wherever it is computed. For the same reason every operation here gives the same bits for a
-row whatever other rows stand beside it (softplus is spelled out: torch's own does not).
-"""
+"""Distributions of continuous actions: K sub-actions, each with its bounds."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from common.errors import UserError
-from distributions.discrete import Categorical, GridMultiDiscrete, MultiDiscrete, UnitSelection
-from envs.microrts.game import COMPONENTS
+from distributions.base import Distribution
+from distributions.compiled import sample_normal
 
 
-class Distribution(Protocol):
-    """What a policy distribution offers."""
-
-    params: int  # P, the number of parameters for one action
-    sub_actions: int  # K
-    mask_size: int  # A: entries of the mask that is stored with an action, where there is one
-    noise_shape: tuple[int, ...]  # of one action
-    action_shape: tuple[int, ...]
-    action_dtype: str
-
-    @property
-    def noise(self) -> Literal["normal", "uniform"]:
-        """The kind of noise that `sample` consumes."""
-        ...
-
-    def sample(self, params: Any, noise: Tensor) -> Tensor: ...
-    def mode(self, params: Any) -> Tensor: ...
-    def sub_log_prob(self, params: Any, action: Tensor) -> Tensor: ...
-    def log_prob(self, params: Any, action: Tensor) -> Tensor: ...
-    def entropy(self, params: Any) -> Tensor: ...
-    def kl(self, params: Any, other: Any) -> Tensor:
-        """KL(params || other), [...]."""
-        ...
-
-    def to_env(self, action: np.ndarray) -> np.ndarray:
-        """The action that the environment is given, inside its bounds."""
-        ...
-
-
-class _Box:
-    """What the continuous distributions share: K sub-actions with bounds."""
+class _Box(Distribution):
+    """What the continuous distributions share: the space's bounds, two parameters a sub-action."""
 
     action_dtype = "float32"
-    mask_size = 0
 
     def __init__(self, space: spaces.Box):
         self.action_shape = self.noise_shape = space.shape
         self.sub_actions = space.shape[0]
-        self.params = 2 * self.sub_actions
+        self.outputs = 2 * self.sub_actions
         self.low, self.high = space.low.astype("float32"), space.high.astype("float32")
-
-    def sub_log_prob(self, params: Tensor, action: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
-        return self.sub_log_prob(params, action).sum(-1)
 
 
 class Normal(_Box):
@@ -81,13 +34,36 @@ class Normal(_Box):
     Args:
         space: the actions.
         scaled: the policy's [-1, 1] means the whole width between the bounds.
+        initial_log_std: log standard deviation to begin with.
+        state_dependent_std: the network puts out the standard deviations; otherwise they are
+            parameters of their own.
     """
 
-    noise: Literal["normal"] = "normal"
+    noise = "normal"
 
-    def __init__(self, space: spaces.Box, scaled: bool = False):
+    def __init__(
+        self,
+        space: spaces.Box,
+        scaled: bool = False,
+        initial_log_std: float = 0.0,
+        state_dependent_std: bool = False,
+    ):
         super().__init__(space)
-        self.scaled = scaled
+        self.scaled, self.initial_log_std = scaled, initial_log_std
+        if not state_dependent_std:
+            self.outputs = self.sub_actions
+            self.own = torch.full((self.sub_actions,), initial_log_std)
+
+    def shaped(self, output: Tensor, own: Tensor | None) -> Tensor:
+        if own is not None:
+            return torch.cat([output, own.expand_as(output)], -1)
+        mean, log_std = output.chunk(2, -1)
+        return torch.cat([mean, (log_std + self.initial_log_std).clamp(-5.0, 2.0)], -1)
+
+    def sample_compiled(
+        self, output: np.ndarray, own: Tensor | None, noise: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        return None if own is None else sample_normal(output, own.detach().numpy(), noise)
 
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:
         mean, log_std = params.chunk(2, -1)
@@ -124,11 +100,13 @@ class TanhNormal(Normal):
         log p(a) = log N(u) - log(width / 2) - log(1 - tanh(u)^2)
     """
 
-    # Gauss-Hermite quadrature of the one expectation that the entropy has no closed form for
+    # Gauss-Hermite quadrature: the entropy contains an expectation without a closed form
     _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(24)
 
-    def __init__(self, space: spaces.Box):
-        super().__init__(space)
+    def __init__(
+        self, space: spaces.Box, initial_log_std: float = 0.0, state_dependent_std: bool = False
+    ):
+        super().__init__(space, False, initial_log_std, state_dependent_std)
         self._log_half_width = torch.from_numpy(np.log((self.high - self.low) / 2))
         self._nodes = torch.tensor(self._NODES, dtype=torch.float32)
         self._weights = torch.tensor(
@@ -136,9 +114,14 @@ class TanhNormal(Normal):
         ).unsqueeze(-1)
 
     def _log_jacobian(self, u: Tensor) -> Tensor:
-        # log(1 - tanh(u)^2), where that rounds to 0 too: 2 (log 2 - u - softplus(-2 u))
+        # log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2 u)), finite also where tanh(u)^2 rounds to 1
         softplus = (-2 * u).relu() + torch.log1p((-2 * u.abs()).exp())
         return self._log_half_width.to(u) + 2 * (math.log(2) - u - softplus)
+
+    def sample_compiled(
+        self, output: np.ndarray, own: Tensor | None, noise: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        return None  # the compiled function knows the density of the normal only
 
     def sub_log_prob(self, params: Tensor, action: Tensor) -> Tensor:
         return super().sub_log_prob(params, action) - self._log_jacobian(action)
@@ -160,7 +143,7 @@ class Beta(_Box):
     `action` is the action on the bounds' scale; its density includes the scale's Jacobian.
     """
 
-    noise: Literal["uniform"] = "uniform"
+    noise = "uniform"
     _EDGE = 1e-6  # actions stay this far inside (0, 1), where the log density is finite
 
     def __init__(self, space: spaces.Box):
@@ -217,56 +200,8 @@ class Beta(_Box):
         ).sum(-1)
 
     def to_env(self, action: np.ndarray) -> np.ndarray:
-        return np.clip(action, self.low, self.high)  # rounding of low + width * unit
+        return np.clip(action, self.low, self.high)  # low + width * unit may round beyond a bound
 
 
 def _log_beta(alpha: Tensor, beta: Tensor) -> Tensor:
     return torch.lgamma(alpha) + torch.lgamma(beta) - torch.lgamma(alpha + beta)
-
-
-class WrongDistribution(UserError):
-    """A distribution that does not fit the action space."""
-
-
-def make_distribution(name: str, space: spaces.Space, scaled: bool = False) -> Distribution:
-    """The distribution called `name` (`auto`: the usual one) over an action space.
-
-    Args:
-        scaled: see `Normal`.
-
-    Raises:
-        WrongDistribution: with the ones that fit.
-    """
-    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
-        if name not in ("auto", "categorical"):
-            raise WrongDistribution(
-                f"distribution {name} is for continuous actions, this environment has {space}:"
-                f" give categorical or auto"
-            )
-        if isinstance(space, spaces.Discrete):
-            return Categorical(space)
-        return _over_units(tuple(int(n) for n in space.nvec))
-    assert isinstance(space, spaces.Box)
-    if name == "categorical":
-        raise WrongDistribution(f"distribution categorical is for discrete actions, this environment"
-                                f" has {space}: give normal, tanh_normal, beta or auto")  # fmt: skip
-    if (name in ("beta", "tanh_normal") or scaled) and not space.is_bounded():
-        asked = f"distribution {name}" if name in ("beta", "tanh_normal") else "scale_action"
-        raise WrongDistribution(
-            f"{asked} needs bounded actions, this environment has {space}: give normal"
-            f"{' without scale_action' if scaled else ''}"
-        )
-    if name == "beta":
-        return Beta(space)
-    return TanhNormal(space) if name == "tanh_normal" else Normal(space, scaled)
-
-
-def _over_units(sizes: tuple[int, ...]) -> MultiDiscrete:
-    """microRTS's spaces are known by their shape: a grid of cells, or a cell and its action."""
-    width = len(COMPONENTS)
-    if len(sizes) == width + 1 and sizes[1:] == COMPONENTS:
-        return UnitSelection(sizes[0], COMPONENTS)
-    cells, rest = divmod(len(sizes), width)
-    if not rest and cells and sizes == COMPONENTS * cells:
-        return GridMultiDiscrete(COMPONENTS, cells)
-    return MultiDiscrete(sizes)

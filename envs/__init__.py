@@ -45,6 +45,8 @@ class Spaces(NamedTuple):
 
     `masks`: the environment says which actions are legal, by its `action_mask` [N, A] bool.
     `privileged`: how many of an observation's entries, the last, are for the critic alone.
+    `action_structure`: where actions are those of units on a grid, the name of their structure in
+    `distributions.make.STRUCTURES` and the number of cells.
     """
 
     observation: spaces.Box
@@ -52,6 +54,7 @@ class Spaces(NamedTuple):
     frame_stack: int
     masks: bool = False
     privileged: int = 0
+    action_structure: tuple[str, int] | None = None
 
 
 def family_of(env: str) -> str:
@@ -126,4 +129,5 @@ def spaces_of_vec_env(venv: VectorEnv) -> Spaces:
     return Spaces(
         observation, venv.single_action_space, getattr(venv, "frame_stack", 0),
         hasattr(venv, "action_mask"), getattr(venv, "privileged", 0),
+        getattr(venv, "action_structure", None),
     )  # fmt: skip

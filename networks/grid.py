@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d
 
-from distributions.discrete import CellLogits, masked
 from networks.layers import Linear, convolution, orthogonal
 
 
-class GridFeatures(NamedTuple):
-    """Features of each cell, for a policy that acts in each, and of the whole map, for values."""
-
-    cells: Tensor  # [B, channels, H, W]
-    whole: Tensor  # [B, 128]
-
-
 class GridNet(nn.Module):
-    """[B, C, H, W] -> `GridFeatures`.
+    """Planes [B, C, H, W] -> features of each cell [B, 64, H, W] and of the whole map [B, 128].
 
-    An encoder and a decoder after Huang et al. 2021 (arXiv 2105.13807, figure 5), with the first
+    The policy acts in each cell, and values are those of the whole map. An encoder and a decoder after Huang et al. 2021 (arXiv 2105.13807, figure 5), with the first
     layer's own features beside the decoder's; or, plain, three layers at the map's resolution.
     """
-
-    channels = 64
-    features = 128
 
     def __init__(self, obs_shape: tuple[int, ...], plain: bool):
         super().__init__()
@@ -44,11 +33,11 @@ class GridNet(nn.Module):
             self.third = convolution(64, 32, 3, padding=1)
             halved = [(side + 1) // 2 for side in size]
             whole = 64 * math.prod((side + 1) // 2 for side in halved)
-        self.whole = orthogonal(Linear(whole, self.features), math.sqrt(2))
-        # as the planes come, and as cells are picked
+        self.whole = orthogonal(Linear(whole, 128), math.sqrt(2))
+        # planes come as [H, W, C], and cells are picked from [B, H, W]: no copy on either side
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    def forward(self, obs: Tensor) -> GridFeatures:
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         near = self.first(obs).relu()
         if self.plain:
             cells = self.third(self.second(near).relu()).relu()
@@ -59,11 +48,11 @@ class GridNet(nn.Module):
             whole = coarse.flatten(1)
             back = interpolate(self.third(coarse).relu(), self.size, mode="nearest")
             cells = torch.cat([near, back], 1)
-        return GridFeatures(cells, self.whole(whole).relu())
+        return cells, self.whole(whole).relu()
 
 
 class GridHead(nn.Module):
-    """Logits of the choices of those cells that may act.
+    """Logits of a cell's choices, for the cells that are asked for: few of a map may act.
 
     Args:
         channels: features of a cell.
@@ -74,9 +63,10 @@ class GridHead(nn.Module):
         super().__init__()
         self.layer = orthogonal(Linear(channels, choices), 0.01)
 
-    def forward(self, cells: Tensor, mask: Tensor) -> CellLogits:
-        """`cells` [B, channels, H, W], `mask` [B, H * W * S] bool."""
-        legal = mask.view(-1, self.layer.out_features)
-        acting = legal.any(-1).nonzero().squeeze(-1)
-        features = cells.permute(0, 2, 3, 1).flatten(0, 2)[acting]
-        return CellLogits(masked(self.layer(features), legal[acting]), acting, len(cells))
+    def forward(self, cells: Tensor) -> Callable[[Tensor], Tensor]:
+        """Features [B, channels, H, W] -> a function of cells [U], each row * H * W + cell.
+
+        Its values are their logits [U, S].
+        """
+        by_cell = cells.permute(0, 2, 3, 1).flatten(0, 2)
+        return lambda acting: self.layer(by_cell[acting])

@@ -1,8 +1,10 @@
-"""Layers that all networks are made of."""
+"""The layers of all networks."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,14 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
-# Libraries take another kernel, with another order of summation, for another number of rows. For an
-# action not to depend on how many environments stand beside it, and so on how they are spread over
-# samplers, matrices are multiplied in blocks of this many rows
-_BLOCK_ROWS = 16
+from common.errors import UserError
+
+# BLAS picks a kernel by the number of rows, and kernels differ in their order of summation. Acting
+# always multiplies blocks of this many rows, so that an action has the same bits however the
+# environments are spread over samplers
+BLOCK_ROWS = 16
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU,
 }  # fmt: skip
+
+
+class WrongNetwork(UserError):
+    """A network that does not fit the observations, or that does not exist."""
 
 
 def orthogonal(layer: Any, gain: float) -> Any:
@@ -38,12 +46,15 @@ class Linear(nn.Linear):
 
     @staticmethod
     def rowwise(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        # in this order: the compiler cannot trace the second question
+        # the compiler cannot trace `is_inference_mode_enabled`, so it must be asked second
         if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
             return linear(input, weight, bias)
-        rows = len(input)
-        padded = pad(input, (0, 0, 0, -rows % _BLOCK_ROWS))
-        blocks = [linear(block, weight, bias) for block in padded.split(_BLOCK_ROWS)]
+        rows, missing = len(input), -input.shape[1] % 16
+        if missing and len(weight) < 16:
+            # MKL multiplies small matrices of an odd width by kernels that depend on a row's place
+            input, weight = pad(input, (0, missing)), pad(weight, (0, missing))
+        padded = pad(input, (0, 0, 0, -rows % BLOCK_ROWS))
+        blocks = [linear(block, weight, bias) for block in padded.split(BLOCK_ROWS)]
         return torch.cat(blocks)[:rows]
 
 
@@ -64,7 +75,20 @@ class NoisyLinear(Linear):
         self.bias_sigma = nn.Parameter(torch.full((outputs,), self.SIGMA))
         self.register_buffer("weight_noise", torch.zeros(outputs, inputs))
         self.register_buffer("bias_noise", torch.zeros(outputs))
-        self.quiet = False  # for greedy actions: as if the noise were 0
+        self._quiet = False
+
+    @staticmethod
+    @contextmanager
+    def quiet(layers: Iterable[NoisyLinear]) -> Iterator[None]:
+        """Within it the layers compute as if their noise were 0, as greedy actions want it."""
+        layers = list(layers)
+        for layer in layers:
+            layer._quiet = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer._quiet = False
 
     def resample(self, generator: np.random.Generator) -> None:
         for noise in (self.weight_noise, self.bias_noise):
@@ -72,7 +96,7 @@ class NoisyLinear(Linear):
             noise.copy_(torch.from_numpy(drawn))
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.quiet:
+        if self._quiet:
             return self.rowwise(input, self.weight, self.bias)
         weight = self.weight + self.weight_sigma * self.weight_noise
         return self.rowwise(input, weight, self.bias + self.bias_sigma * self.bias_noise)
@@ -83,9 +107,9 @@ def mlp(
 ) -> nn.Sequential:
     """A multi-layer perceptron [B, inputs] -> [B, hidden_sizes[-1]]; `noisy`: in its last layer."""
     layers: list[nn.Module] = []
-    for at, width in enumerate(hidden_sizes, 1):
-        kind = NoisyLinear if noisy and at == len(hidden_sizes) else Linear
-        layers += [orthogonal(kind(inputs, width), math.sqrt(2)), ACTIVATIONS[activation]()]
+    for number, width in enumerate(hidden_sizes, 1):
+        layer = NoisyLinear if noisy and number == len(hidden_sizes) else Linear
+        layers += [orthogonal(layer(inputs, width), math.sqrt(2)), ACTIVATIONS[activation]()]
         inputs = width
     return nn.Sequential(*layers)
 

@@ -6,32 +6,32 @@ import math
 
 from torch import Tensor, nn
 
+from networks.images import nature_cnn
 from networks.layers import Linear, RunningMoments, mlp, orthogonal
-from networks.trunks import nature_cnn
 
 _FEATURES = 64
-_CLIP = 5.0  # of a normalised observation
+_CLIP = 5.0  # bound of a normalised observation
 
 
 class RND(nn.Module):
-    """A predictor of what a fixed random network says of an observation.
+    """A network that learns to predict the output of a fixed random one.
 
     Args:
-        obs_shape: of one raw observation; of a stack of frames [C, H, W], and of one that looks back
-            [steps, inputs], the newest is looked at.
+        obs_shape: of one raw observation. Of a stack of frames [C, H, W] and of the last
+            observations of an episode [steps, inputs], only the newest counts.
     """
 
     def __init__(self, obs_shape: tuple[int, ...]):
         super().__init__()
         self.image = len(obs_shape) == 3
         self.looks_back = len(obs_shape) == 2
-        seen = (1, *obs_shape[1:]) if self.image else obs_shape[-1:]
-        self.moments = RunningMoments(seen)
+        newest = (1, *obs_shape[1:]) if self.image else obs_shape[-1:]
+        self.moments = RunningMoments(newest)
 
         def trunk() -> tuple[nn.Module, int]:
             if self.image:
-                return nature_cnn(seen), 512
-            return mlp(seen[0], (128,), "relu"), 128
+                return nature_cnn(newest), 512
+            return mlp(newest[0], (128,), "relu"), 128
 
         body, width = trunk()
         self.target = nn.Sequential(body, orthogonal(Linear(width, _FEATURES), math.sqrt(2)))
@@ -42,16 +42,16 @@ class RND(nn.Module):
             orthogonal(Linear(128, _FEATURES), math.sqrt(2)),
         )  # fmt: skip
 
-    def _seen(self, obs: Tensor) -> Tensor:
+    def _newest(self, obs: Tensor) -> Tensor:
         if self.looks_back:
             return obs[:, -1]
         return obs[:, -1:] if self.image else obs
 
     def update(self, obs: Tensor) -> None:
-        """Learn the scale of observations [B, ...]."""
-        self.moments.update(self._seen(obs))
+        """Merge observations [B, ...] into the moments that scale them."""
+        self.moments.update(self._newest(obs))
 
     def error(self, obs: Tensor) -> Tensor:
-        """The predictor's squared error [B], averaged over features: large for what is new."""
-        x = self.moments(self._seen(obs), _CLIP)
+        """The predictor's squared error [B], averaged over features: large where it has learned little."""
+        x = self.moments(self._newest(obs), _CLIP)
         return ((self.predictor(x) - self.target(x)) ** 2).mean(-1)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from networks.layers import Linear, mlp, orthogonal
+from networks.layers import Linear, WrongNetwork, mlp, orthogonal
 
 
 class Lstm(nn.Module):
@@ -18,6 +18,10 @@ class Lstm(nn.Module):
 
     def __init__(self, inputs: int, hidden_sizes: tuple[int, ...], activation: str):
         super().__init__()
+        if not hidden_sizes:
+            raise WrongNetwork(
+                "hidden_sizes is empty, but network lstm is as wide as the last of them: give one"
+            )
         self.encoder = mlp(inputs, hidden_sizes, activation)
         self.width = hidden_sizes[-1]
         self.state_size = 2 * self.width

@@ -1,100 +1,265 @@
-"""The networks that `--network` names: functions of observations to features [B, features]."""
+"""The networks that `--network` names: one table, and the user's own classes."""
 
 from __future__ import annotations
 
-import math
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from common.errors import UserError
 from common.user_class import find
 from envs import Spaces
 from networks.grid import GridNet
-from networks.layers import Linear, convolution, mlp, orthogonal
+from networks.images import impala, microrts_cnn, nature_cnn
+from networks.layers import BLOCK_ROWS, WrongNetwork, mlp
 from networks.sequence import Lstm, Transformer
-from settings.config import Config
-
-GRIDS = ("gridnet", "gridnet_cnn")  # networks that keep the map's cells apart
-IMAGES = ("nature_cnn", "impala", "microrts_cnn", *GRIDS)
-VECTORS = ("mlp", "lstm")  # and transformer, whose observations reach back
+from settings.config import Config, ConfigError
 
 
-class WrongNetwork(UserError):
-    """A network that does not fit the observations, or that does not exist."""
+class Past(NamedTuple):
+    """The state of a recurrent network before T steps of E environments."""
+
+    state: Tensor  # [E, S]
+    begins: Tensor  # [T * E] bool: an episode begins with this observation
 
 
-def _flattened(
-    convolutions: nn.Sequential, obs_shape: tuple[int, ...], width: int
-) -> nn.Sequential:
-    """Convolutions, and then one dense layer of ReLU units: [B, C, H, W] -> [B, width]."""
-    with torch.no_grad():
-        flat = convolutions(torch.zeros(1, *obs_shape)).shape[1]
-    dense = orthogonal(Linear(flat, width), math.sqrt(2))
-    return nn.Sequential(*convolutions, dense, nn.ReLU())
+class Features(NamedTuple):
+    """A trunk's output for B observations, and a recurrent trunk's state after the last step."""
+
+    policy: Tensor  # [B, features]; of a network over a grid [B, channels, H, W]
+    whole: Tensor  # [B, features], for values
+    state: Tensor | None = None  # [E, S]
 
 
-def nature_cnn(obs_shape: tuple[int, ...]) -> nn.Sequential:
-    """The network of Mnih et al. 2015: [B, C, H, W] in [0, 1] -> [B, 512]."""
-    if min(obs_shape[1:]) < 36:
-        raise WrongNetwork(
-            f"network nature_cnn takes images of at least 36x36, these are {obs_shape[1:]}: give"
-            f" --network impala"
-        )
-    convolutions = nn.Sequential(
-        convolution(obs_shape[0], 32, 8, 4), nn.ReLU(),
-        convolution(32, 64, 4, 2), nn.ReLU(),
-        convolution(64, 64, 3), nn.ReLU(), nn.Flatten(),
-    )  # fmt: skip
-    return _flattened(convolutions, obs_shape, 512)
+@dataclass(frozen=True)
+class Trunk:
+    """One network of the table.
 
-
-class _Residual(nn.Module):
-    """x + conv(relu(conv(relu(x))))."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.first = convolution(channels, channels, 3, padding=1)
-        self.second = convolution(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(self.first(x.relu()).relu())
-
-
-def impala(obs_shape: tuple[int, ...]) -> nn.Sequential:
-    """The residual network of Espeholt et al. 2018 (arXiv 1802.01561, figure 3): -> [B, 256]."""
-    layers: list[nn.Module] = []
-    inputs = obs_shape[0]
-    for channels in (16, 32, 32):
-        layers += [
-            convolution(inputs, channels, 3, padding=1), nn.MaxPool2d(3, 2, 1),
-            _Residual(channels), _Residual(channels),
-        ]  # fmt: skip
-        inputs = channels
-    return _flattened(nn.Sequential(*layers, nn.ReLU(), nn.Flatten()), obs_shape, 256)
-
-
-def microrts_cnn(obs_shape: tuple[int, ...]) -> nn.Sequential:
-    """The small network for microRTS's planes of Song et al. 2023 (arXiv 2301.10919)."""
-    convolutions = nn.Sequential(
-        convolution(obs_shape[0], 16, 3, 2), nn.ReLU(), convolution(16, 32, 2), nn.ReLU(),
-        nn.Flatten(),
-    )  # fmt: skip
-    return _flattened(convolutions, obs_shape, 256)
-
-
-def refuse_unfit(env_spaces: Spaces, config: Config, planes: bool) -> None:
-    """Raise `WrongNetwork` for settings that do not fit the observations.
-
-    Args:
-        planes: whether observations are planes of zeros and ones.
+    Attributes:
+        make: (obs_shape, config, noisy) -> the module; noisy asks for noise in its last layer.
+        axes: of the observations that it fits: 1 for vectors, 2 for vectors over time [steps,
+            inputs], 3 for images [C, H, W]. None: the network itself decides.
+        remembers: forward(obs [T * E, ...], state [E, S], begins [T * E]) -> (features, state), and
+            `state_size` is S. Otherwise forward(obs [B, ...]) -> features.
+        per_cell: forward gives a pair: the features of each cell, and of the whole map.
+        compiles_after: gradient steps from which compiling pays for itself: it costs some 20 s, or
+            3 s where it is cached. None: never compiled, as the shapes depend on the data, or the
+            code is the user's.
+        bfloat16: the learner computes in bfloat16 by default where the processor has it.
+        acts_compiled: a stack of linear layers, so that on the CPU `Perceptron` can act for it.
+        least_rows: rows that acting is padded to. For a few images libraries choose other kernels,
+            with other bits (see `Linear`); from here on an image's bits depend on it alone.
+        blocks: acting is computed in blocks of `BLOCK_ROWS` rows, for the same reason, and each
+            environment always has the same place in its block. The project's own layers take care
+            of it themselves.
     """
-    image = len(env_spaces.observation.shape) == 3
+
+    make: Callable[[tuple[int, ...], Config, bool], nn.Module]
+    axes: int | None
+    remembers: bool = False
+    per_cell: bool = False
+    compiles_after: int | None = None
+    bfloat16: bool = False
+    acts_compiled: bool = False
+    least_rows: int = 1
+    blocks: bool = False
+
+    def run(self, module: nn.Module, obs: Tensor, past: Past | None) -> Features:
+        """A module's features for observations [B, ...], scaled as `Observations` does."""
+        if self.remembers:
+            assert past is not None, "a recurrent network needs a state"
+            whole, state = module(obs, past.state, past.begins)
+            return Features(whole, whole, state)
+        if self.per_cell:
+            return Features(*module(obs))
+        whole = module(obs)
+        return Features(whole, whole)
+
+    def padding(self, rows: int, first: int) -> tuple[int, int]:
+        """How many rows of zeros acting puts before and after a batch of observations.
+
+        Args:
+            first: index of the first row's environment in the run.
+        """
+        if not self.blocks:
+            return 0, max(0, self.least_rows - rows)
+        before = first % BLOCK_ROWS
+        return before, -(before + rows) % BLOCK_ROWS
+
+    def run_rowwise(self, module: nn.Module, obs: Tensor, state: Tensor | None) -> Features:
+        """`run` for one step of acting: a row's bits depend on that row alone.
+
+        Args:
+            obs: [N, ...] with the rows of `padding`.
+            state: [N, S] of a recurrent network before them, padded too.
+        """
+        parts = [self.run(module, part, past) for part, past in self._blocks(obs, state)]
+        if len(parts) == 1:
+            return parts[0]
+        states = [part.state for part in parts if part.state is not None]
+        return Features(
+            torch.cat([part.policy for part in parts]),
+            torch.cat([part.whole for part in parts]),
+            torch.cat(states) if states else None,
+        )
+
+    def _blocks(self, obs: Tensor, state: Tensor | None) -> Iterator[tuple[Tensor, Past | None]]:
+        size = BLOCK_ROWS if self.blocks else len(obs)
+        for first in range(0, len(obs), size):
+            rows = slice(first, first + size)
+            past = None
+            if state is not None:
+                past = Past(state[rows], torch.zeros(size, dtype=torch.bool, device=obs.device))
+            yield obs[rows], past
+
+
+VECTOR, OVER_TIME, IMAGE = 1, 2, 3
+_FEW_IMAGES = 4  # both oneDNN and cuDNN
+
+TRUNKS: dict[str, Trunk] = {
+    "mlp": Trunk(
+        lambda shape, config, noisy: mlp(shape[0], config.hidden_sizes, config.activation, noisy),
+        VECTOR, compiles_after=10_000, acts_compiled=True,
+    ),
+    "lstm": Trunk(
+        lambda shape, config, noisy: Lstm(shape[0], config.hidden_sizes, config.activation),
+        VECTOR, remembers=True,
+    ),
+    "transformer": Trunk(lambda shape, config, noisy: Transformer(shape), OVER_TIME),
+    "nature_cnn": Trunk(
+        lambda shape, config, noisy: nature_cnn(shape),
+        IMAGE, compiles_after=1_500, bfloat16=True, least_rows=_FEW_IMAGES,
+    ),
+    "impala": Trunk(
+        lambda shape, config, noisy: impala(shape),
+        IMAGE, compiles_after=1_500, bfloat16=True, least_rows=_FEW_IMAGES,
+    ),
+    "microrts_cnn": Trunk(
+        lambda shape, config, noisy: microrts_cnn(shape), IMAGE, least_rows=_FEW_IMAGES
+    ),
+    "gridnet": Trunk(
+        lambda shape, config, noisy: GridNet(shape, plain=False),
+        IMAGE, per_cell=True, least_rows=_FEW_IMAGES,
+    ),
+    "gridnet_cnn": Trunk(
+        lambda shape, config, noisy: GridNet(shape, plain=True),
+        IMAGE, per_cell=True, least_rows=_FEW_IMAGES,
+    ),
+}  # fmt: skip
+
+
+def trunk_of(name: str) -> Trunk:
+    """The record of a network in the table, or of the user's own class `module:Class`.
+
+    A class of the user's own is recurrent where its `forward` takes `state` and `begins`.
+
+    Raises:
+        WrongNetwork: where there is none of this name, or the class is no torch module.
+    """
+    if ":" not in name:
+        if name not in TRUNKS:
+            raise WrongNetwork(
+                f"network {name!r} does not exist: give --network {', '.join(TRUNKS)} or module:Class"
+            )
+        return TRUNKS[name]
+    own = find("network", name, WrongNetwork)
+    if not (isinstance(own, type) and issubclass(own, nn.Module)):
+        raise WrongNetwork(f"network {name!r} is {own!r}, which is no subclass of nn.Module")
+    inputs = inspect.signature(own.forward).parameters
+    return Trunk(
+        lambda shape, config, noisy: own(shape), None,
+        remembers={"state", "begins"} <= set(inputs), blocks=True,
+    )  # fmt: skip
+
+
+def make_trunk(config: Config, obs_shape: tuple[int, ...], noisy: bool = False) -> nn.Module:
+    """The run's network, for observations of a shape as the network takes them.
+
+    Raises:
+        WrongNetwork: with the names that fit.
+    """
+    trunk = trunk_of(config.network)
+    if trunk.axes not in (None, len(obs_shape)):
+        fitting = [name for name, other in TRUNKS.items() if other.axes == len(obs_shape)]
+        raise WrongNetwork(
+            f"network {config.network} does not fit observations of shape {obs_shape}: give"
+            f" --network {', '.join(fitting)} or module:Class"
+        )
+    try:
+        return trunk.make(obs_shape, config, noisy)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise WrongNetwork(
+            f"network {config.network} cannot be made for observations of shape {obs_shape}: {error}"
+        ) from None
+
+
+def state_size_of(trunk: Trunk, module: nn.Module, name: str) -> int:
+    """S of a recurrent module; 0 of others.
+
+    Raises:
+        WrongNetwork: where a recurrent class of the user's own does not say it.
+    """
+    if not trunk.remembers:
+        return 0
+    size: Any = getattr(module, "state_size", None)
+    if not isinstance(size, int) or size < 1:
+        raise WrongNetwork(
+            f"network {name} takes a state, but its attribute state_size is {size!r}: it must be the"
+            f" number of entries of one environment's state, 1 or more"
+        )
+    return size
+
+
+def features_of(
+    trunk: Trunk, module: nn.Module, obs_shape: tuple[int, ...], name: str
+) -> tuple[int, int]:
+    """How many features a network gives for the policy and for values, by a dry run.
+
+    Raises:
+        WrongNetwork: where it fails, or gives anything but [B, features].
+    """
+    size = state_size_of(trunk, module, name)
+    past = Past(torch.zeros(2, size), torch.zeros(2, dtype=torch.bool)) if size else None
+    try:
+        with torch.no_grad():
+            features = trunk.run(module, torch.zeros(2, *obs_shape), past)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise WrongNetwork(
+            f"network {name} fails on observations [2, {', '.join(map(str, obs_shape))}]: {error}"
+        ) from None
+    whole: Any = features.whole
+    if not isinstance(whole, Tensor) or whole.dim() != 2 or len(whole) != 2:
+        raise WrongNetwork(
+            f"network {name} gives {_shape(whole)} for 2 observations, not [2, features]"
+        )
+    if size and _shape(features.state) != f"[2, {size}]":
+        raise WrongNetwork(
+            f"network {name} gives a state {_shape(features.state)} for 2 environments, but its"
+            f" state_size asks for [2, {size}]"
+        )
+    return features.policy.shape[1], whole.shape[1]
+
+
+def _shape(value: Any) -> str:
+    return str(list(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+
+
+def refuse_unfit(env_spaces: Spaces, config: Config) -> None:
+    """Refuse settings of the network that do not fit the observations or one another.
+
+    Raises:
+        WrongNetwork, ConfigError: with the remedy.
+    """
+    observation = env_spaces.observation
+    image = len(observation.shape) == 3
     if image and config.normalize_observation:
         raise WrongNetwork(
             "normalize_observation is for vectors, images are scaled as they are: leave it out"
         )
-    if planes and config.rnd_coefficient > 0:
+    if image and int(observation.high.max()) == 1 and config.rnd_coefficient > 0:
         raise WrongNetwork(
             f"rnd_coefficient is {config.rnd_coefficient}, but curiosity is for vectors and images,"
             f" not for planes of zeros and ones: leave it out"
@@ -105,75 +270,31 @@ def refuse_unfit(env_spaces: Spaces, config: Config, planes: bool) -> None:
             f" critic's alone, which cannot be in one trunk with the policy: leave"
             f" --shared_trunk out"
         )
+    for broken in _rules(trunk_of(config.network), config):
+        raise ConfigError(broken)
 
 
-def own_network(name: str, obs_shape: tuple[int, ...]) -> nn.Module:
-    """The user's own class, `module:Class`, made for observations of a shape.
-
-    Raises:
-        WrongNetwork: where it cannot be found, or is no torch module.
-    """
-    found = find("network", name, WrongNetwork)
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise WrongNetwork(f"network {name!r} is {found!r}, which is no subclass of nn.Module")
-    return found(obs_shape)
-
-
-def make_trunk(
-    name: str,
-    obs_shape: tuple[int, ...],
-    hidden_sizes: tuple[int, ...],
-    activation: str,
-    noisy: bool = False,
-) -> nn.Module:
-    """The network of a name, for observations as it takes them.
-
-    Args:
-        obs_shape: [inputs] of a vector, or [C, H, W] of an image.
-        hidden_sizes, activation, noisy: of an mlp.
-
-    Raises:
-        WrongNetwork: with the names that fit.
-    """
-    if ":" in name:
-        return own_network(name, obs_shape)
-    image = len(obs_shape) == 3
-    if name == "transformer" and len(obs_shape) == 2:
-        return Transformer(obs_shape)
-    if name not in (IMAGES if image else VECTORS):
-        raise WrongNetwork(
-            f"network {name} does not fit observations of shape {obs_shape}: give --network"
-            f" {', '.join(IMAGES if image else VECTORS)} or module:Class"
+def _rules(trunk: Trunk, config: Config) -> Iterator[str]:
+    """What a network asks of other settings, as sentences where it is not so."""
+    name, steps = config.network, config.steps_per_rollout
+    if trunk.remembers and config.minibatch_size % steps:
+        yield (
+            f"network {name} learns from whole sequences, but minibatch_size"
+            f" {config.minibatch_size} is no multiple of the {steps} steps of each environment: give"
+            f" a multiple, or --rollout_steps"
         )
-    if name in GRIDS:
-        return GridNet(obs_shape, plain=name == "gridnet_cnn")
-    if name == "lstm":
-        return Lstm(obs_shape[0], hidden_sizes, activation)
-    if name == "mlp":
-        return mlp(obs_shape[0], hidden_sizes, activation, noisy)
-    return {"nature_cnn": nature_cnn, "impala": impala, "microrts_cnn": microrts_cnn}[name](
-        obs_shape
-    )
-
-
-def features_of(trunk: nn.Module, obs_shape: tuple[int, ...], name: str) -> int:
-    """How many features a network gives, by a dry run.
-
-    Raises:
-        WrongNetwork: where it fails, or gives anything but [B, features].
-    """
-    if isinstance(trunk, GridNet):
-        return trunk.features
-    if isinstance(trunk, Lstm):
-        return trunk.width
-    try:
-        with torch.no_grad():
-            features = trunk(torch.zeros(2, *obs_shape))
-    except RuntimeError as error:
-        raise WrongNetwork(
-            f"network {name} fails on observations [2, {', '.join(map(str, obs_shape))}]: {error}"
-        ) from None
-    if not isinstance(features, Tensor) or features.dim() != 2 or len(features) != 2:
-        shape = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
-        raise WrongNetwork(f"network {name} gives {shape} for 2 observations, not [2, features]")
-    return features.shape[1]
+    if trunk.remembers and config.carried_steps:
+        yield (
+            f"carried_steps is {config.carried_steps}, but network {name} has a state and cannot"
+            f" carry steps over: leave it out"
+        )
+    if trunk.remembers and config.precision == "bfloat16":
+        yield (
+            f"precision bfloat16 was given, but network {name} computes in float32 alone: leave it"
+            f" out, or give another --network"
+        )
+    if trunk.per_cell and config.noisy_layers:
+        yield (
+            f"noisy_layers was given, but network {name} has no layer that can be perturbed: leave"
+            f" it out, or give another --network"
+        )

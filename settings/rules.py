@@ -86,16 +86,10 @@ def _batch(config: Config) -> Iterator[str]:
             f" {config.rollout_steps} x env_num {config.env_num} = {config.steps_per_update} steps:"
             f" give a divisor, or leave --rollout_steps out"
         )
-    if config.network == "lstm" and minibatch % config.steps_per_rollout:
+    if config.carried_steps and config.policy_lag > 1:
         yield (
-            f"network lstm learns from whole sequences, but minibatch_size {minibatch} is no"
-            f" multiple of the {config.steps_per_rollout} steps of each environment: give a"
-            f" multiple, or --rollout_steps"
-        )
-    if config.carried_steps and (config.network == "lstm" or config.policy_lag > 1):
-        yield (
-            f"carried_steps is {config.carried_steps}, but network lstm and policy_lag 2 or more"
-            f" cannot carry steps over: leave it out"
+            f"carried_steps is {config.carried_steps}, but policy_lag 2 or more cannot carry steps"
+            f" over: leave it out"
         )
     first_fragment = config.fragment_steps * config.env_num
     if config.warms_up and config.train_total_steps <= first_fragment:
@@ -115,18 +109,6 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield (
             f"dual_clip {config.dual_clip} bounds a clipped loss, but kl_penalty"
             f" {config.kl_penalty} clips nothing: give one of them"
-        )
-    if config.noisy_layers and config.network in ("gridnet", "gridnet_cnn"):
-        yield (
-            f"noisy_layers was given, but network {config.network} has no layer that can be"
-            f" perturbed: leave it out, or give another --network"
-        )
-    if config.network == "lstm" and not config.hidden_sizes:
-        yield "hidden_sizes is empty, but network lstm is as wide as the last of them: give one"
-    if config.precision == "bfloat16" and config.network == "lstm":
-        yield (
-            "precision bfloat16 was given, but network lstm computes in float32 alone: leave it out,"
-            " or give another --network"
         )
 
 

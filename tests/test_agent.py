@@ -49,6 +49,7 @@ def collect(agent: PPOAgent, pool: InlinePool, fragment: int = 0) -> Rollout:
         ("tests.toy_envs:Hidden", {}),
         ("tests.toy_envs:Remember", {"network": "lstm", "normalize_observation": True}),
         ("tests.toy_envs:Remember", {"network": "lstm", "shared_trunk": True}),
+        ("tests.toy_envs:Remember", {"network": "tests.networks.own:Average"}),
         (
             "tests.toy_envs:Remember",
             {"network": "transformer", "normalize_observation": True, "rnd_coefficient": 0.1},

@@ -5,7 +5,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from distributions.continuous import make_distribution
+from distributions.make import make_distribution
 from envs import Spaces
 from envs.microrts.game import CHOICES, COMPONENTS
 from model import ActorCritic, WrongNetwork, make_model
@@ -68,6 +68,13 @@ GRID = spaces.MultiDiscrete(list(COMPONENTS * 80))
 UNIT = spaces.MultiDiscrete([80, *COMPONENTS])
 
 
+def spaces_for(observation, action, privileged=0) -> Spaces:
+    """As an environment says them; those of the map have masks and a structure."""
+    structure = ("grid", 80) if action is GRID else ("unit_selection", 80)
+    masks = action in (GRID, UNIT)
+    return Spaces(observation, action, 0, masks, privileged, structure if masks else None)
+
+
 @pytest.mark.parametrize(
     ("obs_space", "action_space", "settings"),
     [
@@ -89,7 +96,7 @@ def test_an_action_does_not_depend_on_how_many_environments_stand_beside_it(
     obs_space, action_space, settings
 ):
     config = Config(**({"initial_log_std": -0.5} | settings))
-    model = make_model(Spaces(obs_space, action_space, 0), config)
+    model = make_model(spaces_for(obs_space, action_space), config)
     rows, rng = 24 if len(obs_space.shape) == 3 else 100, np.random.default_rng(0)
     obs = np.stack([obs_space.sample() for _ in range(rows)])
     noise = rng.random((rows, *model.distribution.noise_shape), np.float32)
@@ -112,7 +119,7 @@ def test_a_small_network_acts_by_what_the_learner_computes(activation, normalize
         observation_clip=2.0, initial_log_std=-1.0,
     )  # fmt: skip
     model = make_model(Spaces(VECTOR, action_space, 0, False, 2), config)
-    assert model.plain
+    assert model._acts.compiled is not None
     rng = np.random.default_rng(0)
     obs = rng.normal(3.0, 2.0, (20, 5)).astype(np.float32)
     noise = rng.random((20, *model.distribution.noise_shape), np.float32)
@@ -134,7 +141,7 @@ def test_a_small_network_acts_by_what_the_learner_computes(activation, normalize
 @pytest.mark.parametrize("action_space", [GRID, UNIT])
 def test_only_legal_actions_are_taken_and_illegal_ones_have_no_probability(action_space):
     network = "gridnet" if action_space is GRID else "impala"
-    model = make_model(Spaces(MAP, action_space, 0, True), Config(network=network))
+    model = make_model(spaces_for(MAP, action_space), Config(network=network))
     rng = np.random.default_rng(0)
     obs = np.stack([MAP.sample() for _ in range(8)])
     mask = rng.random((8, 80, CHOICES)) < 0.3
@@ -163,6 +170,50 @@ def test_only_legal_actions_are_taken_and_illegal_ones_have_no_probability(actio
         np.testing.assert_allclose(log_prob.detach(), acted.log_prob, rtol=1.3e-6, atol=1e-5)
 
 
+MLP = ["0.bias", "0.weight", "2.bias", "2.weight"]
+HEADS = ["policy_head.bias", "policy_head.weight", "value_head.bias", "value_head.weight"]
+MOMENTS = ["moments.count", "moments.mean", "moments.var"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({}, [*MOMENTS, "log_std"]),
+        ({"state_dependent_std": True}, MOMENTS),
+        ({"distribution": "beta"}, MOMENTS),
+        ({"normalize_value": True}, [*MOMENTS, "log_std", *(f"value_head.{m}" for m in MOMENTS)]),
+        (
+            {"noisy_layers": True, "normalize_observation": False},
+            ["log_std", *(f"{layer}.{part}_{what}" for layer in ("actor.2", "policy_head")
+             for part in ("bias", "weight") for what in ("noise", "sigma"))],
+        ),
+    ],
+)  # fmt: skip
+def test_weights_keep_the_names_that_saved_runs_have(settings, names):
+    model = vector_model(**settings)
+    trunks = [f"{part}.{name}" for part in ("actor", "critic") for name in MLP]
+    assert sorted(model.get_weights()) == sorted([*trunks, *HEADS, *names])
+
+
+@pytest.mark.parametrize(
+    ("network", "names"),
+    [
+        ("gridnet", "first second third whole"),
+        ("lstm", "encoder.0 encoder.2 of_input of_hidden"),
+        ("impala", "0 2.first 2.second 3.first 3.second 4 6.first 6.second 7.first 7.second 8"
+                   " 10.first 10.second 11.first 11.second 14"),
+    ],
+)  # fmt: skip
+def test_weights_of_larger_networks_keep_their_names(network, names):
+    env_spaces = {"gridnet": spaces_for(MAP, GRID), "lstm": Spaces(VECTOR, DISCRETE, 0),
+                  "impala": Spaces(IMAGE, DISCRETE, 0)}[network]  # fmt: skip
+    model = make_model(env_spaces, Config(network=network, shared_trunk=True, minibatch_size=256))
+    layers = [f"{part}.{name}" for part in ("actor", "critic") for name in names.split()]
+    layers += ["policy_head.layer" if network == "gridnet" else "policy_head", "value_head"]
+    expected = [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
+    assert sorted(model.get_weights()) == sorted(expected)
+
+
 def test_normaliser_merges_batches_as_if_they_were_one():
     model = vector_model()
     rng = np.random.default_rng(0)
@@ -174,14 +225,14 @@ def test_normaliser_merges_batches_as_if_they_were_one():
     np.testing.assert_allclose(model.moments.mean, every.mean(0), rtol=1e-9)
     np.testing.assert_allclose(model.moments.var, every.var(0), rtol=1e-9)
     assert model.moments.count == 308
-    normal = model.normalize(torch.from_numpy(every).float())
+    normal = model.observations(torch.from_numpy(every).float())
     torch.testing.assert_close(normal.mean(0), torch.zeros(5), atol=1e-4, rtol=0)
     torch.testing.assert_close(normal.std(0, correction=0), torch.ones(5), atol=1e-4, rtol=0)
 
 
 def test_normalised_observations_are_clipped():
     model = vector_model(observation_clip=2.0)
-    assert model.normalize(torch.full((1, 5), 1e9)).max() == 2.0
+    assert model.observations(torch.full((1, 5), 1e9)).max() == 2.0
 
 
 def test_initial_policy_is_nearly_uniform_and_layers_are_orthogonal():
@@ -194,7 +245,7 @@ def test_initial_policy_is_nearly_uniform_and_layers_are_orthogonal():
 
 def test_images_are_scaled_to_one():
     model = make_model(Spaces(IMAGE, DISCRETE, 0), Config(network="nature_cnn"))
-    assert model.normalize(torch.full((1, 4, 84, 84), 255, dtype=torch.uint8)).max() == 1.0
+    assert model.observations(torch.full((1, 4, 84, 84), 255, dtype=torch.uint8)).max() == 1.0
 
 
 def test_a_network_that_does_not_fit_names_the_one_that_does():
@@ -203,11 +254,11 @@ def test_a_network_that_does_not_fit_names_the_one_that_does():
     with pytest.raises(WrongNetwork, match="--network mlp"):
         make_model(Spaces(VECTOR, DISCRETE, 0), Config(network="nature_cnn"))
     with pytest.raises(WrongNetwork, match="curiosity is for vectors"):
-        make_model(Spaces(MAP, GRID, 0, True), Config(network="gridnet", rnd_coefficient=1.0))
+        make_model(spaces_for(MAP, GRID), Config(network="gridnet", rnd_coefficient=1.0))
     with pytest.raises(WrongNetwork, match="the critic's alone"):
         make_model(Spaces(VECTOR, DISCRETE, 0, False, 2), Config(shared_trunk=True))
     with pytest.raises(WrongNetwork, match="gridnet or gridnet_cnn"):
-        make_model(Spaces(MAP, GRID, 0, True), Config(network="impala"))
+        make_model(spaces_for(MAP, GRID), Config(network="impala"))
     with pytest.raises(WrongNetwork, match="36x36"):
         ActorCritic(
             Spaces(spaces.Box(0, 255, (3, 20, 20), np.uint8), DISCRETE, 0),

@@ -37,6 +37,7 @@ class MicrortsEnvs(VectorEnv):
 
     Attributes:
         action_mask: [N, H * W * 78] bool, for the next action.
+        action_structure: see `Spaces`.
         raw_rewards: [N, 6] of the last step.
     """
 
@@ -56,6 +57,7 @@ class MicrortsEnvs(VectorEnv):
         self.single_observation_space = spaces.Box(0, 1, (*size, self.planes), np.uint8)
         selection = game.policy == "unit_selection"
         components = (cells, *COMPONENTS) if selection else COMPONENTS * cells
+        self.action_structure = ("unit_selection" if selection else "grid", cells)
         self.single_action_space = spaces.MultiDiscrete(list(components))
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)

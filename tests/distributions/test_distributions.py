@@ -9,13 +9,22 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distributions.continuous import Beta, Normal, TanhNormal, WrongDistribution, make_distribution
-from distributions.discrete import Categorical, CellLogits, GridMultiDiscrete, MultiDiscrete, masked
+from common.randomness import draw_noise
+from distributions.base import WrongDistribution
+from distributions.continuous import Beta, Normal, TanhNormal
+from distributions.discrete import (
+    Categorical,
+    CellLogits,
+    GridMultiDiscrete,
+    MultiDiscrete,
+    UnitSelection,
+)
+from distributions.make import CONTINUOUS, Options, make_distribution
 
 BOX = spaces.Box(np.array([-2.0, 0.0], "f"), np.array([1.0, 5.0], "f"))
 KINDS = {
-    "normal": Normal(BOX),
-    "tanh_normal": TanhNormal(BOX),
+    "normal": Normal(BOX, state_dependent_std=True),
+    "tanh_normal": TanhNormal(BOX, state_dependent_std=True),
     "beta": Beta(BOX),
     "multi_discrete": MultiDiscrete((3, 2, 4)),
     "categorical": Categorical(spaces.Discrete(5)),
@@ -27,7 +36,11 @@ DISCRETE = ("categorical", "multi_discrete")
 
 def params_for(distribution, rows=1, seed=0, scale=1.0):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(rows, distribution.params, generator=generator) * scale
+    return torch.randn(rows, distribution.outputs, generator=generator) * scale
+
+
+def noise_for(distribution, rng, rows):
+    return draw_noise(rng, distribution.noise, (rows, *distribution.noise_shape))
 
 
 def draw(distribution, params, count, seed=0):
@@ -107,9 +120,8 @@ def test_any_noise_gives_a_legal_action(noise, seed):
 
 
 def random_mask(distribution, rows=200, seed=0):
-    mask = np.random.default_rng(seed).random((rows, distribution.params)) < 0.5
-    if isinstance(distribution, Categorical):
-        mask[:, 0] |= ~mask.any(1)
+    mask = np.random.default_rng(seed).random((rows, distribution.outputs)) < 0.5
+    mask[:5] = False
     return torch.from_numpy(mask)
 
 
@@ -140,6 +152,7 @@ def test_masked_probabilities_are_those_of_the_legal_values(kind):
         for k, probabilities in enumerate(slow_masked(logits[row], mask[row], sizes)):
             if probabilities is None:
                 assert log_prob[row, k] == 0
+                assert action[row].reshape(-1)[k] == 0
                 continue
             chosen = action[row].reshape(-1)[k]
             assert log_prob[row, k].item() == pytest.approx(np.log(probabilities[chosen]), abs=1e-5)
@@ -147,10 +160,16 @@ def test_masked_probabilities_are_those_of_the_legal_values(kind):
             expected -= (some * np.log(some)).sum()
         assert entropy[row].item() == pytest.approx(expected, abs=1e-5)
     leaf = logits.clone().requires_grad_()
-    params = masked(leaf, mask)
+    params = distribution.masked(leaf, mask)
     (distribution.log_prob(params, action).sum() + distribution.entropy(params).sum()).backward()
     assert torch.isfinite(leaf.grad).all()
     assert (leaf.grad[~mask] == 0).all()
+    assert (leaf.grad[:5] == 0).all()
+    other = distribution.masked(logits + 1.5 * torch.randn_like(logits), mask)
+    kl = distribution.kl(params, other)
+    assert torch.isfinite(kl).all()
+    assert (kl[:5] == 0).all()
+    assert torch.equal(distribution.choose(logits, mask, None).action[:5], action[:5])
 
 
 def test_a_grid_of_cells_is_as_many_multi_discretes_as_may_act():
@@ -178,6 +197,58 @@ def test_the_joint_log_probability_is_the_sum_over_sub_actions():
         parts = distribution.sub_log_prob(params, action)
         assert parts.shape == (7, distribution.sub_actions)
         torch.testing.assert_close(parts.sum(-1), distribution.log_prob(params, action))
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
+@pytest.mark.parametrize("state_dependent", [False, True])
+def test_every_distribution_shapes_its_parameters_and_chooses(name, state_dependent):
+    options = Options(initial_log_std=-0.5, state_dependent_std=state_dependent)
+    distribution = make_distribution(name, BOX, options)
+    output, rng = torch.zeros(6, distribution.outputs), np.random.default_rng(0)
+    params = distribution.shaped(output, distribution.own)
+    noise = torch.from_numpy(noise_for(distribution, rng, 6))
+    for drawn, expected in (
+        (noise, distribution.sample(params, noise)),
+        (None, distribution.mode(params)),
+    ):
+        chosen = distribution.choose(params, None, drawn)
+        assert torch.equal(chosen.action, expected)
+        assert torch.equal(chosen.params, params)
+        assert chosen.mask is None
+    if name == "beta":
+        assert distribution.own is None
+        return
+    assert (distribution.own is None) == state_dependent
+    torch.testing.assert_close(params[:, 2:], torch.full((6, 2), -0.5))
+
+
+def test_compiled_samples_are_those_of_torch():
+    rng = np.random.default_rng(0)
+    for name, space in (("normal", BOX), ("categorical", spaces.Discrete(5))):
+        distribution = make_distribution(name, space)
+        output = rng.standard_normal((40, distribution.outputs), np.float32)
+        noise = noise_for(distribution, rng, 40)
+        compiled = distribution.sample_compiled(output, distribution.own, noise)
+        params = distribution.shaped(torch.from_numpy(output), distribution.own)
+        action = distribution.sample(params, torch.from_numpy(noise))
+        by_sub_action = distribution.sub_log_prob(params, action)
+        np.testing.assert_allclose(compiled[0], action, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(compiled[1], by_sub_action, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(compiled[2], by_sub_action.sum(-1), rtol=1e-5, atol=1e-5)
+    assert TanhNormal(BOX).sample_compiled(output, TanhNormal(BOX).own, noise) is None
+
+
+def test_structures_of_a_grid_are_named_by_the_environment_not_guessed_from_sizes():
+    sizes = spaces.MultiDiscrete([6, 4, 6, 4, 6, 4])
+    assert type(make_distribution("auto", sizes)) is MultiDiscrete
+    grid = make_distribution("auto", sizes, structure=("grid", 3))
+    assert isinstance(grid, GridMultiDiscrete)
+    assert (grid.components, grid.cells, grid.mask_size, grid.sub_actions) == ((6, 4), 3, 30, 6)
+    unit = make_distribution(
+        "auto", spaces.MultiDiscrete([9, 6, 4]), structure=("unit_selection", 9)
+    )
+    assert isinstance(unit, UnitSelection)
+    assert (unit.components, unit.choices) == ((9, 6, 4), 10)
 
 
 def test_actions_scaled_to_the_bounds():

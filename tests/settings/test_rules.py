@@ -46,7 +46,6 @@ def test_bad_settings_name_the_value_and_the_rule(flags, complaint):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--network", "lstm", "--minibatch_size", "16"], "no multiple of the"),
         (["--carried_steps", "8", "--policy_lag", "2"], "cannot carry"),
         (["--joint_loss", "mix_loss", "--kl_penalty", "fixed"], "give one of them"),
         (["--mix_weight", "2"], "from 0 to 1"),
@@ -54,8 +53,6 @@ def test_bad_settings_name_the_value_and_the_rule(flags, complaint):
         (["--dual_clip", "3", "--kl_penalty", "fixed"], "give one of them"),
         (["--samplers", "0", "--xparl_addr", "localhost:8010"], "leave one of them out"),
         (["--selfplay_envs", "2"], "env CartPole-v1 has one player"),
-        (["--network", "gridnet", "--noisy_layers"], "no layer that can be perturbed"),
-        (["--network", "lstm", "--precision", "bfloat16"], "float32 alone"),
         (
             ["--normalize_observation", "--train_total_steps", "256"],
             "only initialise the normaliser",

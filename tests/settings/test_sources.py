@@ -30,13 +30,6 @@ def test_of_an_env_that_is_given_twice_the_last_one_has_its_presets_too():
     assert (config.env, config.env_num, config.gae_lambda) == ("HalfCheetah-v4", 64, 0.8)
 
 
-def test_an_lstm_needs_a_width(tmp_path):
-    settings = tmp_path / "mine.yaml"
-    settings.write_text("env: CartPole-v1\nnetwork: lstm\nhidden_sizes: []\n")
-    with pytest.raises(ConfigError, match="hidden_sizes is empty"):
-        parse(["--config", str(settings)])
-
-
 def test_a_file_may_name_the_env(tmp_path):
     settings = tmp_path / "mine.yaml"
     settings.write_text("env: HalfCheetah-v4\nseed: 0\n")

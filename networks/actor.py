@@ -1,0 +1,149 @@
+"""Acting in N environments at once, from numpy arrays to numpy arrays."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distributions.base import Distribution
+from networks.compiled_actor import Perceptron
+from networks.layers import NoisyLinear
+from networks.observations import Observations
+from networks.trunks import Trunk
+
+
+class Acted(NamedTuple):
+    """Actions in N environments, and all that a rollout stores beside them."""
+
+    action: np.ndarray  # [N, ...]
+    log_prob: np.ndarray  # [N], or [N, K] where the loss is of sub-actions
+    mask: np.ndarray | None  # [N, A] bool, the mask to store
+    state: np.ndarray | None = None  # [N, S] of a recurrent network after these observations
+
+
+class Policy(Protocol):
+    """The parts of a model that acting needs; see `ActorCritic`."""
+
+    observations: Observations
+    trunk: Trunk
+    distribution: Distribution
+    actor: nn.Module
+    critic: nn.Module
+    policy_head: nn.Module
+    log_std: nn.Parameter | None
+    state_sizes: list[int]
+    noisy_layers: list[NoisyLinear]
+    by_sub_action: bool
+
+    @property
+    def device(self) -> torch.device: ...
+
+
+class Actor:
+    """Acts by a model's policy: by a compiled perceptron where the model allows it, or by torch.
+
+    An environment's action has the same bits whatever other environments act beside it.
+    """
+
+    def __init__(self, model: Policy):
+        self._model = model
+        self._perceptron: Perceptron | None = None
+
+    def forget(self) -> None:
+        """Must be called when the model's tensors are replaced: the perceptron has views of them.
+
+        Changes in place, as the optimiser's and `set_weights`'s, show in the next action.
+        """
+        self._perceptron = None
+
+    @property
+    def compiled(self) -> Perceptron | None:
+        """The policy on the CPU up to its head's output, where that is a plain perceptron."""
+        model = self._model
+        plain = model.trunk.acts_compiled and not model.noisy_layers
+        if self._perceptron is None and plain and model.device.type == "cpu":
+            layers = [*model.actor.children(), model.policy_head]
+            observations = model.observations
+            self._perceptron = Perceptron(observations.moments, observations.clip, layers)
+        return self._perceptron
+
+    def __call__(
+        self,
+        obs: np.ndarray,
+        noise: np.ndarray | None,
+        mask: np.ndarray | None,
+        state: np.ndarray | None,
+        first: int,
+    ) -> Acted:
+        """See `ActorCritic.act`."""
+        perceptron = self._perceptron or self.compiled
+        if perceptron is None:
+            return self._act(obs, noise, mask, state, first)
+        model, output = self._model, perceptron(obs)
+        if noise is not None and mask is None:
+            drawn = model.distribution.sample_compiled(output, model.log_std, noise)
+            if drawn is not None:
+                action, by_sub_action, joint = drawn
+                return Acted(action, by_sub_action if model.by_sub_action else joint, None)
+        with torch.inference_mode():
+            return self._choose(torch.from_numpy(output), noise, mask, None)
+
+    @torch.inference_mode()
+    def _act(
+        self,
+        obs: np.ndarray,
+        noise: np.ndarray | None,
+        mask: np.ndarray | None,
+        state: np.ndarray | None,
+        first: int,
+    ) -> Acted:
+        model = self._model
+        padding = model.trunk.padding(len(obs), first)
+        rows = slice(padding[0], padding[0] + len(obs))
+        batch = model.observations(self._padded(obs, padding))
+        states: list[Tensor | None] = [None]
+        if state is not None and model.state_sizes:
+            states = [*self._padded(state, padding).split(model.state_sizes, -1)]
+        with NoisyLinear.quiet(model.noisy_layers if noise is None else []):
+            features = model.trunk.run_rowwise(
+                model.actor, model.observations.for_policy(batch), states[0]
+            )
+            output = model.policy_head(features.policy[rows])
+        if features.state is None:
+            return self._choose(output, noise, mask, None)
+        after = [features.state]
+        for own in states[1:]:  # the critic's, with which the learner's critic begins
+            of_critic = model.trunk.run_rowwise(model.critic, batch, own).state
+            assert of_critic is not None
+            after.append(of_critic)
+        return self._choose(output, noise, mask, torch.cat(after, -1)[rows])
+
+    def _padded(self, array: np.ndarray, padding: tuple[int, int]) -> Tensor:
+        """An array [N, ...] on the model's device, with rows of zeros before and after it."""
+        tensor = torch.from_numpy(array).to(self._model.device)
+        if padding == (0, 0):
+            return tensor
+        before, after = (tensor.new_zeros(rows, *tensor.shape[1:]) for rows in padding)
+        return torch.cat([before, tensor, after])
+
+    def _choose(
+        self, output: Any, noise: np.ndarray | None, mask: np.ndarray | None, state: Tensor | None
+    ) -> Acted:
+        model, distribution = self._model, self._model.distribution
+        legal = None if mask is None else torch.from_numpy(mask).to(model.device)
+        drawn = None if noise is None else torch.from_numpy(noise).to(model.device)
+        params = distribution.shaped(output, model.log_std)
+        chosen = distribution.choose(params, legal, drawn)
+        log_prob = distribution.sub_log_prob(chosen.params, chosen.action)
+        if not model.by_sub_action:
+            log_prob = log_prob.sum(-1)
+        return Acted(
+            chosen.action.cpu().numpy(), log_prob.cpu().numpy(), _array(chosen.mask), _array(state)
+        )
+
+
+def _array(tensor: Tensor | None) -> np.ndarray | None:
+    return None if tensor is None else tensor.cpu().numpy()

@@ -1,0 +1,69 @@
+"""Networks over images [C, H, W]: convolutions, and then one dense layer."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from networks.layers import Linear, WrongNetwork, convolution, orthogonal
+
+
+def _flattened(
+    convolutions: nn.Sequential, obs_shape: tuple[int, ...], width: int
+) -> nn.Sequential:
+    """Convolutions, and then one dense layer of ReLU units: [B, C, H, W] -> [B, width]."""
+    with torch.no_grad():
+        flat = convolutions(torch.zeros(1, *obs_shape)).shape[1]
+    dense = orthogonal(Linear(flat, width), math.sqrt(2))
+    return nn.Sequential(*convolutions, dense, nn.ReLU())
+
+
+def nature_cnn(obs_shape: tuple[int, ...]) -> nn.Sequential:
+    """The network of Mnih et al. 2015: [B, C, H, W] in [0, 1] -> [B, 512]."""
+    if min(obs_shape[1:]) < 36:
+        raise WrongNetwork(
+            f"network nature_cnn takes images of at least 36x36, these are {obs_shape[1:]}: give"
+            f" --network impala"
+        )
+    convolutions = nn.Sequential(
+        convolution(obs_shape[0], 32, 8, 4), nn.ReLU(),
+        convolution(32, 64, 4, 2), nn.ReLU(),
+        convolution(64, 64, 3), nn.ReLU(), nn.Flatten(),
+    )  # fmt: skip
+    return _flattened(convolutions, obs_shape, 512)
+
+
+class _Residual(nn.Module):
+    """x + conv(relu(conv(relu(x))))."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.first = convolution(channels, channels, 3, padding=1)
+        self.second = convolution(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(self.first(x.relu()).relu())
+
+
+def impala(obs_shape: tuple[int, ...]) -> nn.Sequential:
+    """The residual network of Espeholt et al. 2018 (arXiv 1802.01561, figure 3): -> [B, 256]."""
+    layers: list[nn.Module] = []
+    inputs = obs_shape[0]
+    for channels in (16, 32, 32):
+        layers += [
+            convolution(inputs, channels, 3, padding=1), nn.MaxPool2d(3, 2, 1),
+            _Residual(channels), _Residual(channels),
+        ]  # fmt: skip
+        inputs = channels
+    return _flattened(nn.Sequential(*layers, nn.ReLU(), nn.Flatten()), obs_shape, 256)
+
+
+def microrts_cnn(obs_shape: tuple[int, ...]) -> nn.Sequential:
+    """The small network for microRTS's planes of Song et al. 2023 (arXiv 2301.10919)."""
+    convolutions = nn.Sequential(
+        convolution(obs_shape[0], 16, 3, 2), nn.ReLU(), convolution(16, 32, 2), nn.ReLU(),
+        nn.Flatten(),
+    )  # fmt: skip
+    return _flattened(convolutions, obs_shape, 256)
