@@ -7,12 +7,8 @@ import shutil
 
 import torch
 
+from networks.trunks import trunk_of
 from settings.config import Config, ConfigError
-
-# Gradient steps from which compiling pays for itself: it costs some 20 s, or 3 s where it is cached,
-# and saves about 1.5 ms a step of a small mlp, tens of milliseconds of a CNN. Networks that are not
-# named here stay eager: their shapes depend on the data, or are the user's own.
-_STEPS_THAT_PAY = {"mlp": 10_000, "nature_cnn": 1_500, "impala": 1_500}
 
 
 def choose_device(config: Config) -> str:
@@ -30,13 +26,14 @@ def choose_device(config: Config) -> str:
 
 def choose_compile(config: Config) -> tuple[bool, str]:
     """Whether the gradient step is compiled, and a line for the user, empty if nothing is new."""
-    if config.network not in _STEPS_THAT_PAY:
+    compiles_after = trunk_of(config.network).compiles_after
+    if compiles_after is None:
         wanted = config.compile == "on"
         return False, f"network {config.network} is not compiled: it runs eagerly" if wanted else ""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     steps_per_epoch = config.steps_per_update // config.minibatch_size
     gradient_steps = config.updates * config.update_epochs * steps_per_epoch
-    pays = gradient_steps >= _STEPS_THAT_PAY[config.network]
+    pays = gradient_steps >= compiles_after
     if config.compile == "off" or (config.compile == "auto" and not pays):
         return False, ""
     if compiler is None:
@@ -48,7 +45,7 @@ def choose_bfloat16(config: Config, device: torch.device) -> bool:
     """Whether the learner's trunks compute in bfloat16; emulated, it would be slower."""
     if config.precision != "auto":
         return config.precision == "bfloat16"
-    if config.network not in ("nature_cnn", "impala"):
+    if not trunk_of(config.network).bfloat16:
         return False
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

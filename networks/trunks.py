@@ -46,7 +46,8 @@ class Trunk:
             `state_size` is S. Otherwise forward(obs [B, ...]) -> features.
         per_cell: forward gives a pair: the features of each cell, and of the whole map.
         compiles_after: gradient steps from which compiling pays for itself: it costs some 20 s, or
-            3 s where it is cached. None: never compiled, as the shapes depend on the data, or the
+            3 s where it is cached, and saves about 1.5 ms a step of a small mlp, tens of
+            milliseconds of a CNN. None: never compiled, as the shapes depend on the data, or the
             code is the user's.
         bfloat16: the learner computes in bfloat16 by default where the processor has it.
         acts_compiled: a stack of linear layers, so that on the CPU `Perceptron` can act for it.
