@@ -28,6 +28,7 @@ def video_of(env: str, folder: Path) -> list[np.ndarray]:
     return [np.asarray(frame) for frame in imageio.get_reader(path)]  # pyright: ignore
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("env", "shape"),
     [
@@ -110,6 +111,7 @@ def test_bad_input_is_one_line(env, arguments, complaint, tmp_path, command, cap
     assert re.match(f"evaluate.py: .*{complaint}", printed.err)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_without_a_traceback(tmp_path):
     folder = untrained("tests.evaluation.fragile_env:Fragile", tmp_path)
     process = subprocess.Popen(

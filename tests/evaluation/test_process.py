@@ -19,6 +19,8 @@ from settings.config import Config
 from tests.conftest import run_command, wait_until
 from tests.evaluation.fragile_env import FOLDER
 
+pytestmark = pytest.mark.slow  # a process takes two seconds to start
+
 FRAGILE = Config(env="tests.evaluation.fragile_env:Fragile", test_episodes=1)
 ARRAYS = build_model(FRAGILE).get_weights()
 LOST = r"the evaluation process is lost: process \d+ was killed by signal 9; another makes the"
