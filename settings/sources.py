@@ -104,7 +104,7 @@ def load_run(folder: Path) -> Config:
     settings = _read_yaml(path)
     resumes = folder / "resumes.yaml"
     if resumes.exists():
-        for resume in yaml.safe_load(resumes.read_text()):
+        for resume in _load_yaml(resumes):
             settings |= resume["config"]
     unknown = sorted(set(settings) - FIELDS)
     if unknown:
@@ -121,11 +121,15 @@ def _read_settings(path: Path) -> dict[str, Any]:
     return _converted(settings, path)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _load_yaml(path: Path) -> Any:
     try:
-        content = yaml.safe_load(path.read_text())
+        return yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read the settings in {path}: {error}") from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    content = _load_yaml(path)
     settings = content.get("config", content) if isinstance(content, dict) else None
     if not isinstance(settings, dict):
         raise ConfigError(f"{path} holds no settings: write one `name: value` a line")
