@@ -10,6 +10,7 @@ import dataclasses
 import math
 import sys
 from collections.abc import Collection, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +109,14 @@ def load_run(folder: Path) -> Config:
             settings |= resume["config"]
     unknown = sorted(set(settings) - FIELDS)
     if unknown:
-        print(f"{path}: this version has no {', '.join(unknown)}: left out", file=sys.stderr)
+        _warn_once(f"{path}: this version has no {', '.join(unknown)}: left out")
     return Config(**_converted({n: v for n, v in settings.items() if n in FIELDS}, path))
+
+
+@cache
+def _warn_once(line: str) -> None:
+    """A command may read the same file several times."""
+    print(line, file=sys.stderr)
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
