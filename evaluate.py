@@ -90,9 +90,10 @@ def evaluate(arguments: Arguments) -> None:
     if arguments.episodes < 1:
         raise ConfigError(f"episodes is {arguments.episodes}, but must be at least 1")
     if arguments.video is not None:  # before mujoco is imported
-        from evaluation.film import choose_renderer
+        from envs import family
 
-        choose_renderer(load_run(arguments.run_dir).env)
+        env = load_run(arguments.run_dir).env
+        family(env).prepare_film(env)
     from evaluation.league import opponents_of
     from evaluation.load import load_policy
 

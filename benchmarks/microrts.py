@@ -58,6 +58,7 @@ def measure(env: str, opponent: str, games: int, steps: int) -> dict[str, float]
     vector.reset(sides)
 
     def sampler() -> None:
+        assert venv.action_mask is not None
         mask = venv.action_mask.reshape(games, cells, CHOICES)
         venv.step(random_actions(mask, rng.random((games, cells)), sizes))
 

@@ -7,7 +7,6 @@ run and each sampler takes its columns, so neither the pool nor the number of sa
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -65,8 +64,6 @@ class Sampler:
         self._state = self.model.initial_state(envs)  # before `_obs`
         self._tail: dict[str, np.ndarray] = {}
         self.model.prepare_to_act()
-        # what the environment knows of an episode that has just ended
-        self._tells: Callable[[int], dict[str, float]] | None = getattr(self.venv, "extras", None)
 
     def collect(self, fragment: int, reset: bool, out: Rollout) -> list[TimedEpisode]:
         """Fill `out` with the next T steps under the current weights.
@@ -84,7 +81,7 @@ class Sampler:
         carried = 0 if reset else self._restore_tail(out)
         noise = self._noise(fragment, self.spec.steps - carried)
         distribution = self.model.distribution
-        extras: dict[tuple[int, int], dict[str, float]] = {}
+        extras: dict[tuple[int, int], dict[str, float] | None] = {}
         stack = self.spec.frame_stack
         if out.history is not None and not carried:
             out.history[:] = self._obs[:, :-1].swapaxes(0, 1)
@@ -112,9 +109,9 @@ class Sampler:
             out.valid[t] = ~self._resetting
             out.reward[t], out.terminated[t], out.truncated[t] = reward, terminated, truncated
             np.logical_or(terminated, truncated, out=self._resetting)
-            if self._tells:
+            if self.venv.has_extras:
                 for n in np.flatnonzero(self._resetting).tolist():
-                    extras[t, n] = self._tells(n)
+                    extras[t, n] = self.venv.extras(n)
         out.obs[self.spec.steps] = self._obs[:, -1] if stack else self._obs
         self._refuse_not_finite(out)
         self._keep_tail(out)
@@ -173,18 +170,23 @@ class Sampler:
             )
 
     def _episodes(
-        self, out: Rollout, carried: int, extras: dict[tuple[int, int], dict[str, float]]
+        self, out: Rollout, carried: int, extras: dict[tuple[int, int], dict[str, float] | None]
     ) -> list[TimedEpisode]:
-        """The episodes that ended in the new rows of `out`; keeps the sums of those in progress."""
+        """The episodes that ended in the new rows of `out`; keeps the sums of those in progress.
+
+        Rewards of reset rows are summed too: they are 0, but where a game goes on after a lost life.
+        """
         episodes = []
         valid = out.valid[carried:]
-        returns = np.cumsum(np.where(valid, out.reward[carried:], 0.0), 0, np.float64)
+        returns = np.cumsum(out.reward[carried:], 0, np.float64)
         lengths = np.cumsum(valid, 0)
         for t, n in np.argwhere((out.terminated | out.truncated)[carried:]).tolist():
+            known = extras.get((carried + t, n), {})
+            if known is None:  # the episode of the learner alone
+                continue
             self._return[n] += returns[t, n]
             self._length[n] += lengths[t, n]
             total, length = float(self._return[n]), int(self._length[n])
-            known = extras.get((carried + t, n), {})
             episodes.append(TimedEpisode(carried + t, self.first + n, total, length, known))
             # what this fragment gives to the next episode begins after t
             self._return[n], self._length[n] = -returns[t, n], -lengths[t, n]

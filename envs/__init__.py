@@ -1,105 +1,103 @@
-"""Environments under one convention.
-
-Every family's module offers `make(env, num_envs) -> gymnasium.vector.VectorEnv` with NEXT_STEP
-autoreset: after an episode's end the next observation is the episode's true final one, the action
-given to it is ignored, and `terminated` is kept apart from `truncated`. To add a family, write one
-module here, name it in `_MODULES` and teach `family_of` its ids.
-"""
+"""Environments under one convention (see `envs.convention`), and the registry of their families."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import gymnasium
-from gymnasium import spaces
-from gymnasium.vector import VectorEnv
 
-from common.errors import UserError
+from envs.atari import AtariOptions
+from envs.convention import (
+    BadEnvironment,
+    Environments,
+    Family,
+    Spaces,
+    UnknownEnv,
+    UnsupportedEnv,
+    WrongOption,
+    spaces_of_vec_env,
+)
+from envs.custom import CustomOptions
+from envs.microrts.options import MicrortsOptions
 
-_MODULES = {
+__all__ = [
+    "FAMILIES",
+    "BadEnvironment",
+    "Environments",
+    "Family",
+    "FamilyOptions",
+    "Spaces",
+    "UnknownEnv",
+    "UnsupportedEnv",
+    "WrongOption",
+    "family",
+    "family_of",
+    "make_vec_env",
+    "spaces_of",
+    "spaces_of_vec_env",
+]
+
+FAMILIES = {  # the first that owns an id makes it; `presets/` has a file of each name
     "atari": "envs.atari",
+    "microrts": "envs.microrts",
     "mujoco": "envs.mujoco",
     "classic": "envs.classic",
-    "box2d": "envs.classic",
-    "microrts": "envs.microrts.vector",
+    "box2d": "envs.box2d",
     "custom": "envs.custom",
 }
 
 
-class UnknownEnv(UserError):
-    """No such environment. The message has the nearest names."""
-
-
-class UnsupportedEnv(UserError):
-    """An environment whose spaces this project cannot train on."""
-
-
-class BadEnvironment(UserError):
-    """An environment that cannot be made, or that gives what no policy can learn from."""
-
-
-class Spaces(NamedTuple):
-    """An environment's spaces, and the number of frames that an observation stacks (or 0).
-
-    `masks`: the environment says which actions are legal, by its `action_mask` [N, A] bool.
-    `privileged`: how many of an observation's entries, the last, are for the critic alone.
-    `action_structure`: where actions are those of units on a grid, the name of their structure in
-    `distributions.make.STRUCTURES` and the number of cells.
-    """
-
-    observation: spaces.Box
-    action: spaces.Space
-    frame_stack: int
-    masks: bool = False
-    privileged: int = 0
-    action_structure: tuple[str, int] | None = None
+@dataclass
+class FamilyOptions(CustomOptions, MicrortsOptions, AtariOptions):
+    """The settings of all families that have some."""
 
 
 def family_of(env: str) -> str:
-    """The family of an environment id: atari, mujoco, classic, box2d, microrts or custom.
+    """The name of the family of an environment id, one of `FAMILIES`.
 
     Raises:
-        UnknownEnv: for an id that nothing is registered under.
+        UnknownEnv: for an id that no family owns.
     """
-    from envs.atari import rom_of, supported_ids
-    from envs.microrts.game import size_of
-
-    if rom_of(env) is not None:
-        return "atari"
-    if size_of(env) is not None:
-        return "microrts"
-    spec = gymnasium.registry.get(env)
-    if spec is not None:
-        entry_point = str(spec.entry_point)
-        for family, package in (
-            ("mujoco", "gymnasium.envs.mujoco."),
-            ("classic", "gymnasium.envs.classic_control."),
-            ("box2d", "gymnasium.envs.box2d"),
-        ):
-            if entry_point.startswith(package):
-                return family
-        return "custom"
-    if ":" in env:
-        return "custom"
-    near = difflib.get_close_matches(env, [*gymnasium.registry, *supported_ids()], n=3, cutoff=0.6)
+    for name in FAMILIES:
+        if _load(name).owns(env):
+            return name
+    ids = [*gymnasium.registry, *(id for name in FAMILIES for id in _load(name).ids())]
+    near = difflib.get_close_matches(env, ids, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else "see `gymnasium.registry` for the ids"
     raise UnknownEnv(f"env {env!r} is not a registered environment: {hint} A class of your own is"
                      f" --env module:EnvClass")  # fmt: skip
 
 
-def make_vec_env(env: str, num_envs: int, memory: int = 0, **options: Any) -> VectorEnv:
-    """`num_envs` environments behind one vector interface, in the convention above.
+def family(env: str) -> Family:
+    """The family of an environment id.
+
+    Raises:
+        UnknownEnv: for an id that no family owns.
+    """
+    return _load(family_of(env))
+
+
+def _load(name: str) -> Family:
+    return importlib.import_module(FAMILIES[name]).FAMILY
+
+
+def make_vec_env(
+    env: str, num_envs: int, memory: int = 0, *, filmed: bool = False, **options: Any
+) -> Environments:
+    """`num_envs` environments behind one vector interface, in the convention.
 
     Args:
         memory: observations to look back over, for networks over time; 0: none.
-        options: what the family's `make` takes beside (see `Config.env_options`).
+        filmed: make them so that `picture` works (see `Family.prepare_film`).
+        options: the family's own (see `Family.options`).
 
     Raises:
         UnknownEnv, UnsupportedEnv: with the remedy.
     """
-    venv = importlib.import_module(_MODULES[family_of(env)]).make(env, num_envs, **options)
+    venv = family(env).make(env, num_envs, filmed=filmed, **options)
     if not memory:
         return venv
     from envs.memory import Memory
@@ -108,7 +106,7 @@ def make_vec_env(env: str, num_envs: int, memory: int = 0, **options: Any) -> Ve
 
 
 def spaces_of(env: str, **options: Any) -> Spaces:
-    """Make one environment and look.
+    """Make one environment and look at its spaces.
 
     Raises:
         UnknownEnv, UnsupportedEnv, BadEnvironment: with the remedy.
@@ -121,13 +119,3 @@ def spaces_of(env: str, **options: Any) -> Spaces:
         return spaces_of_vec_env(venv)
     finally:
         venv.close()
-
-
-def spaces_of_vec_env(venv: VectorEnv) -> Spaces:
-    observation = venv.single_observation_space
-    assert isinstance(observation, spaces.Box)  # what every family's `make` sees to
-    return Spaces(
-        observation, venv.single_action_space, getattr(venv, "frame_stack", 0),
-        hasattr(venv, "action_mask"), getattr(venv, "privileged", 0),
-        getattr(venv, "action_structure", None),
-    )  # fmt: skip

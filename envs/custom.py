@@ -4,18 +4,51 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import gymnasium
-from gymnasium.vector import VectorEnv
 
+from common.errors import UserError
 from common.user_class import find
-from envs import UnknownEnv, UnsupportedEnv
-from envs.classic import quiet_make, vectorize
+from common.values import Needs
+from envs.convention import Environments, Family, UnknownEnv, UnsupportedEnv
+from envs.scalar import not_drawn, quiet_make, render_options, vectorize
+from envs.state import own_state
 
 
-def make(env: str, num_envs: int, critic_obs: str = "critic") -> VectorEnv:
-    return vectorize(env, maker(env), num_envs, critic_obs)
+@dataclass
+class CustomOptions:
+    """Settings of environments with observations in parts."""
+
+    critic_obs: Annotated[str, Needs(family="custom")] = "critic"
+    """The part of a Dict observation that the critic sees and the policy does not."""
+
+
+class Custom(Family):
+    def owns(self, env: str) -> bool:
+        return env in gymnasium.registry or ":" in env
+
+    def make(
+        self, env: str, num_envs: int, *, filmed: bool = False, critic_obs: str = "critic",
+        **options: Any,
+    ) -> Environments:  # fmt: skip
+        make_one = maker(env, **render_options(filmed))
+        try:
+            return vectorize(
+                env, make_one, num_envs, critic_obs,
+                None if env in gymnasium.registry else own_state(find("env", env, UnknownEnv)),
+            )  # fmt: skip
+        except UserError:
+            raise
+        except Exception as error:
+            if not filmed:
+                raise
+            # a class of the user's own may take no option render_mode
+            raise not_drawn(env, repr(error)) from None
+
+    def options(self, config: CustomOptions, envs: range | None) -> dict[str, Any]:
+        return {"critic_obs": config.critic_obs}
 
 
 def maker(env: str, **options: Any) -> Callable[[], gymnasium.Env]:
@@ -31,3 +64,6 @@ def maker(env: str, **options: Any) -> Callable[[], gymnasium.Env]:
     if not (inspect.isclass(found) and issubclass(found, gymnasium.Env)):
         raise UnsupportedEnv(f"env {env!r} is {found!r}, which is not a subclass of gymnasium.Env")
     return lambda: found(**options)
+
+
+FAMILY = Custom()

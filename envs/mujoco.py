@@ -2,192 +2,60 @@
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable
+import ctypes.util
+import os
 from pathlib import Path
 from typing import Any
 
-import mujoco
-import numba
-import numpy as np
-from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
-from llvmlite.binding import add_symbol
-from numba import types
+from envs.convention import BadEnvironment, Environments, Family
+from envs.scalar import comes_from, not_drawn, quiet_make, vectorize
+from envs.state import MUJOCO
 
-from envs.classic import quiet_make, vectorize
+# mujoco is imported in functions: `prepare_film` must come before, and other families need it not
 
 
-def make(env: str, num_envs: int) -> VectorEnv:
-    if env in _HEALTH:
-        return LocomotionEnvs(env, num_envs)
-    return vectorize(env, lambda: quiet_make(env), num_envs)
+class Mujoco(Family):
+    def owns(self, env: str) -> bool:
+        return comes_from(env, "gymnasium.envs.mujoco.")
+
+    def make(
+        self, env: str, num_envs: int, *, filmed: bool = False, **options: Any
+    ) -> Environments:
+        if filmed:
+            return self._make_filmed(env, num_envs)
+        from envs.locomotion import HEALTH, LocomotionEnvs
+
+        if env in HEALTH:
+            return LocomotionEnvs(env, num_envs)
+        return vectorize(env, lambda: quiet_make(env), num_envs, state=MUJOCO)
+
+    def _make_filmed(self, env: str, num_envs: int) -> Environments:
+        """gymnasium's own environments, with a camera that follows the robot where there is one."""
+        try:
+            model: Any = quiet_make(env).unwrapped.model  # pyright: ignore[reportAttributeAccessIssue]
+            cameras = [model.camera(i).name for i in range(model.ncam)]
+            camera = {"camera_name": "track"} if "track" in cameras else {}
+            return vectorize(
+                env, lambda: quiet_make(env, render_mode="rgb_array", **camera), num_envs
+            )
+        except Exception as error:  # a renderer may raise anything
+            raise not_drawn(env, repr(error)) from None
+
+    def prepare_film(self, env: str) -> None:
+        """Choose MuJoCo's off-screen renderer; it must be done before mujoco is first imported.
+
+        EGL where there is a graphics card, else OSMesa, which draws on the CPU.
+        """
+        if "DISPLAY" in os.environ:
+            return
+        cards = [*Path("/dev").glob("nvidiactl"), *Path("/dev").glob("dri/renderD*")]
+        renderer = os.environ.setdefault("MUJOCO_GL", "egl" if cards else "osmesa")
+        library = {"egl": ("EGL", "libegl1"), "osmesa": ("OSMesa", "libosmesa6")}.get(renderer)
+        if library and ctypes.util.find_library(library[0]) is None:
+            raise BadEnvironment(
+                f"MuJoCo's renderer {renderer} needs the system library {library[0]}: install it"
+                f" with `apt-get install {library[1]}`"
+            )
 
 
-class LocomotionEnvs(VectorEnv):
-    """gymnasium's robots that are rewarded for running, all of them stepped by one compiled loop.
-
-    gymnasium's Python around a step of HalfCheetah costs nearly as much as its physics. Here its
-    environment makes the resets, and holds the constants; a step calls the physics alone, for one
-    robot after another in the same memory, which the processor's caches then hold. Observations,
-    rewards and ends are computed for all at once. The numbers are gymnasium's, bit for bit; infos
-    are empty.
-    """
-
-    def __init__(self, env: str, num_envs: int):
-        self.num_envs = num_envs
-        made = quiet_make(env)
-        self.spec = made.spec
-        assert self.spec is not None
-        assert self.spec.max_episode_steps is not None
-        self._limit: int = self.spec.max_episode_steps
-        self.metadata = made.metadata | {"autoreset_mode": AutoresetMode.NEXT_STEP}
-        self.single_observation_space = made.observation_space
-        self.single_action_space = made.action_space
-        self.observation_space = batch_space(made.observation_space, num_envs)
-        self.action_space = batch_space(made.action_space, num_envs)
-        self._task: Any = made.unwrapped
-        self._healthy = _HEALTH[env]
-        self._generators: list[np.random.Generator] = [
-            np.random.default_rng() for _ in range(num_envs)
-        ]  # of the resets
-        data = self._task.data
-        ant = env.startswith("Ant")
-        # whose first coordinate is the way that the robot has come
-        self._place = data.body("torso").xpos if ant else data.qpos
-        self._skipped = 2 if ant else 1  # coordinates that the policy does not see
-        self._clips = env.startswith(("Hopper", "Walker2d"))
-        # all that a robot's next state depends on but the action: positions, velocities, and where
-        # the solver of contact forces begins
-        self._physics = data.qpos, data.qvel, data.qacc_warmstart
-        self._robots = tuple([np.zeros((num_envs, len(part))) for part in self._physics])
-        self._x = np.zeros(num_envs)
-        assert isinstance(made.observation_space, spaces.Box)
-        self._obs = np.zeros((num_envs, *made.observation_space.shape))
-        self._length = np.zeros(num_envs, np.int64)
-        self._ended = np.zeros(num_envs, bool)
-        mujoco.set_mjcb_time(None)  # not to time each part of each step
-
-    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
-        if seed is None or isinstance(seed, int):
-            seed = [None if seed is None else seed + i for i in range(self.num_envs)]
-        for i, one in enumerate(seed):
-            self._reset(i, one)
-        self._length[:] = 0
-        self._ended[:] = False
-        self._look()
-        return self._obs, {}
-
-    def _reset(self, i: int, seed: int | None = None) -> None:
-        self._task.np_random = self._generators[i]
-        self._task.reset(seed=seed)
-        self._generators[i] = self._task.np_random
-        for robots, part in zip(self._robots, self._physics, strict=True):
-            robots[i] = part
-        self._x[i] = self._place[0]
-
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        task, resetting, before = self._task, self._ended, self._x.copy()
-        _simulate(
-            task.model._address, task.data._address, task.frame_skip, task.data.ctrl,
-            self._physics, self._place, actions, resetting, self._robots, self._x,
-        )  # fmt: skip
-        for i in np.flatnonzero(resetting).tolist():
-            self._reset(i)
-        self._look()
-        velocity = (self._x - before) / task.dt
-        reward = getattr(task, "_forward_reward_weight", 1.0) * velocity
-        healthy = self._healthy(task, *self._robots[:2])
-        terminated = np.zeros(self.num_envs, bool)
-        if healthy is not None:
-            # -v4 pays it in the step that ends the episode too
-            paid = healthy if self._pays_by_health else True
-            reward = reward + paid * task._healthy_reward
-            terminated = ~healthy & ~resetting
-        cost = task._ctrl_cost_weight * np.square(actions).sum(1)
-        reward = np.where(resetting, 0.0, reward - cost)
-        self._length += 1
-        self._length[resetting] = 0
-        truncated = (self._length >= self._limit) & ~resetting
-        self._ended = terminated | truncated
-        return self._obs, reward, terminated, truncated, {}
-
-    @property
-    def _pays_by_health(self) -> bool:
-        return self.spec is not None and self.spec.version == 5
-
-    def _look(self) -> None:
-        """Write the observations."""
-        qpos, qvel, _ = self._robots
-        split = qpos.shape[1] - self._skipped
-        self._obs[:, :split] = qpos[:, self._skipped :]
-        self._obs[:, split:] = np.clip(qvel, -10, 10) if self._clips else qvel
-
-    def close(self, **kwargs: Any) -> None:
-        self._task.close()
-
-
-# MuJoCo's own function, for compiled code to call
-(_LIBRARY,) = Path(mujoco.__file__).parent.glob("libmujoco.*")
-add_symbol("mj_step", ctypes.cast(ctypes.CDLL(str(_LIBRARY)).mj_step, ctypes.c_void_p).value)
-_mj_step = types.ExternalFunction("mj_step", types.void(types.intp, types.intp))
-
-
-@numba.njit(cache=True)
-def _simulate(
-    model: int, data: int, frames: int, ctrl: np.ndarray,
-    physics: tuple[np.ndarray, ...], place: np.ndarray,
-    actions: np.ndarray, resetting: np.ndarray, robots: tuple[np.ndarray, ...], x: np.ndarray,
-) -> None:  # fmt: skip
-    """Step those robots that are not to be reset, by `frames` steps of the physics each."""
-    for i in range(len(actions)):
-        if resetting[i]:
-            continue
-        for part in range(len(robots)):
-            physics[part][:] = robots[part][i]
-        ctrl[:] = actions[i]
-        for _ in range(frames):
-            _mj_step(model, data)
-        for part in range(len(robots)):
-            robots[part][i] = physics[part]
-        x[i] = place[0]
-
-
-# --- whether robots are healthy [N], by their positions [N, nq] and velocities [N, nv]
-_Health = Callable[[Any, np.ndarray, np.ndarray], np.ndarray | None]
-
-
-def _always(task: Any, qpos: np.ndarray, qvel: np.ndarray) -> None:
-    return None
-
-
-def _upright(task: Any, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-    (low, high), (least, most) = task._healthy_z_range, task._healthy_angle_range
-    z, angle = qpos[:, 1], qpos[:, 2]
-    return (low < z) & (z < high) & (least < angle) & (angle < most)
-
-
-def _upright_and_bounded(task: Any, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-    low, high = task._healthy_state_range
-    state = np.concatenate([qpos[:, 2:], qvel], 1)
-    return _upright(task, qpos, qvel) & ((low < state) & (state < high)).all(1)
-
-
-def _at_height(task: Any, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-    low, high = task._healthy_z_range
-    finite = np.isfinite(qpos).all(1) & np.isfinite(qvel).all(1)
-    return finite & (low <= qpos[:, 2]) & (qpos[:, 2] <= high)
-
-
-_HEALTH: dict[str, _Health] = {
-    "HalfCheetah-v4": _always,
-    "HalfCheetah-v5": _always,
-    "Hopper-v4": _upright_and_bounded,
-    "Hopper-v5": _upright_and_bounded,
-    "Walker2d-v4": _upright,
-    "Walker2d-v5": _upright,
-    "Ant-v4": _at_height,
-}
+FAMILY = Mujoco()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,7 +42,7 @@ def score(
     episodes: int,
     seed: int,
     greedy: bool = True,
-    opponents: tuple[str, ...] | None = None,
+    opponents: tuple[str, ...] = (),
     after_step: Callable[[], None] = lambda: None,
 ) -> Scores:
     """Play `episodes` episodes, each from its own seed and for at most test_max_steps steps.
@@ -52,14 +52,15 @@ def score(
 
     Args:
         seed: the episodes are a function of it.
-        opponents: microRTS bots to play against in turn. Default: the run's.
+        opponents: microRTS bots to play against in turn. (): the run's.
         after_step: called after each step of the environments; it ends the evaluation by raising.
     """
     scores = Scores([], [], [])
     while (first := len(scores.returns)) < episodes:
         count = min(_PARALLEL, episodes - first)
         generator = stream("evaluation", seed, first)
-        venv = make_vec_env(config.env, count, **_options(config, first, count, opponents))
+        options = config.evaluation_options(range(first, first + count), opponents)
+        venv = make_vec_env(config.env, count, **options)
         with contextlib.closing(venv):
             seeds = generator.integers(2**31 - 1, size=count)
             obs, _ = venv.reset(seed=seeds.tolist())
@@ -68,23 +69,10 @@ def score(
             for step in play(model, venv, obs, generator, greedy, config.test_max_steps):
                 returns += np.where(step.playing, step.reward, 0.0)
                 lengths += step.playing
-                if hasattr(venv, "extras"):
-                    for i in np.flatnonzero(step.ended).tolist():
-                        extras[i] = venv.extras(i)
+                for i in np.flatnonzero(step.ended).tolist():
+                    extras[i] = venv.extras(i) or {}
                 after_step()
         scores.returns.extend(returns.tolist())
         scores.lengths.extend(lengths.tolist())
         scores.extras.extend(extras)
     return scores
-
-
-def _options(
-    config: Config, first: int, count: int, opponents: tuple[str, ...] | None
-) -> dict[str, Any]:
-    """The options for making the environments of episodes [first, first + count)."""
-    options = config.env_options()
-    if "game" in options:
-        bots = opponents or tuple(entry.partition(":")[0] for entry in config.opponents)
-        chosen = tuple(bots[i % len(bots)] for i in range(first, first + count))
-        options["game"] = config.game(chosen, first)
-    return options

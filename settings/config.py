@@ -25,11 +25,9 @@ from common.values import (
     Share,
     convert,
 )  # fmt: skip
-from envs import family_of
-from envs.microrts.game import SELF, Game, assign_opponents
+from envs import FamilyOptions, family, family_of
 
 MOST_OFF = 1.5  # factor by which a batch may miss batch_size before minibatches change their size
-_MICRORTS = Needs(family="microrts")
 _LOG_STD = Bound("from -20 to 2", lambda x: -20 <= x <= 2)  # as Spinning Up bounds it
 
 
@@ -133,8 +131,6 @@ class Networks:
     microRTS; module:Class for one of your own."""
     memory_steps: Annotated[Count, Needs(network="transformer")] = 16
     """Observations that a transformer looks back over, its own included."""
-    critic_obs: Annotated[str, Needs(family="custom")] = "critic"
-    """The part of a Dict observation that the critic sees and the policy does not."""
     hidden_sizes: Annotated[tuple[Count, ...], Needs(network=("mlp", "lstm"))] = (64, 64)
     """Widths of the hidden layers of an mlp, and of an lstm's encoder."""
     activation: Annotated[
@@ -158,29 +154,6 @@ class Networks:
     """Normalise observations by their running mean and standard deviation."""
     observation_clip: Annotated[Positive, Needs(normalize_observation=ON)] = 10.0
     """Bound of a normalised observation."""
-
-
-@dataclass
-class MicroRts:
-    """Games of microRTS."""
-
-    opponents: Annotated[tuple[str, ...], _MICRORTS] = ("randomBiasedAI",)
-    """Bots, each with the number of environments it plays in, as coacAI:6 workerRushAI:2. Those
-    without a number share the environments that are left."""
-    selfplay_envs: Natural = 0
-    """Environments, in pairs, in which the policy plays both sides."""
-    sides: Annotated[Literal["first", "both"], _MICRORTS] = "first"
-    """Which side the policy plays against bots. both: every other environment."""
-    map_path: Annotated[str | None, _MICRORTS] = None
-    """A map file, or one of the package's as maps/SIZE/NAME.xml. Default: basesWorkers."""
-    max_steps: Annotated[Count, _MICRORTS] = 2000
-    """Steps after which a game is cut off, as a draw."""
-    reward_weights: Annotated[tuple[float, ...], _MICRORTS] = (10.0, 1.0, 1.0, 0.2, 1.0, 4.0)
-    """Of winning, resources, workers, buildings, attacks and combat units."""
-    partial_observability: Annotated[bool, _MICRORTS] = False
-    """Hide what the own units do not see."""
-    policy: Annotated[Literal["gridnet", "unit_selection"], _MICRORTS] = "gridnet"
-    """Every idle unit acts in a step, or one that is selected."""
 
 
 @dataclass
@@ -301,7 +274,7 @@ class Ppo:
 
 @dataclass
 class Config(
-    Ppo, Batch, Rewards, MicroRts, Networks, Files, Evaluation, Machine, Cluster, Length, Task
+    Ppo, Batch, Rewards, FamilyOptions, Networks, Files, Evaluation, Machine, Cluster, Length, Task
 ):
     """Everything that a run depends on. (Fields come in the order of the bases, from the last.)"""
 
@@ -363,37 +336,26 @@ class Config(
         Args:
             envs: which of the run's environments are made. Default: any one, to look at its spaces.
         """
-        options: dict[str, Any] = {}
-        if self.network == "transformer":
-            options["memory"] = self.memory_steps
-        family = family_of(self.env)
-        if family == "custom":
-            options["critic_obs"] = self.critic_obs
-        if family == "microrts":
-            every = assign_opponents(self.opponents, self.env_num, self.selfplay_envs)
-            chosen = ("passiveAI",) if envs is None else every[envs.start : envs.stop]
-            options["game"] = self.game(chosen, 0 if envs is None else envs.start)
-        return options
+        return self._memory | family(self.env).options(self, envs)
 
-    def game(self, opponents: tuple[str, ...], first: int = 0) -> Game:
-        """microRTS under these settings against these opponents, one an environment.
+    def evaluation_options(
+        self, episodes: range, opponents: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
+        """The same for evaluation episodes, one an environment.
 
         Args:
-            first: index of the first environment; sides alternate with it.
+            opponents: whom to play against in turn, in a game. (): the run's own.
         """
-        sides = tuple(
-            i % 2 if self.sides == "both" or opponent == SELF else 0
-            for i, opponent in enumerate(opponents, first)
-        )
-        return Game(
-            opponents, sides, self.map_path, self.max_steps, self.reward_weights,
-            self.partial_observability, self.policy,
-        )  # fmt: skip
+        return self._memory | family(self.env).evaluation_options(self, episodes, opponents)
+
+    @property
+    def _memory(self) -> dict[str, Any]:
+        return {"memory": self.memory_steps} if self.network == "transformer" else {}
 
     @property
     def envs_together(self) -> int:
-        """Environments that no two samplers can share: the pairs of self-play."""
-        return 2 if self.selfplay_envs else 1
+        """Environments that no two samplers can share, such as the two sides of a game."""
+        return family(self.env).envs_together(self)
 
     def default_samplers(self, available: int) -> int:
         """As many as `available` processors allow; asynchronous ones share environments evenly."""

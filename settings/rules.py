@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from gymnasium import spaces
 
 from common.values import needs
-from envs import Spaces
-from envs.microrts.game import REWARDS, assign_opponents
+from envs import Spaces, family
 from settings.config import HINTS, MOST_OFF, Config, ConfigError
 
 
@@ -22,10 +21,12 @@ def validate(config: Config) -> None:
 
     Raises:
         ConfigError: for the first rule that is broken.
+        WrongOption: for the first that the environment's family has.
     """
-    for broken in (_samplers, _microrts, _batch, _contradictions):
+    for broken in (_samplers, _batch, _contradictions):
         for message in broken(config):
             raise ConfigError(message)
+    family(config.env).validate(config)
 
 
 def _samplers(config: Config) -> Iterator[str]:
@@ -52,23 +53,6 @@ def _samplers(config: Config) -> Iterator[str]:
         yield (
             f"samplers is {samplers}, but there are only {env_num} environments{pairs}"
             f" to spread over them: give --samplers {most} or fewer, or a larger --env_num"
-        )
-
-
-def _microrts(config: Config) -> Iterator[str]:
-    if len(config.reward_weights) != len(REWARDS):
-        yield (
-            f"reward_weights {config.reward_weights} must be {len(REWARDS)} numbers, of"
-            f" {', '.join(REWARDS)}"
-        )
-    if config.family == "microrts":
-        assign_opponents(config.opponents, config.env_num, config.selfplay_envs)
-        if config.env_num % config.envs_together:
-            yield f"env_num is {config.env_num}, but must be even with selfplay_envs"
-    elif config.selfplay_envs:
-        yield (
-            f"selfplay_envs is {config.selfplay_envs}, but env {config.env} has one player: leave it"
-            f" out, or give --env microrts-16x16"
         )
 
 

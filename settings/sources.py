@@ -19,7 +19,7 @@ import yaml
 from common.sources import ROOT
 from common.terminal import allow_short_help
 from common.values import convert
-from envs import family_of
+from envs import family, family_of
 from settings.config import FIELDS, HINTS, MAY_CHANGE_ON_RESUME, MOST_OFF, Config, ConfigError
 from settings.flags import print_help, read_flags
 from settings.rules import validate
@@ -181,9 +181,7 @@ def _fitted(config: Config, given: Collection[str]) -> Config:
     Args:
         given: names of the settings that the user gave.
     """
-    follow: dict[str, int] = {}
-    if config.family == "microrts" and "test_max_steps" not in given:
-        follow["test_max_steps"] = max(config.test_max_steps, config.max_steps)
+    follow = family(config.env).following(config, given)
     off = config.steps_per_update / config.batch_size
     if config.rollout_steps is None and not 1 / MOST_OFF <= off <= MOST_OFF:
         follow["batch_size"], follow["minibatch_size"] = nearest_batch(

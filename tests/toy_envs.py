@@ -210,3 +210,60 @@ class HiddenVelocity(gymnasium.Wrapper):
     def step(self, action: Any) -> Any:
         obs, *rest = self.env.step(action)
         return (obs[[0, 2]], *rest)
+
+
+class Saving(Masked):
+    """Saves its state: the step, and the mask; its generator is saved for it."""
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        return {"t": np.asarray(self.t), "mask": self.mask.copy()}
+
+    def set_state(self, arrays: dict[str, np.ndarray]) -> None:
+        self.t, self.mask = int(arrays["t"]), arrays["mask"].copy()
+
+    def step(self, action: Any) -> Any:
+        self.t += 1
+        return self._look(), float(self.np_random.random()), self.t >= 7, False, {}
+
+
+class _Images(ConstantReward):
+    """Images whose channel c is c + 1 (c, if binary) in the upper left quarter, and 0 elsewhere."""
+
+    shape = (5, 20, 24)  # channels, height, width
+    last = False
+    binary = False
+
+    def __init__(self) -> None:
+        shape = (*self.shape[1:], self.shape[0]) if self.last else self.shape
+        self.observation_space = spaces.Box(0, 1 if self.binary else 255, shape, np.uint8)
+        image = np.zeros(self.shape, np.uint8)
+        for c, channel in enumerate(image):
+            channel[: self.shape[1] // 2, : self.shape[2] // 2] = c if self.binary else c + 1
+        self.image = image.transpose(1, 2, 0) if self.last else image
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return self.image, {}
+
+    def step(self, action: Any) -> Any:
+        return (self.image, *super().step(action)[1:])
+
+
+class BinaryFirst(_Images):
+    shape, binary = (2, 12, 12), True
+
+
+class BinaryLast(_Images):
+    shape, binary, last = (2, 12, 12), True, True
+
+
+class ManyChannels(_Images):
+    last = True
+
+
+class AnyChannels(_Images):
+    shape, last = (8, 8, 8), True
+
+
+class SaysChannels(AnyChannels):
+    metadata = {"channels": "last"}  # noqa: RUF012 - as gymnasium declares it

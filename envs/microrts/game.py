@@ -10,8 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from common.errors import UserError
-from envs import BadEnvironment, UnknownEnv
+from envs.convention import BadEnvironment, UnknownEnv, WrongOption
 
 COMPONENTS: tuple[int, ...] = (6, 4, 4, 4, 4, 7, 49)  # sizes of an action's components
 CHOICES = sum(COMPONENTS)
@@ -65,7 +64,7 @@ class Game(NamedTuple):
     policy: Literal["gridnet", "unit_selection"] = "gridnet"
 
 
-class WrongOpponents(UserError):
+class WrongOpponents(WrongOption):
     """Opponents that do not exist, or do not fit the number of environments."""
 
 

@@ -19,9 +19,10 @@ from typing import Any
 import numba
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
+from envs.convention import Environments
 from envs.microrts.game import CHOICES, COMPONENTS, REWARDS, SELF, Game, map_of, size_of
 from envs.microrts.java import JavaGames
 
@@ -29,7 +30,7 @@ _PLANES = np.array([5, 5, 3, 8, 6, 2])
 _RESOURCE = 1  # the type plane's value for a resource
 
 
-class MicrortsEnvs(VectorEnv):
+class MicrortsEnvs(Environments):
     """Games behind one vector interface, NEXT_STEP autoreset.
 
     Actions: [N, H * W * 7] under gridnet, [N, 8] (the cell, then its components) under
@@ -37,9 +38,10 @@ class MicrortsEnvs(VectorEnv):
 
     Attributes:
         action_mask: [N, H * W * 78] bool, for the next action.
-        action_structure: see `Spaces`.
         raw_rewards: [N, 6] of the last step.
     """
+
+    has_extras = True
 
     def __init__(self, env: str, num_envs: int, game: Game):
         if len(game.opponents) != num_envs or len(game.sides) != num_envs:
@@ -61,6 +63,7 @@ class MicrortsEnvs(VectorEnv):
         self.single_action_space = spaces.MultiDiscrete(list(components))
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+        self.episode_limit = game.max_steps
         self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
         self._raw = np.zeros((num_envs, len(planes), *size), np.int32)
         self._games = JavaGames(game, str(map_of(env, game.map_path)), self._raw.shape)
@@ -156,17 +159,11 @@ class MicrortsEnvs(VectorEnv):
             for name, total in zip(REWARDS, self._sums[env], strict=True)
         }
 
-    def picture(self, env: int = 0) -> np.ndarray:
-        """The game as an image [height, width, 3] uint8."""
-        return draw(self._raw[env])
+    def picture(self) -> np.ndarray:
+        return draw(self._raw[0])
 
     def close(self, **kwargs: Any) -> None:
         self._games.close()
-
-
-def make(env: str, num_envs: int, game: Game | None = None) -> MicrortsEnvs:
-    """Games of an id; where none are described, against a passive opponent."""
-    return MicrortsEnvs(env, num_envs, game or Game(("passiveAI",) * num_envs, (0,) * num_envs))
 
 
 @numba.njit(cache=True)

@@ -14,7 +14,7 @@ from ale_py import ALEInterface, LoggerMode, roms
 from cluster.sampler import Sampler
 from common.randomness import stream
 from envs import BadEnvironment, UnknownEnv, UnsupportedEnv, family_of, make_vec_env, spaces_of
-from envs.classic import plain_spaces
+from envs.scalar import plain_spaces
 from learning.batches import observations
 from rollout import Rollout
 from settings.config import Config
@@ -200,6 +200,114 @@ def test_a_rollout_is_what_a_scalar_environment_gives_for_its_actions(env):
             invalid += (~out.valid[t]).sum()
         np.testing.assert_array_equal(seen[steps], obs.astype(seen.dtype))
     assert invalid > 0
+
+
+def test_a_film_in_colour_shows_what_the_policy_sees():
+    plain = make_vec_env("PongNoFrameskip-v4", 1)
+    filmed = make_vec_env("PongNoFrameskip-v4", 1, filmed=True)
+    plain.reset(seed=[5])
+    filmed.reset(seed=[5])
+    for t in range(30):
+        action = np.array([t % 6])
+        np.testing.assert_array_equal(filmed.step(action)[0], plain.step(action)[0])
+    picture = filmed.picture()
+    assert picture.shape == (210, 160, 3)
+    grey = cv2.resize(
+        cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (84, 84), interpolation=cv2.INTER_AREA
+    )
+    assert np.abs(grey.astype(int) - plain.step(np.array([0]))[0][0, -2]).mean() < 3
+    plain.close()
+    filmed.close()
+
+
+@pytest.mark.parametrize("env", ["BreakoutNoFrameskip-v4", "SeaquestNoFrameskip-v4"])
+def test_with_episodic_life_a_lost_life_ends_an_episode_and_the_game_goes_on(env):
+    """Against full games that are given the same actions, those of the sampler's own included."""
+    short, full = make_vec_env(env, 2, episodic_life=True), make_vec_env(env, 2)
+    obs, infos = short.reset(seed=[7, 8])
+    full.reset(seed=[7, 8])
+    lives, lost = infos["lives"], np.zeros(2, bool)
+    age = np.full(2, 4)  # frames in the stack that the episode has
+    rng = np.random.default_rng(0)
+    start = 1 if env.startswith("Breakout") else 0  # FIRE, or NOOP
+    ends = {"life": 0, "game": 0}
+    for _ in range(900):
+        action = rng.integers(full.action_space.nvec)  # pyright: ignore[reportAttributeAccessIssue]
+        obs, reward, terminated, truncated, _ = short.step(action)
+        expected = full.step(np.where(lost, start, action))
+        age = np.where(lost, 1, np.minimum(age + 1, 4))
+        for i in range(2):
+            np.testing.assert_array_equal(obs[i, -age[i] :], expected[0][i, -age[i] :])
+            assert not obs[i, : -age[i]].any()
+        np.testing.assert_array_equal(reward, expected[1])
+        over = expected[2] | expected[3]
+        lost = (expected[4]["lives"] < lives) & ~over & ~lost
+        lives = expected[4]["lives"]
+        np.testing.assert_array_equal(terminated, expected[2] | lost)
+        np.testing.assert_array_equal(truncated, expected[3])
+        for i in np.flatnonzero(terminated):
+            assert (short.extras(i) is None) == lost[i]
+            ends["life" if lost[i] else "game"] += 1
+    assert ends["life"] > 5
+    assert ends["game"] > 0
+    short.close()
+    full.close()
+
+
+def test_with_episodic_life_logged_returns_are_those_of_full_games():
+    config = Config(
+        env="BreakoutNoFrameskip-v4", env_num=2, batch_size=1600, minibatch_size=2,
+        network="nature_cnn", episodic_life=True,
+    )  # fmt: skip
+    sampler = Sampler(config, 0, 2)
+    episodes, rewards, lives = [], np.zeros(2), 0
+    for fragment in range(2):
+        out = Rollout.empty(sampler.spec, 2)
+        ended = sampler.collect(fragment, fragment == 0, out)
+        for t in range(config.steps_per_rollout):
+            rewards += out.reward[t]
+            for n in range(2):
+                mine = [e for e in ended if (e.t, e.env) == (t, n)]
+                lives += bool(out.terminated[t, n]) and not mine
+                for episode in mine:
+                    assert episode.episode_return == rewards[n]
+                    episodes.append(episode)
+                    rewards[n] = 0.0
+    assert len(episodes) >= 2
+    assert lives == pytest.approx(4 * len(episodes), abs=8)  # five lives a game
+    sampler.close()
+
+
+def test_evaluation_plays_full_games():
+    config = Config(env="BreakoutNoFrameskip-v4", episodic_life=True)
+    assert config.env_options(range(2)) == {"episodic_life": True}
+    assert config.evaluation_options(range(2)) == {}
+
+
+@pytest.mark.parametrize(
+    ("env", "shape"),
+    [
+        ("tests.toy_envs:BinaryFirst", (2, 12, 12)),
+        ("tests.toy_envs:BinaryLast", (2, 12, 12)),
+        ("tests.toy_envs:ManyChannels", (5, 20, 24)),
+        ("tests.toy_envs:SaysChannels", (8, 8, 8)),
+    ],
+)
+def test_images_come_to_channels_first_and_to_bytes(env, shape):
+    """The toy's channel c is c + 1 in its upper left quarter; of zeros and ones, channel 1 is 1."""
+    assert spaces_of(env).observation == gymnasium.spaces.Box(0, 255, shape, np.uint8)
+    venv = make_vec_env(env, 1)
+    image = venv.reset()[0][0]
+    quarter = image[:, : shape[1] // 2, : shape[2] // 2]
+    binary = "Binary" in env
+    for c in range(shape[0]):
+        assert (quarter[c] == (255 * c if binary else c + 1)).all()
+    assert not image[:, shape[1] // 2 :].any()
+
+
+def test_an_image_whose_channels_cannot_be_told_is_refused():
+    with pytest.raises(UnsupportedEnv, match=r"shape \(8, 8, 8\).*\"channels\""):
+        spaces_of("tests.toy_envs:AnyChannels")
 
 
 def test_families():

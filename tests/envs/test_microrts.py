@@ -6,7 +6,7 @@ import jpype
 import numpy as np
 import pytest
 
-from envs import UnknownEnv, make_vec_env
+from envs import UnknownEnv, WrongOption, make_vec_env
 from envs.microrts.game import (
     CHOICES,
     COMPONENTS,
@@ -243,6 +243,20 @@ def test_opponents_by_name_and_number():
     ):
         with pytest.raises(WrongOpponents, match=message):
             assign_opponents(entries, envs, selfplay)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"reward_weights": (1.0, 2.0)}, "must be 6 numbers"),
+        ({"env_num": 3, "selfplay_envs": 2}, "must be even"),
+        ({"opponents": ("coac",)}, "must name bots"),
+    ],
+)
+def test_settings_that_break_a_rule_are_named(settings, message):
+    config = Config(**{"env": "microrts-8x8", "env_num": 2, "batch_size": 768, **settings})
+    with pytest.raises(WrongOption, match=message):
+        validate(config)
 
 
 def test_a_map_that_does_not_exist_or_has_another_size_is_named():

@@ -1,0 +1,21 @@
+"""gymnasium's Box2D. Its physics engine offers no state to save."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from envs.convention import Environments, Family
+from envs.scalar import comes_from, quiet_make, render_options, vectorize
+
+
+class Box2D(Family):
+    def owns(self, env: str) -> bool:
+        return comes_from(env, "gymnasium.envs.box2d")
+
+    def make(
+        self, env: str, num_envs: int, *, filmed: bool = False, **options: Any
+    ) -> Environments:
+        return vectorize(env, lambda: quiet_make(env, **render_options(filmed)), num_envs)
+
+
+FAMILY = Box2D()

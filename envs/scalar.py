@@ -1,0 +1,255 @@
+"""gymnasium's scalar environments, stepped in one process behind the convention."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces, wrappers
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from envs.convention import BadEnvironment, Environments, UnsupportedEnv
+from envs.state import ScalarState, generator_of, generator_words, stacked
+
+
+def comes_from(env: str, package: str) -> bool:
+    """Whether gymnasium's registry has this id, for a class of this package of modules."""
+    spec = gymnasium.registry.get(env)
+    return spec is not None and str(spec.entry_point).startswith(package)
+
+
+def quiet_make(env: str, **options: Any) -> gymnasium.Env:
+    """`gymnasium.make` without its checker (a cost per step) and without deprecation notices."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return gymnasium.make(env, disable_env_checker=True, **options)
+
+
+def render_options(filmed: bool) -> dict[str, Any]:
+    """The options that make a gymnasium environment one that can be filmed."""
+    return {"render_mode": "rgb_array"} if filmed else {}
+
+
+def vectorize(
+    name: str,
+    make_one: Callable[[], gymnasium.Env],
+    num_envs: int,
+    critic_obs: str = "critic",
+    state: ScalarState | None = None,
+) -> ScalarEnvs:
+    """Step `num_envs` scalar environments as one, with spaces that a policy can be built for.
+
+    Args:
+        name: for messages.
+        state: how an environment's state is saved; None: it cannot be.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ScalarEnvs(
+            name, [lambda: plain_spaces(name, make_one(), critic_obs)] * num_envs, state
+        )
+
+
+class ScalarEnvs(Environments, SyncVectorEnv):
+    """Scalar environments that are stepped one after another.
+
+    gymnasium merges their infos, key by key for each environment and step, which costs much. Nobody
+    reads infos here, so they are left out.
+    """
+
+    def __init__(
+        self, name: str, makers: list[Callable[[], gymnasium.Env]], state: ScalarState | None
+    ):
+        SyncVectorEnv.__init__(self, makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+        self._name, self._state = name, state
+        # the environments below our own wrappers, which have no state but TimeLimit's counter
+        self._inner = [_below_wrappers(env) for env in self.envs]
+        self._limits = [_time_limit(env) for env in self.envs]
+        self.saves_state = state is not None and not isinstance(self._inner[0], gymnasium.Wrapper)
+        spec = self.envs[0].spec
+        self.episode_limit = None if spec is None else spec.max_episode_steps
+        parts = [env for env in self.envs if isinstance(env, Parts)]
+        if parts:
+            self.privileged = parts[0].privileged
+        if parts and parts[0].mask_size:
+            self.action_mask = np.ones((len(parts), parts[0].mask_size), bool)
+            for part, row in zip(parts, self.action_mask, strict=True):
+                part.action_mask = row
+
+    def _add_info(self, vector_infos: dict[str, Any], env_info: Any, env_num: int) -> dict:
+        return vector_infos
+
+    def picture(self) -> np.ndarray:
+        try:
+            image: Any = self.envs[0].render()
+        except Exception as error:  # a renderer may raise anything
+            raise not_drawn(self._name, repr(error)) from None
+        if not isinstance(image, np.ndarray):
+            raise not_drawn(self._name, f"its render() returns a {type(image).__name__}")
+        return image
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        if self._state is None or not self.saves_state:
+            return super().get_state()
+        arrays = stacked(self._state.read(env) for env in self._inner)
+        arrays["generator"] = np.stack([generator_words(env.np_random) for env in self._inner])
+        arrays["elapsed"] = np.array(
+            [0 if limit is None else limit._elapsed_steps for limit in self._limits], np.int64
+        )
+        arrays["ended"] = self._autoreset_envs.copy()
+        if self.action_mask is not None:
+            arrays["action_mask"] = self.action_mask.copy()
+        return arrays
+
+    def set_state(self, arrays: dict[str, np.ndarray]) -> None:
+        if self._state is None or not self.saves_state:
+            super().set_state(arrays)
+            return
+        self.reset()  # gymnasium steps no environment that was never reset
+        for i, env in enumerate(self._inner):
+            self._state.write(env, {name: array[i] for name, array in arrays.items()})
+            env.np_random = generator_of(arrays["generator"][i])
+            limit: Any = self._limits[i]
+            if limit is not None:
+                limit._elapsed_steps = int(arrays["elapsed"][i])
+        self._autoreset_envs[:] = arrays["ended"]
+        if self.action_mask is not None:
+            self.action_mask[:] = arrays["action_mask"]
+
+
+def not_drawn(env: str, reason: str) -> BadEnvironment:
+    return BadEnvironment(
+        f"env {env} cannot be rendered as images, {reason}: leave --video out, or offer"
+        f' render_mode "rgb_array" in the environment'
+    )
+
+
+class Parts(gymnasium.ObservationWrapper):
+    """An observation in parts, as one vector: what the policy sees, and then the critic's own.
+
+    Args:
+        env: with a `Dict` observation. Its part `action_mask`, if there is one, says which actions
+            are legal; it is no observation.
+        critic_obs: the part that only the critic sees; all others are the policy's.
+    """
+
+    def __init__(self, env: gymnasium.Env, critic_obs: str):
+        super().__init__(env)
+        assert isinstance(env.observation_space, spaces.Dict)
+        parts = dict(env.observation_space.spaces)
+        mask = parts.pop("action_mask", None)
+        own = parts.pop(critic_obs, None)
+        self._policy, self._critic = spaces.Dict(parts), own
+        self.privileged = 0 if own is None else spaces.flatdim(own)
+        size = spaces.flatdim(self._policy) + self.privileged
+        self.observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float32)
+        self._key = critic_obs
+        self.mask_size = 0 if mask is None else int(np.prod(mask.shape or ()))
+        self.action_mask = np.ones(self.mask_size, bool)  # written over by each observation
+
+    def observation(self, observation: Any) -> np.ndarray:
+        if self.mask_size:
+            self.action_mask[:] = np.asarray(observation["action_mask"]).astype(bool).ravel()
+        policy_part = {name: observation[name] for name in self._policy.spaces}
+        parts = [np.asarray(spaces.flatten(self._policy, policy_part))]
+        if self._critic is not None:
+            parts.append(np.asarray(spaces.flatten(self._critic, observation[self._key])))
+        return np.concatenate(parts).astype(np.float32)
+
+
+_STATELESS = (
+    Parts, wrappers.TimeLimit, wrappers.OrderEnforcing, wrappers.PassiveEnvChecker,
+    wrappers.TransformAction, wrappers.TransformObservation, wrappers.FlattenObservation,
+)  # fmt: skip
+
+
+def _below_wrappers(env: gymnasium.Env) -> gymnasium.Env:
+    """The environment below the wrappers that keep no state, or whose state we save."""
+    while isinstance(env, _STATELESS):
+        env = env.env
+    return env
+
+
+def _time_limit(env: gymnasium.Env) -> wrappers.TimeLimit | None:
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, wrappers.TimeLimit):
+            return env
+        env = env.env
+    return None
+
+
+def plain_spaces(name: str, env: gymnasium.Env, critic_obs: str = "critic") -> gymnasium.Env:
+    """Bring an environment's spaces to what the policies take.
+
+    Observations: a vector of floats, or an image [channels, height, width] of bytes up to 255 (see
+    `_as_image`). Anything else is flattened (one-hot for discrete ones); of a `Dict` one part may
+    be the critic's alone and one the action mask (see `Parts`). Actions: `Discrete` from 0,
+    `MultiDiscrete`, or a vector `Box`.
+
+    Raises:
+        UnsupportedEnv: for any other action space, and for an image whose channels cannot be told.
+    """
+    action, observation = env.action_space, env.observation_space
+    if (isinstance(action, spaces.Box) and len(action.shape) == 1) or (
+        isinstance(action, spaces.MultiDiscrete) and action.nvec.ndim == 1 and not any(action.start)
+    ):
+        pass
+    elif isinstance(action, spaces.Discrete):
+        if action.start != 0:
+            start, n = int(action.start), int(action.n)
+            env = wrappers.TransformAction(env, lambda a: a + start, spaces.Discrete(n))
+    else:
+        raise UnsupportedEnv(
+            f"env {name} has actions {action}: a policy needs a Discrete or MultiDiscrete space, or"
+            f" a Box, with one axis; wrap the environment to offer one and name it module:EnvClass"
+        )
+    if isinstance(observation, spaces.Dict):
+        return Parts(env, critic_obs)
+    if isinstance(observation, spaces.Box):
+        if len(observation.shape) == 3 and observation.dtype == np.uint8:
+            return _as_image(name, env, observation)
+        if len(observation.shape) == 1:
+            return env
+    return wrappers.FlattenObservation(env)
+
+
+def _as_image(name: str, env: gymnasium.Env, space: spaces.Box) -> gymnasium.Env:
+    """Bring images of bytes to [channels, height, width] and to the range up to 255."""
+    last = _channels_are_last(name, env, space.shape)
+    binary = int(space.high.max()) <= 1  # zeros and ones, which would be 0 and 0.004 of 255
+    if not last and not binary:
+        return env
+    shape = (space.shape[2], *space.shape[:2]) if last else space.shape
+
+    def transform(image: Any) -> np.ndarray:
+        image = np.ascontiguousarray(image.transpose(2, 0, 1)) if last else image
+        return image * np.uint8(255) if binary else image
+
+    return wrappers.TransformObservation(env, transform, spaces.Box(0, 255, shape, np.uint8))
+
+
+def _channels_are_last(name: str, env: gymnasium.Env, shape: tuple[int, ...]) -> bool:
+    """Which end of an image's shape has the channels: what the environment says, or the odd one out.
+
+    Two equal sides are height and width. Of three different ones the channels are the smallest, if it
+    is much smaller than the others.
+    """
+    said = env.metadata.get("channels")
+    if said in ("first", "last"):
+        return said == "last"
+    first, middle, last = shape
+    if said is None and first != last:
+        if middle == first:
+            return True
+        if middle == last:
+            return False
+        if middle >= 4 * min(first, last):
+            return last < first
+    raise UnsupportedEnv(
+        f"env {name} has images of shape {shape}, which do not show whether the channels are first"
+        f" or last{'' if said is None else f', and metadata channels {said!r}'}: put"
+        f' "channels": "first" or "last" into the environment\'s metadata'
+    )

@@ -1,0 +1,120 @@
+"""The states of scalar environments and of their generators, as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+
+_WORD = 2**64
+
+
+class ScalarState(NamedTuple):
+    """How the state of one kind of environment is read and written, generator and limits apart.
+
+    `read` returns numeric arrays by name, whose shapes are always the same.
+    """
+
+    read: Callable[[Any], dict[str, np.ndarray]]
+    write: Callable[[Any, dict[str, np.ndarray]], None]
+
+
+def generator_words(generator: np.random.Generator) -> np.ndarray:
+    """The state of a PCG64 generator, gymnasium's kind, as [6] uint64."""
+    whole: Any = generator.bit_generator.state
+    if whole["bit_generator"] != "PCG64":
+        raise ValueError(f"a generator is {whole['bit_generator']}, but must be PCG64")
+    words = [
+        *divmod(whole["state"]["state"], _WORD), *divmod(whole["state"]["inc"], _WORD),
+        whole["has_uint32"], whole["uinteger"],
+    ]  # fmt: skip
+    return np.array(words, np.uint64)
+
+
+def generator_of(words: np.ndarray) -> np.random.Generator:
+    """A generator in the state that `generator_words` returned."""
+    high, low, inc_high, inc_low, has_uint32, uinteger = (int(word) for word in words)
+    bits = np.random.PCG64()
+    bits.state = {
+        "bit_generator": "PCG64",
+        "state": {"state": high * _WORD + low, "inc": inc_high * _WORD + inc_low},
+        "has_uint32": has_uint32,
+        "uinteger": uinteger,
+    }
+    return np.random.Generator(bits)
+
+
+def stacked(rows: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays of N environments, one dictionary each, as arrays whose first axis is N."""
+    listed = list(rows)
+    return {name: np.stack([row[name] for row in listed]) for name in listed[0]}
+
+
+# --- gymnasium's classic control: `state`, and what CartPole counts after an episode's end
+
+
+def _read_classic(env: Any) -> dict[str, np.ndarray]:
+    state = np.asarray(env.state)
+    beyond = getattr(env, "steps_beyond_terminated", None)
+    return {
+        "state": state.astype(np.float64),
+        # some keep float32 after a reset and float64 after a step, or the other way round
+        "is_float32": np.asarray(state.dtype == np.float32),
+        "beyond": np.asarray(-1 if beyond is None else beyond),
+    }
+
+
+def _write_classic(env: Any, row: dict[str, np.ndarray]) -> None:
+    env.state = row["state"].astype(np.float32 if row["is_float32"] else np.float64)
+    if hasattr(env, "steps_beyond_terminated"):
+        env.steps_beyond_terminated = None if row["beyond"] < 0 else int(row["beyond"])
+
+
+CLASSIC = ScalarState(_read_classic, _write_classic)
+
+
+# --- gymnasium's MuJoCo tasks: what mj_step integrates, and the places of bodies as of that step,
+# by which a task measures how far its robot comes in the next
+
+
+def _read_mujoco(env: Any) -> dict[str, np.ndarray]:
+    import mujoco
+
+    model, data = env.model, env.data
+    what = mujoco.mjtState.mjSTATE_INTEGRATION
+    physics = np.zeros(mujoco.mj_stateSize(model, what))
+    mujoco.mj_getState(model, data, physics, what)
+    places = [data.xpos, data.xipos, data.site_xpos]
+    return {"physics": physics, "places": np.concatenate([part.ravel() for part in places])}
+
+
+def _write_mujoco(env: Any, row: dict[str, np.ndarray]) -> None:
+    import mujoco
+
+    model, data = env.model, env.data
+    mujoco.mj_setState(model, data, row["physics"], mujoco.mjtState.mjSTATE_INTEGRATION)
+    first = 0
+    for part in (data.xpos, data.xipos, data.site_xpos):
+        part[:] = row["places"][first : first + part.size].reshape(part.shape)
+        first += part.size
+
+
+MUJOCO = ScalarState(_read_mujoco, _write_mujoco)
+
+
+# --- a class of the user's own that has `get_state` and `set_state`, of numeric arrays by name
+
+
+def _read_own(env: Any) -> dict[str, np.ndarray]:
+    return {name: np.asarray(value) for name, value in env.get_state().items()}
+
+
+OWN = ScalarState(_read_own, lambda env, row: env.set_state(row))
+
+
+def own_state(env: gymnasium.Env) -> ScalarState | None:
+    """How the user's own environment saves its state, or None where it does not."""
+    both = callable(getattr(env, "get_state", None)) and callable(getattr(env, "set_state", None))
+    return OWN if both else None
