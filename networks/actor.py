@@ -12,7 +12,7 @@ from distributions.base import Distribution
 from networks.compiled_actor import Perceptron
 from networks.layers import NoisyLinear
 from networks.observations import Observations
-from networks.trunks import Trunk
+from networks.trunks import Past, Trunk
 
 
 class Acted(NamedTuple):
@@ -104,19 +104,21 @@ class Actor:
         padding = model.trunk.padding(len(obs), first)
         rows = slice(padding[0], padding[0] + len(obs))
         batch = model.observations(self._padded(obs, padding))
-        states: list[Tensor | None] = [None]
+        pasts: list[Past | None] = [None]
         if state is not None and model.state_sizes:
-            states = [*self._padded(state, padding).split(model.state_sizes, -1)]
+            goes_on = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
+            states = self._padded(state, padding).split(model.state_sizes, -1)
+            pasts = [Past(part, goes_on) for part in states]
         with NoisyLinear.quiet(model.noisy_layers if noise is None else []):
             features = model.trunk.run_rowwise(
-                model.actor, model.observations.for_policy(batch), states[0]
+                model.actor, model.observations.for_policy(batch), pasts[0]
             )
             output = model.policy_head(features.policy[rows])
         if features.state is None:
             return self._choose(output, noise, mask, None)
         after = [features.state]
-        for own in states[1:]:  # the critic's, with which the learner's critic begins
-            of_critic = model.trunk.run_rowwise(model.critic, batch, own).state
+        for past in pasts[1:]:  # the critic's, with which the learner's critic begins
+            of_critic = model.trunk.run_rowwise(model.critic, batch, past).state
             assert of_critic is not None
             after.append(of_critic)
         return self._choose(output, noise, mask, torch.cat(after, -1)[rows])

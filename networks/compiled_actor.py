@@ -21,14 +21,14 @@ _Q = tuple([np.float32(coefficient) for coefficient in reversed(TANH_Q)])
 
 
 class Perceptron:
-    """What a stack of linear layers computes, by views of its weights.
+    """A stack of linear layers, computed from views of its weights.
 
-    As `Linear`, it treats each row alone, bit for bit.
+    As in `Linear`, a row's bits depend on that row alone.
 
     Args:
-        moments: that normalise the observations, if any.
-        clip: of a normalised observation.
-        layers: `nn.Linear`s on the CPU, with one kind of activation between each two.
+        moments: they normalise the observations, if there are any.
+        clip: bound of a normalised observation.
+        layers: `nn.Linear`s on the CPU, with the same activation between each two.
     """
 
     def __init__(self, moments: RunningMoments | None, clip: float, layers: Sequence[nn.Module]):
@@ -42,7 +42,7 @@ class Perceptron:
         self._activation = _ACTIVATIONS[type(layers[1])] if len(layers) > 1 else 0
 
     def __call__(self, obs: np.ndarray) -> np.ndarray:
-        """[B, inputs or more], raw, of which the first are taken, -> [B, outputs] float32."""
+        """Raw observations [B, inputs or more], the rest being the critic's -> [B, outputs] float32."""
         return _forward(
             obs, *self._moments, self._clip, self._weights, self._biases, self._activation
         )
@@ -55,28 +55,28 @@ def _forward(
 ) -> np.ndarray:  # fmt: skip
     clip = np.float32(limit)
     last = len(weights) - 1
-    # by input, so that the innermost loop runs over outputs, which stand side by side
+    # transposed, so that the innermost loop runs over outputs that are neighbours in memory
     by_input = [np.ascontiguousarray(weight.T) for weight in weights]
     scale = np.empty(len(mean), np.float32)
     for i in range(len(mean)):
         scale[i] = 1.0 / math.sqrt(var[i] + 1e-8)
     out = np.empty((len(obs), len(biases[last])), np.float32)
-    seen = np.empty(by_input[0].shape[0], np.float32)
+    row_inputs = np.empty(by_input[0].shape[0], np.float32)
     for row in range(len(obs)):
-        for i in range(len(seen)):
+        for i in range(len(row_inputs)):
             x = np.float32(obs[row, i])
             if len(mean):
                 x = min(max((x - np.float32(mean[i])) * scale[i], -clip), clip)
-            seen[i] = x
-        layer = seen
-        for at in range(len(weights)):
-            after = biases[at].copy()
-            weight = by_input[at]
+            row_inputs[i] = x
+        layer = row_inputs
+        for number in range(len(weights)):
+            after = biases[number].copy()
+            weight = by_input[number]
             for i in range(len(layer)):
                 x = layer[i]
                 for j in range(len(after)):
                     after[j] += x * weight[i, j]
-            if at < last:
+            if number < last:
                 _activate(after, activation)
             layer = after
         out[row] = layer
@@ -85,7 +85,7 @@ def _forward(
 
 @numba.njit(cache=True, fastmath={"contract"})
 def _activate(values: np.ndarray, activation: int) -> None:
-    """Apply an activation in place; tanh is the learner's where that is compiled."""
+    """Apply an activation in place; tanh is the polynomial of the compiled gradient step."""
     if activation == 0:
         for j in range(len(values)):
             x = min(max(values[j], -_LIMIT), _LIMIT)

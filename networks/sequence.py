@@ -28,7 +28,9 @@ class Lstm(nn.Module):
         self.of_input = orthogonal(Linear(self.width, 4 * self.width), 1.0)
         self.of_hidden = orthogonal(Linear(self.width, 4 * self.width), 1.0)
         with torch.no_grad():
-            self.of_input.bias[self.width : 2 * self.width] = 1.0  # remember, to begin with
+            self.of_input.bias[self.width : 2 * self.width] = (
+                1.0  # the forget gate is open at first
+            )
 
     def _step(self, gates: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         hidden, cell = state.chunk(2, -1)
@@ -58,8 +60,8 @@ class Lstm(nn.Module):
 class Transformer(nn.Module):
     """Self-attention over an episode's last observations (Vaswani et al. 2017), normalised first.
 
-    [B, steps, inputs] -> [B, 64], the newest observation's place; the last input says by 0 that an
-    observation is missing.
+    [B, steps, inputs] -> [B, 64], taken at the newest observation's place. An observation whose last
+    input is 0 is missing, and nothing attends to it.
     """
 
     width, heads, layers = 64, 4, 2
@@ -85,16 +87,16 @@ class Transformer(nn.Module):
         )
         self.norm = nn.LayerNorm(self.width)
 
-    def _attend(self, rows: Tensor, there: Tensor) -> Tensor:
+    def _attend(self, rows: Tensor, present: Tensor) -> Tensor:
         """[B, steps, 3 * width] queries, keys and values -> [B, steps, width]."""
         query, key, value = rows.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         score = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
-        score = score.masked_fill(~there[:, None, None, :], -1e9)
+        score = score.masked_fill(~present[:, None, None, :], -1e9)
         return (score.softmax(-1) @ value).transpose(1, 2).flatten(2)
 
     def forward(self, obs: Tensor) -> Tensor:
         batch, steps, _ = obs.shape
-        there = obs[..., -1] > 0
+        present = obs[..., -1] > 0
 
         def each(layer: nn.Module, x: Tensor) -> Tensor:
             return layer(x.flatten(0, 1)).view(batch, steps, -1)
@@ -103,7 +105,7 @@ class Transformer(nn.Module):
         for block in self.blocks:
             assert isinstance(block, nn.ModuleDict)
             rows = each(block["split"], block["norm"](x))
-            x = x + each(block["join"], self._attend(rows, there))
+            x = x + each(block["join"], self._attend(rows, present))
             wide = each(block["widen"], block["norm_after"](x)).relu()
             x = x + each(block["narrow"], wide)
         return self.norm(x[:, -1])

@@ -90,31 +90,27 @@ class Trunk:
         before = first % BLOCK_ROWS
         return before, -(before + rows) % BLOCK_ROWS
 
-    def run_rowwise(self, module: nn.Module, obs: Tensor, state: Tensor | None) -> Features:
+    def run_rowwise(self, module: nn.Module, obs: Tensor, past: Past | None) -> Features:
         """`run` for one step of acting: a row's bits depend on that row alone.
 
         Args:
             obs: [N, ...] with the rows of `padding`.
-            state: [N, S] of a recurrent network before them, padded too.
+            past: of a recurrent network, padded too.
         """
-        parts = [self.run(module, part, past) for part, past in self._blocks(obs, state)]
-        if len(parts) == 1:
-            return parts[0]
+        if not self.blocks:
+            return self.run(module, obs, past)
+        blocks = obs.split(BLOCK_ROWS)
+        pasts: list[Past | None] = [None] * len(blocks)
+        if past is not None:
+            states, begins = past.state.split(BLOCK_ROWS), past.begins.split(BLOCK_ROWS)
+            pasts = [Past(*part) for part in zip(states, begins, strict=True)]
+        parts = [self.run(module, *part) for part in zip(blocks, pasts, strict=True)]
         states = [part.state for part in parts if part.state is not None]
         return Features(
             torch.cat([part.policy for part in parts]),
             torch.cat([part.whole for part in parts]),
             torch.cat(states) if states else None,
         )
-
-    def _blocks(self, obs: Tensor, state: Tensor | None) -> Iterator[tuple[Tensor, Past | None]]:
-        size = BLOCK_ROWS if self.blocks else len(obs)
-        for first in range(0, len(obs), size):
-            rows = slice(first, first + size)
-            past = None
-            if state is not None:
-                past = Past(state[rows], torch.zeros(size, dtype=torch.bool, device=obs.device))
-            yield obs[rows], past
 
 
 VECTOR, OVER_TIME, IMAGE = 1, 2, 3

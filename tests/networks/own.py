@@ -7,20 +7,22 @@ from torch import Tensor, nn
 
 
 class Average(nn.Module):
-    """A recurrent network: a running average of a layer's outputs, which is also its state."""
+    """A running average of a layer's outputs, begun anew with each episode."""
 
     def __init__(self, obs_shape: tuple[int, ...]):
         super().__init__()
-        self.layer = nn.Linear(obs_shape[0], 6)
-        self.state_size = 6
+        self.layer = nn.Linear(obs_shape[0], 32)
+        self.state_size = 32  # entries of one environment's state, which is 0 at first
 
     def forward(self, obs: Tensor, state: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
-        steps, envs = len(begins) // len(state), len(state)
-        new = torch.tanh(self.layer(obs)).view(steps, envs, 6)
-        goes_on = (~begins).view(steps, envs, 1)
+        """Of T steps of E environments, step by step: obs [T * E, ...], state [E, state_size] before
+        them, begins [T * E], whether an episode begins there -> features [T * E, any number], and the
+        state after them."""
+        new = torch.tanh(self.layer(obs)).view(-1, *state.shape)
+        goes_on = (~begins).view(len(new), -1, 1)
         features = []
-        for t in range(steps):
-            state = 0.5 * state * goes_on[t] + new[t]
+        for t in range(len(new)):
+            state = 0.9 * state * goes_on[t] + new[t]
             features.append(state)
         return torch.cat(features), state
 

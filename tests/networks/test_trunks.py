@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import itertools
 
 import numpy as np
@@ -14,6 +15,8 @@ from networks.layers import NoisyLinear, WrongNetwork
 from networks.trunks import IMAGE, TRUNKS, VECTOR, refuse_unfit, trunk_of
 from rollout import Rollout
 from settings.config import Config, ConfigError
+from tests.conftest import ROOT
+from tests.networks import own
 
 VECTORS = Spaces(spaces.Box(-np.inf, np.inf, (5,), np.float32), spaces.Discrete(4), 0)
 BYTES = Spaces(spaces.Box(0, 255, (3, 40, 40), np.uint8), spaces.Discrete(4), 0)
@@ -74,11 +77,15 @@ def test_networks_of_ones_own_collect_alike_however_environments_are_spread(netw
             np.testing.assert_array_equal(array, rollouts[0][name], err_msg=name)
 
 
+def test_the_documents_example_of_a_network_with_a_state_is_the_tested_one():
+    assert inspect.getsource(own.Average) in (ROOT / "docs" / "algorithms.md").read_text()
+
+
 def test_a_class_of_ones_own_is_recurrent_where_its_forward_takes_a_state():
     assert trunk_of(f"{OWN}:Average").remembers
     assert not trunk_of("examples.my_network:Residual").remembers
     assert (
-        make_model(VECTORS, Config(network=f"{OWN}:Average", minibatch_size=256)).state_size == 12
+        make_model(VECTORS, Config(network=f"{OWN}:Average", minibatch_size=256)).state_size == 64
     )
 
 
@@ -89,7 +96,7 @@ def test_a_class_of_ones_own_is_recurrent_where_its_forward_takes_a_state():
         ("impala", "--network mlp, lstm or module:Class"),
         ("lstm", "hidden_sizes is empty"),
         (f"{OWN}:WithoutSize", "attribute state_size is None"),
-        (f"{OWN}:WrongSize", r"(?s)fails on observations|state \[2, 6\]"),
+        (f"{OWN}:WrongSize", r"(?s)fails on observations|state \[2, 32\]"),
         (f"{OWN}:Tensor", "is no subclass of nn.Module"),
         (f"{OWN}:Pictures", "cannot be made for observations of shape .5,."),
     ],
