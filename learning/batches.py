@@ -52,9 +52,13 @@ def observations(rollout: Rollout, device: torch.device) -> Tensor:
     obs = to_device(rollout.obs, device)
     if rollout.history is None:
         return obs
-    past, rows = len(rollout.history), len(obs)
-    frames = torch.cat([to_device(rollout.history, device), obs])
-    stacked = torch.stack([frames[first : first + rows] for first in range(past + 1)], 2)
+    history = to_device(rollout.history, device)
+    past, rows = len(history), len(obs)
+    stacked = obs.new_empty((rows, obs.shape[1], past + 1, *obs.shape[2:]))
+    for place in range(past + 1):  # the frames that are past - place steps old
+        old = min(past - place, rows)
+        stacked[:old, :, place] = history[place : place + old]
+        stacked[old:, :, place] = obs[: rows - old]
     foreign = [  # the frame that is `age` steps older than row t + 1 + later is of another episode
         (t + 1 + later, n, past - age)
         for t, n in np.argwhere(~rollout.valid).tolist()
