@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model import ActorCritic, Past
+from model import ActorCritic
+from networks.trunks import Past
 from rollout import Rollout
 from settings.config import Config
 
