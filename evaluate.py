@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -24,7 +24,7 @@ class Arguments:
 
     run_dir: Annotated[Path, tyro.conf.arg(metavar="RUN_DIR")]
     """The run's folder."""
-    checkpoint: Literal["last", "best"] = "last"
+    checkpoint: Annotated[str, tyro.conf.arg(metavar="{last,best}")] = "last"
     """The newest weights, or those of the best evaluation."""
     episodes: int = 10
     """Number of episodes; with --opponents, number of games against each."""
@@ -84,20 +84,13 @@ def evaluate(arguments: Arguments) -> None:
     Raises:
         UserError: for a wrong argument, with the remedy.
     """
+    from evaluation.league import opponents_of
+    from evaluation.load import load_policy
     from settings.config import ConfigError
-    from settings.sources import load_run
 
     if arguments.episodes < 1:
         raise ConfigError(f"episodes is {arguments.episodes}, but must be at least 1")
-    if arguments.video is not None:  # before mujoco is imported
-        from envs import family
-
-        env = load_run(arguments.run_dir).env
-        family(env).prepare_film(env)
-    from evaluation.league import opponents_of
-    from evaluation.load import load_policy
-
-    policy = load_policy(arguments.run_dir, arguments.checkpoint)
+    policy = load_policy(arguments.run_dir, arguments.checkpoint, arguments.video is not None)
     for complaint in policy.complaints:
         print(f"evaluate.py: {complaint}; using the one before it", file=sys.stderr)
     opponents = opponents_of(arguments.opponents, policy.config)

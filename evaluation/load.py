@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from common import checkpoint
+from envs import family
 from model import ActorCritic, build_model
 from settings.config import Config
 from settings.sources import load_run
@@ -25,15 +26,24 @@ class Policy(NamedTuple):
     complaints: list[str]
 
 
-def load_policy(run_dir: Path, which: Literal["last", "best"] = "last") -> Policy:
+def load_policy(run_dir: Path, which: str = "last", filmed: bool = False) -> Policy:
     """The policy of a run's newest good checkpoint, or of its best evaluation.
+
+    Args:
+        which: last or best.
+        filmed: prepare this process for filming the policy (see `envs.Family.prepare_film`).
 
     Raises:
         ConfigError: where the folder is not a run's.
         BadCheckpoint: where there is no such checkpoint, or it does not fit the run's settings.
+        BadEnvironment: where the environment cannot be made, or filmed.
     """
     config = load_run(run_dir)
+    if filmed:
+        family(config.env).prepare_film(config.env)
     checkpoints = run_dir / "checkpoints"
+    if which not in ("last", "best"):
+        raise checkpoint.BadCheckpoint(f"checkpoint is {which}, but must be last or best")
     if which == "last":
         saved, complaints = checkpoint.load_newest(checkpoints)
     elif (checkpoints / "best").exists():
