@@ -18,7 +18,8 @@ import numpy as np
 
 from common.errors import UserError
 from common.terminal import allow_short_help
-from settings.config import Cluster, Config, ConfigError, Evaluation, Files
+from settings.config import Config, ConfigError
+from settings.owners import Cluster, Evaluation, Files
 from settings.sources import load_run
 
 # The settings in which the runs of one experiment may differ.

@@ -1,34 +1,18 @@
-"""The settings of a run, one dataclass for each owner, and what follows from them.
-
-A field's annotation has its type, its bounds and the settings without which it has no effect
-(`common.values`); its docstring is its help. So a new setting is written here, in one place.
-"""
+"""The settings of a run as one flat dataclass, and what follows from them."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Any, get_type_hints
 
 from common.errors import UserError
-from common.values import (
-    OFF,
-    ON,
-    Bound,
-    Count,
-    Natural,
-    Needs,
-    NotNegative,
-    Positive,
-    PositiveShare,
-    Share,
-    convert,
-)  # fmt: skip
+from common.values import convert
 from envs import FamilyOptions, family, family_of
+from settings import owners
 
 MOST_OFF = 1.5  # factor by which a batch may miss batch_size before minibatches change their size
-_LOG_STD = Bound("from -20 to 2", lambda x: -20 <= x <= 2)  # as Spinning Up bounds it
 
 
 class ConfigError(UserError):
@@ -36,247 +20,25 @@ class ConfigError(UserError):
 
 
 @dataclass
-class Task:
-    """The environment, and how a run begins."""
-
-    env: str = "PongNoFrameskip-v4"
-    """A gymnasium id, an Atari id (XNoFrameskip-v4 or ALE/X-v5), or module:EnvClass."""
-    continuous_action: bool = False
-    """Accepted for PARL's sake and checked: an error where the env's actions are discrete."""
-    env_num: Count = 8
-    """Number of environments in all, spread over the samplers."""
-    seed: Natural = 1
-    """Seed of the weights, environments, actions and shuffling. 0 is a seed."""
-    preset: str | None = None
-    """A published recipe by name, over the environment's own preset: see presets/recipes/."""
-
-
-@dataclass
-class Length:
-    """When a run is over."""
-
-    train_total_steps: Count = 1_000_000
-    """Environment steps to train for (reset rows are not counted)."""
-    max_minutes: NotNegative | None = None
-    """Stop after this time, with everything saved."""
-    solve_score: float | None = None
-    """Stop once an evaluation's mean return, or that of the last 100 training episodes, is this."""
-
-
-@dataclass
-class Cluster:
-    """Where the environments are stepped."""
-
-    xparl_addr: str | None = None
-    """IP:PORT of an xparl master; without it samplers are local processes."""
-    samplers: Natural | None = None
-    """Sampler processes or remote actors. 0: in the learner's own process. Default: the cores,
-    or the cluster's free CPUs; at most env_num."""
-
-
-@dataclass
-class Machine:
-    """How the learner computes."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device of the learner; auto takes a GPU where there is one."""
-    torch_threads: Natural = 1
-    """CPU threads of the learner. 0: all cores. A sampler always has one."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """Compile the gradient step with torch.compile. auto: where a C++ compiler exists and the
-    run is long enough to pay for it."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the learner's trunk; samplers act, and heads are computed, in float32. auto:
-    bfloat16 for images where the processor has instructions for it."""
-
-
-@dataclass
-class Evaluation:
-    """How a run is measured."""
-
-    test_every_steps: Count | None = None
-    """Steps between evaluations, done by a process of its own. Default: test_share of the run."""
-    test_share: Annotated[PositiveShare, Needs(test_every_steps=OFF)] = 0.1
-    """Share of the run between evaluations where test_every_steps is not given."""
-    test_episodes: Count = 10
-    """Episodes per evaluation."""
-    test_max_steps: Count = 27_000
-    """Step cap of an evaluation episode (27,000 Atari steps are 30 minutes of play). An episode
-    that is cut off counts with its return so far. microRTS: at least max_steps, unless given."""
-
-
-@dataclass
-class Files:
-    """Where a run comes from, and what it leaves."""
-
-    run_dir: str | None = None
-    """Folder of the run. Default: runs/<env>__s<seed>__<time>."""
-    resume: str | None = None
-    """Folder of a run to go on with, from its last good checkpoint."""
-    config: str | None = None
-    """YAML file of settings, between the presets and the flags."""
-    checkpoint_share: PositiveShare = 0.1
-    """Share of the run between checkpoints. All environments are reset after each."""
-    checkpoint_minutes: Positive = 10.0
-    """Longest time between checkpoints, beside checkpoint_share."""
-
-
-@dataclass
-class Networks:
-    """The policy, the value function, and what they see."""
-
-    network: str = "mlp"
-    """mlp for vectors; lstm or transformer for those that must be remembered; nature_cnn (Mnih et
-    al. 2015) or impala (Espeholt et al. 2018) for images; gridnet, gridnet_cnn or microrts_cnn for
-    microRTS; module:Class for one of your own."""
-    memory_steps: Annotated[Count, Needs(network="transformer")] = 16
-    """Observations that a transformer looks back over, its own included."""
-    hidden_sizes: Annotated[tuple[Count, ...], Needs(network=("mlp", "lstm"))] = (64, 64)
-    """Widths of the hidden layers of an mlp, and of an lstm's encoder."""
-    activation: Annotated[
-        Literal["tanh", "relu", "elu", "silu"], Needs(network=("mlp", "lstm"))
-    ] = "tanh"
-    """Activation of the hidden layers of an mlp or an lstm; nature_cnn has ReLU."""
-    shared_trunk: bool = False
-    """One trunk for actor and critic, or one for each."""
-    distribution: Literal["auto", "normal", "tanh_normal", "beta", "categorical"] = "auto"
-    """The policy's distribution. auto: categorical for discrete actions, normal for continuous."""
-    scale_action: Annotated[bool, Needs(distribution="normal")] = False
-    """Let [-1, 1] of a normal policy mean the whole width of the action's bounds."""
-    initial_log_std: Annotated[float, _LOG_STD, Needs(distribution=("normal", "tanh_normal"))] = 0.0
-    """Log standard deviation that a normal policy begins with."""
-    state_dependent_std: Annotated[bool, Needs(distribution=("normal", "tanh_normal"))] = False
-    """The standard deviation is an output of the network, not a parameter of its own."""
-    noisy_layers: bool = False
-    """Perturb the weights of the policy's last layer, and of the last hidden layer of an mlp that
-    the critic does not share, by learned scales (Fortunato et al. 2018, arXiv 1706.10295)."""
-    normalize_observation: bool = False
-    """Normalise observations by their running mean and standard deviation."""
-    observation_clip: Annotated[Positive, Needs(normalize_observation=ON)] = 10.0
-    """Bound of a normalised observation."""
-
-
-@dataclass
-class Rewards:
-    """Rewards as the learner sees them; logged returns are always raw."""
-
-    reward_transform: Literal["none", "sign", "return_std"] = "none"
-    """sign: -1, 0 or 1 (Atari). return_std: divide by the running standard deviation of the
-    discounted return of each environment's stream."""
-    reward_clip: Annotated[Positive, Needs(reward_transform="return_std")] = 10.0
-    """Bound of a reward under return_std."""
-    rnd_coefficient: NotNegative = 0.0
-    """Weight of the advantages of intrinsic rewards, Random Network Distillation's (Burda et al.
-    2018, arXiv 1810.12894). 0: none."""
-    rnd_gamma: Annotated[Share, Needs(rnd_coefficient=ON)] = 0.99
-    """Discount of the intrinsic returns, which go on over the ends of episodes."""
-    rnd_proportion: Annotated[PositiveShare, Needs(rnd_coefficient=ON)] = 0.25
-    """Share of the rows that the predictor learns from in an epoch."""
-
-
-@dataclass
-class Batch:
-    """What an update learns from."""
-
-    policy_lag: Natural = 1
-    """0: collect, then learn. 1: learn on a fragment while the next one is collected. 2 and more:
-    asynchronous; fragments are learned from as they arrive, and dropped if older than this."""
-    batch_size: Annotated[Count, Needs(rollout_steps=OFF)] = 2048
-    """Steps per update, over all environments."""
-    rollout_steps: Count | None = None
-    """Steps per environment and update. Default: the nearest to batch_size / env_num that
-    minibatches divide."""
-    minibatch_size: Count = 256
-    """Steps per gradient step. Where no batch within a factor of 1.5 of batch_size has whole
-    minibatches of it, it becomes the nearest size that has."""
-    update_epochs: Count = 10
-    """Passes over a batch."""
-    carried_steps: Natural = 0
-    """Partial GAE (Song et al. 2023, arXiv 2301.10920): a fragment is this much longer than what
-    is learned from; its tail is there for the estimates, and is carried over to the next."""
-
-
-@dataclass
-class Ppo:
-    """Schulman et al. 2017, arXiv 1707.06347."""
-
-    learning_rate: Positive = 3e-4
-    """Adam's learning rate, at the start."""
-    learning_rate_schedule: Literal["constant", "linear", "kl"] = "linear"
-    """linear: to 0 over the run. kl: after each update, times or over 1.5 where the measured KL
-    leaves [desired_kl / 2, 2 desired_kl]."""
-    desired_kl: Annotated[
-        Positive,
-        Needs(learning_rate_schedule="kl", kl_penalty="adaptive", kl_excess_coefficient=ON),
-    ] = 0.01
-    """KL that learning_rate_schedule kl and kl_penalty adaptive aim at."""
-    adam_eps: Positive = 1e-5
-    """Adam's epsilon."""
-    gamma: Share = 0.99
-    """Discount."""
-    estimator: Literal["gae", "td_lambda", "monte_carlo", "vtrace", "upgo"] = "gae"
-    """Advantages and value targets: GAE (Schulman et al. 2016, arXiv 1506.02438), TD(lambda) and
-    Monte Carlo returns less the value, V-trace (Espeholt et al. 2018), UPGO (Vinyals et al. 2019)."""
-    gae_lambda: Annotated[
-        Share, Needs(estimator=("gae", "td_lambda", "vtrace", "upgo"), rnd_coefficient=ON)
-    ] = 0.95
-    """Lambda of every estimator that has one; of upgo's value targets, and of RND's advantages."""
-    rho_clip: Annotated[Positive, Needs(estimator="vtrace")] = 1.0
-    """V-trace's bound of the importance weights, of the advantages too."""
-    c_clip: Annotated[NotNegative, Needs(estimator="vtrace")] = 1.0
-    """V-trace's bound of the weights that carry an error back in time."""
-    recompute_advantages: bool = False
-    """Compute values and advantages anew before every epoch, not only before the first."""
-    normalize_advantage: bool = True
-    """Normalise advantages to mean 0 and standard deviation 1 in each minibatch."""
-    joint_loss: Literal["compound", "sub_action", "mix_ratio", "mix_loss"] = "compound"
-    """What is clipped where an action has K sub-actions (Song et al. 2023, arXiv 2301.10919): the
-    ratio of the joint action, each sub-action's own, their mix, or the losses' mix."""
-    mix_weight: Annotated[Share, Needs(joint_loss=("mix_ratio", "mix_loss"))] = 0.5
-    """Weight of the sub-actions in mix_ratio and mix_loss."""
-    clip_range: Annotated[Positive, Needs(kl_penalty="none")] = 0.2
-    """Clip of the probability ratio, at the start."""
-    clip_schedule: Annotated[Literal["constant", "linear"], Needs(kl_penalty="none")] = "constant"
-    """linear: to 0 over the run."""
-    dual_clip: Annotated[float, Bound("of at least 1", lambda x: x >= 1)] | None = None
-    """Bound of ratio x advantage from below at dual_clip x advantage, where that is negative
-    (Ye et al. 2020, arXiv 1912.09729). Default: none."""
-    kl_penalty: Literal["none", "fixed", "adaptive"] = "none"
-    """Penalise the KL divergence from the behaviour policy instead of clipping. adaptive: the
-    coefficient is doubled or halved where an update's KL leaves [desired_kl / 1.5, 1.5 desired_kl]
-    (Schulman et al. 2017, section 4; Heess et al. 2017, arXiv 1707.02286)."""
-    kl_coefficient: Annotated[NotNegative, Needs(kl_penalty=("fixed", "adaptive"))] = 1.0
-    """Weight of the KL penalty, at the start."""
-    kl_excess_coefficient: Annotated[NotNegative, Needs(kl_penalty=("fixed", "adaptive"))] = 0.0
-    """Weight of max(0, KL - 2 desired_kl)^2, against large violations (Heess et al. 2017)."""
-    value_coefficient: NotNegative = 0.5
-    """Weight of the value loss, the mean of (V - R)^2."""
-    value_loss: Literal["squared", "huber"] = "squared"
-    """huber: linear where |V - R| > 1."""
-    value_clip: Positive | None = None
-    """Bound of the value's change in an update (PPO2's value clipping). Default: none."""
-    normalize_value: bool = False
-    """PopArt (van Hasselt et al. 2016, arXiv 1602.07714): learn values in units of their targets'
-    running mean and standard deviation, and keep the outputs when those move."""
-    entropy_coefficient: NotNegative = 0.0
-    """Weight of the entropy bonus, at the start."""
-    entropy_schedule: Annotated[
-        Literal["constant", "linear", "exponential"], Needs(entropy_coefficient=ON)
-    ] = "constant"
-    """linear: to 0 over the run. exponential: times entropy_decay after each update."""
-    entropy_decay: Annotated[Share, Needs(entropy_schedule="exponential")] = 0.99
-    """See entropy_schedule."""
-    max_grad_norm: Positive = 0.5
-    """Bound of the gradient's norm."""
-    target_kl: NotNegative | None = None
-    """Stop an update's epochs once the mean approximate KL of one exceeds this. Default: never."""
-
-
-@dataclass
 class Config(
-    Ppo, Batch, Rewards, FamilyOptions, Networks, Files, Evaluation, Machine, Cluster, Length, Task
+    owners.Ppo,
+    owners.Batch,
+    owners.Rewards,
+    FamilyOptions,
+    owners.Networks,
+    owners.Files,
+    owners.Evaluation,
+    owners.Machine,
+    owners.Cluster,
+    owners.Length,
+    owners.Task,
 ):
-    """Everything that a run depends on. (Fields come in the order of the bases, from the last.)"""
+    """Everything that a run depends on. (Fields come in the order of the bases, from the last.)
+
+    Raises:
+        ConfigError: for a value of the wrong type, or beyond its bounds. Values that can mean one
+            thing only are converted (`common.values.convert`).
+    """
 
     def __post_init__(self) -> None:
         for name, hint in HINTS.items():
@@ -374,6 +136,6 @@ HINTS: dict[str, Any] = get_type_hints(Config, include_extras=True)
 FIELDS = set(HINTS)
 
 # `--resume` may change how long a run is, where it runs, and what it shows and saves of itself.
-MAY_CHANGE_ON_RESUME = {
-    field.name for owner in (Length, Cluster, Machine, Evaluation, Files) for field in dataclasses.fields(owner)
-} - {"run_dir", "config"}  # fmt: skip
+_CHANGEABLE = owners.Length, owners.Cluster, owners.Machine, owners.Evaluation, owners.Files
+MAY_CHANGE_ON_RESUME = {field.name for owner in _CHANGEABLE for field in dataclasses.fields(owner)}
+MAY_CHANGE_ON_RESUME -= {"run_dir", "config"}
