@@ -95,6 +95,8 @@ class Rollout:
     `policy_version` is that of the weights that acted; where samplers had different ones, the mean.
     The first `carried` rows were in the fragment before it too.
     `reset`: the environments were reset before the first row.
+    `environments`, where it was asked for: all that samplers need to go on after the last row, by
+    name; first axis N.
     `env_ranges` are the run's environments [first, last) whose columns stand side by side. One
     environment can be there twice; what stands to the right then came later.
     """
@@ -113,6 +115,7 @@ class Rollout:
     carried: int = 0
     reset: bool = False
     episodes: list[Episode] = field(default_factory=list)
+    environments: dict[str, np.ndarray] | None = None
     env_ranges: list[tuple[int, int]] = field(default_factory=list)
 
     @classmethod

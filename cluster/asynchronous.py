@@ -1,57 +1,76 @@
 """Asynchronous collection (policy_lag >= 2): fragments are learned from as they arrive.
 
 No sampler waits for another. A thread waits for whichever sampler answers first, keeps its fragment
-and sends it on at once under the newest weights. The learner consumes batches of as many fragments
-as there are samplers, in the order of arrival, whichever samplers they came from. Fragments whose
-policy is more than `policy_lag` updates old are dropped and counted. So that a slow learner drops
-nothing, no more than `policy_lag` batches are in flight or waiting to be learned from.
+and asks it at once for the next, under the newest weights. The learner consumes batches of as many
+fragments as there are samplers, in the order of arrival, whichever samplers they came from. A
+fragment whose policy is more than `policy_lag` updates old is dropped and counted. So that a slow
+learner drops nothing, no more than `policy_lag` batches are in flight or wait to be learned from.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 
 import numpy as np
 
-from cluster.pool import Request, SamplerError, SamplerPool
+from cluster.engines.base import Engine, Part
+from cluster.pool import Environments, Request
+from cluster.sampler import in_order
 from rollout import Rollout, Weights
 
-_POLL_S = 0.01  # how soon an idle sampler notices that the learner took a batch
+_CLOSE_TIMEOUT_S = 2.0
 
 
 class AsynchronousPool:
-    """A pool whose samplers never wait for one another.
+    """See `cluster.pool.SamplerPool`.
 
     Args:
-        pool: the samplers, each with as many environments as the others. Taken over.
+        engine: the samplers, each with as many environments as the others. Taken over.
         lag: the greatest age of a fragment's policy, in updates.
-
-    Attributes:
-        dropped: fragments that came too late.
     """
 
-    def __init__(self, pool: SamplerPool, lag: int):
-        self.pool, self.lag = pool, lag
-        self.name, self.samplers, self.spec = pool.name, pool.samplers, pool.spec
-        self.dropped = 0
-        self._changed = threading.Condition()  # guards all that follows
+    def __init__(self, engine: Engine, lag: int):
+        self.engine, self.name, self.spec = engine, engine.name, engine.spec
+        self.samplers, self.lag = engine.samplers, lag
+        self.dropped = self.dropped_steps = self.dropped_episodes = 0
+        self._changed = threading.Condition()  # guards everything below
         self._weights: Weights | None = None
-        self._ready: deque[Rollout] = deque()
-        self._error: SamplerError | None = None
-        self._closed = False
-        self._is_first = True  # whether no batch has been gathered yet
+        self._ready: deque[Rollout] = deque()  # in the order of arrival
+        self._error: BaseException | None = None
+        self._is_closed = False
+        self._is_first = True  # no batch has been gathered yet
         self._thread: threading.Thread | None = None
 
-    def request(self, weights: Weights, fragment: int, reset: bool) -> None:
+    @property
+    def samplers_alive(self) -> int:
+        return self.engine.samplers_alive
+
+    @property
+    def restarts(self) -> int:
+        return self.engine.restarts
+
+    def request(
+        self,
+        weights: Weights,
+        fragment: int,
+        reset: bool,
+        keep: bool = False,
+        restore: Environments | None = None,
+    ) -> None:
         """Let the samplers go on under these weights.
 
         The first request starts them, with a reset; `fragment` then decides their noise.
+
+        Raises:
+            ValueError: for `keep` or `restore`: at no time do all environments stand still.
         """
+        if keep or restore is not None:
+            raise ValueError("asynchronous samplers keep no state of their environments")
         with self._changed:
             self._weights = weights
         if self._thread is None:
+            # each sampler numbers its own fragments, from here on
             self._thread = threading.Thread(target=self._serve, args=(fragment << 20,), daemon=True)
             self._thread.start()
 
@@ -59,62 +78,90 @@ class AsynchronousPool:
         """Wait for a batch of fragments that are not too old: [T, env_num].
 
         Raises:
-            SamplerError: where a sampler failed or is gone.
+            SamplerError: where a sampler failed or is gone; any error of the serving thread too.
         """
         with self._changed:
+            if self._weights is None:
+                raise RuntimeError("nothing was requested")
             while True:
                 if self._error is not None:
                     raise self._error
-                assert self._weights is not None, "nothing was requested"
-                oldest = self._weights.version - self.lag
-                fresh = deque(part for part in self._ready if part.policy_version >= oldest)
-                self.dropped += len(self._ready) - len(fresh)
-                self._ready = fresh
+                self._drop_older_than(self._weights.version - self.lag)
                 if len(self._ready) >= self.samplers:
-                    merged = _merge([self._ready.popleft() for _ in range(self.samplers)])
-                    merged.reset, self._is_first = self._is_first, False
-                    return merged
+                    parts = [self._ready.popleft() for _ in range(self.samplers)]
+                    break
                 self._changed.wait()
+            is_first, self._is_first = self._is_first, False
+        self.engine.wake()  # here too
+        rollout = _merge(parts)
+        rollout.reset = is_first
+        return rollout
+
+    def _drop_older_than(self, version: int) -> None:
+        fresh: deque[Rollout] = deque()
+        for part in self._ready:
+            if part.policy_version >= version:
+                fresh.append(part)
+            else:
+                self.dropped += 1
+                self.dropped_steps += part.steps
+                self.dropped_episodes += len(part.episodes)
+        if len(fresh) < len(self._ready):
+            self._ready = fresh
+            self.engine.wake()  # there is room for more fragments
 
     def close(self) -> None:
         with self._changed:
-            self._closed = True
+            self._is_closed = True
         if self._thread is not None:
-            self._thread.join()
-        self.pool.close()
+            self.engine.wake()
+            self._thread.join(_CLOSE_TIMEOUT_S)  # it never waits for a fragment
+        self.engine.close()
 
     def _serve(self, fragment: int) -> None:
         """The thread: the only one that talks to the samplers."""
-        idle = list(range(self.samplers))
-        requests: dict[int, Request] = {}  # in flight, by sampler
-        numbers = [fragment] * self.samplers
         try:
-            while True:
-                with self._changed:
-                    if self._closed:
-                        return
-                    weights = self._weights
-                    room = self.lag * self.samplers - len(self._ready) - len(requests)
-                assert weights is not None
-                starting, idle = idle[: max(0, room)], idle[max(0, room) :]
-                for index in starting:
-                    reset = numbers[index] == fragment
-                    requests[index] = Request(numbers[index], reset, weights.version)
-                    numbers[index] += 1
-                    self.pool.send(index, requests[index], weights)
-                if not requests:  # all wait for the learner to take a batch
-                    time.sleep(_POLL_S)
-                    continue
-                for index in self.pool.answered(list(requests), _POLL_S):
-                    part = self.pool.receive(index, requests.pop(index))
-                    idle.append(index)
-                    with self._changed:
-                        self._ready.append(part)
-                        self._changed.notify()
-        except SamplerError as error:
+            self._collect(fragment)
+        except BaseException as error:  # whatever it is, `gather` raises it
             with self._changed:
                 self._error = error
                 self._changed.notify()
+
+    def _collect(self, fragment: int) -> None:
+        idle = deque(range(self.samplers))
+        requests: dict[int, Request] = {}  # in flight, by sampler
+        numbers = [fragment] * self.samplers
+        while True:
+            with self._changed:
+                if self._is_closed:
+                    return
+                weights = self._weights
+                room = self.lag * self.samplers - len(self._ready) - len(requests)
+            assert weights is not None
+            self.engine.publish(weights)
+            while idle and room > 0:
+                index = idle.popleft()
+                reset = numbers[index] == fragment
+                requests[index] = Request(numbers[index], reset, weights.version)
+                self.engine.send(index, requests[index])
+                numbers[index] += 1
+                room -= 1
+            for index in self.engine.wait():  # `gather` and `close` end this wait too
+                part = self.engine.receive(index)
+                rollout = self._rollout(part, requests.pop(index), self.engine.ranges[index])
+                idle.append(index)
+                with self._changed:
+                    self._ready.append(rollout)
+                    self._changed.notify()
+
+    def _rollout(self, part: Part, request: Request, envs: tuple[int, int]) -> Rollout:
+        arrays = part.columns.arrays()
+        if self.engine.slots is not None:  # the sampler writes there again
+            arrays = {name: array.copy() for name, array in arrays.items()}
+        rollout = Rollout.of(arrays)
+        rollout.policy_version, rollout.reset = request.version, request.reset
+        rollout.episodes, rollout.env_ranges = in_order(part.episodes), [envs]
+        return rollout
 
 
 def _merge(parts: list[Rollout]) -> Rollout:

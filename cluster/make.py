@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from cluster.asynchronous import AsynchronousPool
-from cluster.pool import InlinePool, SamplerPool
+from cluster.engines.base import Engine
+from cluster.engines.inline import InlineEngine
+from cluster.engines.local import LocalEngine
+from cluster.lockstep import LockstepPool
+from cluster.pool import SamplerPool
 from cluster.sampler import spec_of
 from common.cores import usable_cores
 from model import ActorCritic
@@ -11,28 +15,31 @@ from rollout import Weights
 from settings.config import Config
 
 
-def make_pool(
-    config: Config, model: ActorCritic, weights: Weights
-) -> SamplerPool | AsynchronousPool:
-    """Start samplers: in this process, in local ones, or at an xparl cluster.
+def make_pool(config: Config, model: ActorCritic, weights: Weights) -> SamplerPool:
+    """Start samplers, and schedule them as `policy_lag` says.
 
     Args:
-        model: of which the samplers make copies of their own.
-        weights: the first that they will get.
+        model: the learner's; samplers make copies of their own.
+        weights: any of the model's, for their size.
 
     Raises:
-        UserError: where they cannot be started, with the remedy.
+        UserError: where the samplers cannot be started, with the remedy.
     """
+    engine = make_engine(config, model, weights)
+    # one sampler in the learner's own process leaves nothing to be asynchronous with
+    if config.policy_lag > 1 and config.samplers != 0:
+        return AsynchronousPool(engine, config.policy_lag)
+    return LockstepPool(engine)
+
+
+def make_engine(config: Config, model: ActorCritic, weights: Weights) -> Engine:
+    """Start samplers: in this process, in local ones, or at an xparl cluster."""
     spec = spec_of(model, config)
     if config.samplers == 0:
-        return InlinePool(config, spec)
+        return InlineEngine(config, spec)
     samplers = config.samplers or config.default_samplers(usable_cores())
     if config.xparl_addr is not None:
-        from cluster.engines.xparl import XparlPool
+        from cluster.engines.xparl import XparlEngine
 
-        pool: SamplerPool = XparlPool(config, spec, samplers)
-    else:
-        from cluster.engines.local import LocalPool
-
-        pool = LocalPool(config, spec, samplers, weights)
-    return AsynchronousPool(pool, config.policy_lag) if config.policy_lag > 1 else pool
+        return XparlEngine(config, spec, samplers)
+    return LocalEngine(config, spec, samplers, weights)

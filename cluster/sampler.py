@@ -7,14 +7,16 @@ run and each sampler takes its columns, so neither the pool nor the number of sa
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from cluster.wire import group, prefixed
 from common.randomness import draw_noise, stream
 from envs import BadEnvironment, make_vec_env, spaces_of_vec_env
 from model import ActorCritic, make_model
-from rollout import Rollout, RolloutSpec
+from rollout import Episode, Rollout, RolloutSpec
 from settings.config import Config
 
 
@@ -26,6 +28,12 @@ class TimedEpisode(NamedTuple):
     episode_return: float
     length: int
     extras: dict[str, float]
+
+
+def in_order(episodes: Iterable[TimedEpisode]) -> list[Episode]:
+    """Episodes in the order of time, whichever samplers they come from."""
+    ordered = sorted(episodes, key=lambda e: (e.t, e.env))
+    return [Episode(e.episode_return, e.length, e.extras) for e in ordered]
 
 
 def spec_of(model: ActorCritic, config: Config) -> RolloutSpec:
@@ -116,6 +124,37 @@ class Sampler:
         self._refuse_not_finite(out)
         self._keep_tail(out)
         return self._episodes(out, carried, extras)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """A copy of everything that the next fragment depends on beside the weights and the noise.
+
+        The first axis of each array is this sampler's environments, so that they can be divided
+        among another number of samplers.
+
+        Raises:
+            BadEnvironment: where the environments cannot save their state.
+        """
+        if not self.venv.saves_state:
+            raise BadEnvironment(f"env {self.config.env} cannot save its state")
+        arrays = {
+            "observation": self._obs, "resetting": self._resetting, "return": self._return,
+            "length": self._length,
+        }  # fmt: skip
+        if self.spec.state_size:
+            arrays["recurrent"] = self._state
+        carried = {name: rows.swapaxes(0, 1) for name, rows in self._tail.items()}
+        arrays |= prefixed("carried/", carried) | prefixed("env/", self.venv.get_state())
+        return {name: np.array(array, order="C") for name, array in arrays.items()}
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Go on from the `state` of all the run's environments: [env_num, ...]."""
+        mine = {name: array[self.first : self.last].copy() for name, array in arrays.items()}
+        self._obs, self._resetting = mine.pop("observation"), mine.pop("resetting")
+        self._return, self._length = mine.pop("return"), mine.pop("length")
+        if self.spec.state_size:
+            self._state = mine.pop("recurrent")
+        self._tail = {n: a.swapaxes(0, 1) for n, a in group("carried/", mine).items()}
+        self.venv.set_state(group("env/", mine))
 
     def _keep_tail(self, out: Rollout) -> None:
         """Copy what the next fragment begins with: the rows that are not learned from in this."""

@@ -45,6 +45,11 @@ class SharedMemory:
         self.descriptor, self.size = descriptor, size
         self._map = mmap.mmap(descriptor, size)
 
+    @classmethod
+    def of(cls, descriptor: int) -> SharedMemory:
+        """The block that a parent made, by the descriptor that it passed on."""
+        return cls(os.fstat(descriptor).st_size, descriptor)
+
     def view(self) -> memoryview:
         """The whole block, writable. It stays mapped while a view, or an array over it, lives."""
         return memoryview(self._map)

@@ -27,15 +27,20 @@ class WireError(ValueError):
     """Bytes that are not a message of this format."""
 
 
+def aligned(size: int) -> int:
+    """The next multiple of 64: where the next array begins after `size` bytes."""
+    return -(-size // _ALIGN) * _ALIGN
+
+
 def pack(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> bytes:
     """A message of `meta` (what JSON can hold) and named arrays."""
     arrays = arrays or {}
     rows, size = [], 0
     for name, array in arrays.items():
         rows.append([name, array.dtype.str, list(array.shape), size])
-        size += _aligned(array.nbytes)
+        size += aligned(array.nbytes)
     header = json.dumps({"meta": dict(meta), "arrays": rows}).encode()
-    start = _aligned(_PREFIX + len(header))
+    start = aligned(_PREFIX + len(header))
     message = bytearray(start + size)
     message[: len(MAGIC)] = MAGIC
     struct.pack_into("<Q", message, len(MAGIC), len(header))
@@ -44,10 +49,6 @@ def pack(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None
         view = np.frombuffer(message, array.dtype, array.size, start + offset)
         view.reshape(array.shape)[...] = array
     return bytes(message)
-
-
-def _aligned(size: int) -> int:
-    return -(-size // _ALIGN) * _ALIGN
 
 
 def unpack(message: bytes | memoryview) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -59,7 +60,7 @@ def unpack(message: bytes | memoryview) -> tuple[dict[str, Any], dict[str, np.nd
     if len(message) < _PREFIX or bytes(message[: len(MAGIC)]) != MAGIC:
         raise WireError(f"not a message: it begins with {bytes(message[:8])!r}, not {MAGIC!r}")
     (length,) = struct.unpack_from("<Q", message, len(MAGIC))
-    start = _aligned(_PREFIX + length)
+    start = aligned(_PREFIX + length)
     if _PREFIX + length > len(message):
         raise WireError(f"header of {length} bytes in a message of {len(message)}: cut short")
     try:
@@ -77,3 +78,13 @@ def unpack(message: bytes | memoryview) -> tuple[dict[str, Any], dict[str, np.nd
         return header["meta"], arrays
     except (ValueError, KeyError, TypeError) as error:
         raise error if isinstance(error, WireError) else WireError(f"bad header: {error}") from None
+
+
+def prefixed(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays under longer names, so that several groups fit in one message."""
+    return {prefix + name: array for name, array in arrays.items()}
+
+
+def group(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with the prefix, under their names without it."""
+    return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}

@@ -8,7 +8,8 @@ import torch
 
 from agent import NotFinite, PPOAgent
 from algorithm import PPO
-from cluster.pool import InlinePool
+from cluster.engines.inline import InlineEngine
+from cluster.lockstep import LockstepPool
 from cluster.sampler import spec_of
 from envs import spaces_of
 from learning.batches import Batches
@@ -18,10 +19,10 @@ from settings.config import Config
 from settings.sources import preset
 
 
-def make(config: Config, algorithm: type[PPO] = PPO) -> tuple[PPOAgent, InlinePool]:
+def make(config: Config, algorithm: type[PPO] = PPO) -> tuple[PPOAgent, LockstepPool]:
     model = make_model(spaces_of(config.env, **config.env_options()), config)
     spec = spec_of(model, config)
-    return PPOAgent(algorithm(model, config), config), InlinePool(config, spec)
+    return PPOAgent(algorithm(model, config), config), LockstepPool(InlineEngine(config, spec))
 
 
 def small(env: str, **settings) -> Config:
@@ -29,7 +30,7 @@ def small(env: str, **settings) -> Config:
     return dataclasses.replace(preset(env), **({"compile": "off"} | sizes | settings))
 
 
-def collect(agent: PPOAgent, pool: InlinePool, fragment: int = 0) -> Rollout:
+def collect(agent: PPOAgent, pool: LockstepPool, fragment: int = 0) -> Rollout:
     pool.request(agent.weights(), fragment, fragment == 0)
     return pool.gather()
 

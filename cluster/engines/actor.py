@@ -5,9 +5,13 @@ from __future__ import annotations
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from cluster import wire
 from common.sources import ROOT
+
+if TYPE_CHECKING:
+    from cluster.session import Session
 
 MUST_MATCH = ("numpy", "torch", "gymnasium", "mujoco", "ale-py")
 
@@ -21,6 +25,31 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "missing"
     return found
+
+
+class ActorSession:
+    """A `Session` that refuses a learner whose packages are others than this machine's."""
+
+    def __init__(self) -> None:
+        self._session: Session | None = None
+
+    def handle(self, message: bytes) -> bytes:
+        """Answer one message."""
+        if self._session is None:
+            meta, _ = wire.unpack(message)
+            here = versions()
+            differing = [
+                f"{name} {here.get(name)} (the learner has {theirs})"
+                for name, theirs in meta["versions"].items()
+                if here.get(name) != theirs
+            ]
+            if differing:
+                return wire.pack({"error": f"this worker has {', '.join(differing)}: install the"
+                                           f" project's requirements.txt there"})  # fmt: skip
+            from cluster.session import Session  # only now: it imports these packages
+
+            self._session = Session()
+        return self._session.handle(message)
 
 
 def make_host() -> type:
@@ -58,7 +87,7 @@ def make_host() -> type:
             if self.session is None:
                 import importlib
 
-                self.session = importlib.import_module("cluster.engines.xparl").Session()
+                self.session = importlib.import_module("cluster.engines.actor").ActorSession()
             return self.session.handle(message)
 
     Host.__module__ = "dppo_actor_host"

@@ -11,14 +11,14 @@ import pytest
 from cluster.asynchronous import AsynchronousPool
 from cluster.pool import SamplerError
 from rollout import Weights
-from tests.cluster.test_pool import make, toy
+from tests.cluster.test_pool import make_engine, toy
 from tests.commands.test_train import metrics_of, summary_of
 from tests.conftest import run_command
 
 
 def make_asynchronous(env: str, samplers: int, lag: int, **settings):
-    pool, weights = make(toy(env, policy_lag=lag, **settings), samplers)
-    return AsynchronousPool(pool, lag), weights
+    engine, weights = make_engine(toy(env, policy_lag=lag, **settings), samplers)
+    return AsynchronousPool(engine, lag), weights
 
 
 def start(pool: AsynchronousPool, weights: Weights) -> None:
@@ -111,7 +111,7 @@ def test_a_killed_sampler_is_an_error_and_no_hang():
     pool, weights = make_asynchronous("Slow", 2, 2)
     try:
         pool.request(weights, 0, True)
-        os.kill(pool.pool._children[1].pid, signal.SIGKILL)
+        os.kill(pool.engine._children[1].pid, signal.SIGKILL)
         with pytest.raises(SamplerError, match=r"sampler 1 .* was killed by signal 9"):
             pool.gather()
     finally:
