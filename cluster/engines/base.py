@@ -55,6 +55,7 @@ class Engine(abc.ABC):
         self.config, self.spec = config, spec
         self.ranges = spread(config.env_num, samplers, config.envs_together)
         self.restarts = 0
+        self._starting: set[int] = set()  # have not said that they are ready: meanwhile we compile
         self._requests: dict[int, Request] = {}  # what each busy sampler works on
         self._since: dict[int, float] = {}  # when it was asked; without those named as silent
         self._weights: Weights | None = None
@@ -104,8 +105,9 @@ class Engine(abc.ABC):
     def wait(self, silence_s: float = SILENCE_S) -> list[int]:
         """Like `answered`, but name to the user, once a request, the samplers that are silent."""
         ready = self.answered(silence_s)
-        silent = [i for i, asked in self._since.items() if time.monotonic() - asked > silence_s]
-        silent = [index for index in silent if index not in ready]
+        before = time.monotonic() - silence_s
+        idle = self._starting.union(ready)
+        silent = [i for i, asked in self._since.items() if asked < before and i not in idle]
         if silent:
             for index in silent:
                 del self._since[index]
@@ -115,6 +117,12 @@ class Engine(abc.ABC):
                 file=sys.stderr, flush=True,
             )  # fmt: skip
         return ready
+
+    def _is_ready(self, index: int) -> None:
+        """Note that sampler `index` has started: now it begins with the request that it has."""
+        self._starting.remove(index)
+        if index in self._since:
+            self._since[index] = time.monotonic()
 
     def restart(self, index: int) -> None:
         """Start a fresh sampler in place of one that is lost, or that hangs.

@@ -51,7 +51,6 @@ class LocalEngine(Engine):
         self._selector = selectors.DefaultSelector()
         self._waker = os.eventfd(0)
         self._selector.register(self._waker, selectors.EVENT_READ, None)
-        self._starting: set[int] = set()  # have not answered the hello yet
         self._children = [self._start(index) for index in range(samplers)]
 
     def _start(self, index: int) -> Child:
@@ -60,7 +59,7 @@ class LocalEngine(Engine):
         first, last = self.ranges[index]
         child.send(pack_hello(self.config, first, last, index))
         self._selector.register(child, selectors.EVENT_READ, index)
-        self._starting.add(index)  # the learner can compile meanwhile
+        self._starting.add(index)
         return child
 
     @property
@@ -90,7 +89,7 @@ class LocalEngine(Engine):
                 os.eventfd_read(self._waker)
             elif key.data in self._starting or key.data not in self._requests:
                 self._answer(key.data)  # the hello's; of an idle sampler there is none: it ended
-                self._starting.remove(key.data)
+                self._is_ready(key.data)
             else:
                 ready.append(key.data)
         return ready

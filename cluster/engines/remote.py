@@ -45,7 +45,7 @@ class Actor:
         gate: threading.Semaphore,
         done: queue.SimpleQueue[tuple[Actor, Outcome] | None],
     ):
-        self.is_starting, self.is_lost = True, False
+        self.is_lost = False
         self._messages: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._start, self._gate, self._done = start, gate, done
         self._is_stopped = False
@@ -95,7 +95,7 @@ class RemoteEngine(Engine):
         start_timeout_s: float = START_TIMEOUT_S,
     ):
         super().__init__(config, spec, samplers)
-        self._start_timeout_s = start_timeout_s
+        self.start_timeout_s = start_timeout_s
         self._gate = threading.Semaphore(STARTS_AT_ONCE)
         self._done: queue.SimpleQueue[tuple[Actor, Outcome] | None] = queue.SimpleQueue()
         self._outcomes: dict[int, Outcome] = {}
@@ -110,11 +110,13 @@ class RemoteEngine(Engine):
         return pack_hello(self.config, *self.ranges[index], index)
 
     def _new_actor(self, index: int) -> Actor:
+        self._starting.add(index)
         return Actor(lambda: self._start(index), self._hello(index), self._gate, self._done)
 
     @property
     def samplers_alive(self) -> int:
-        return sum(not (actor.is_starting or actor.is_lost) for actor in self._actors)
+        ready = (a for i, a in enumerate(self._actors) if i not in self._starting)
+        return sum(not actor.is_lost for actor in ready)
 
     def _send(self, index: int, request: Request) -> None:
         assert self._weights is not None, "no weights were published"
@@ -138,9 +140,10 @@ class RemoteEngine(Engine):
         """Keep what a call of sampler `index` came to; whether it is the answer to a request."""
         actor = self._actors[index]
         actor.is_lost = isinstance(outcome, BaseException)
-        if actor.is_starting:
+        if index in self._starting:
             self._read(index, outcome)
-            actor.is_starting, self._last_start = False, time.monotonic()
+            self._is_ready(index)
+            self._last_start = time.monotonic()
             return False
         self._outcomes[index] = outcome
         return True
@@ -155,22 +158,19 @@ class RemoteEngine(Engine):
         answer = self._read(index, self._outcomes.pop(index))
         return Part(Rollout.of(answer.arrays), answer.episodes, answer.environments)
 
-    def _starting(self) -> list[int]:
-        return [index for index, actor in enumerate(self._actors) if actor.is_starting]
-
     def _patience(self, timeout: float | None) -> float | None:
         """How long to wait for an event [s]: no longer than starting samplers have time."""
-        if not self._starting():
+        if not self._starting:
             return timeout
-        left = max(0.0, self._last_start + self._start_timeout_s - time.monotonic())
+        left = max(0.0, self._last_start + self.start_timeout_s - time.monotonic())
         return left if timeout is None else min(timeout, left)
 
     def _refuse_slow_starts(self) -> None:
-        late = time.monotonic() - self._last_start >= self._start_timeout_s
-        if late and (starting := self._starting()):
+        late = time.monotonic() - self._last_start >= self.start_timeout_s
+        if late and self._starting:
             raise SamplerError(
-                f"sampler {', '.join(map(str, starting))} ({self.kind}) did not start within"
-                f" {self._start_timeout_s:g} s: another run may have taken the CPUs that were free"
+                f"sampler {', '.join(map(str, sorted(self._starting)))} ({self.kind}) did not start within"
+                f" {self.start_timeout_s:g} s: another run may have taken the CPUs that were free"
                 f" a moment ago; give fewer --samplers, or try again when it has ended"
             )
 

@@ -11,7 +11,7 @@ import pytest
 from cluster.asynchronous import AsynchronousPool
 from cluster.pool import SamplerError
 from rollout import Weights
-from tests.cluster.test_pool import make_engine, toy
+from tests.cluster.pools import make_engine, toy
 from tests.commands.test_train import metrics_of, summary_of
 from tests.conftest import run_command
 
@@ -59,6 +59,8 @@ def test_fragments_of_a_policy_that_is_too_old_are_dropped_and_counted():
         pool.request(Weights(3, weights.arrays), 3, False)
         assert pool.gather().policy_version == 3
         assert 0 < pool.dropped <= 4
+        # of 16 rows in two environments, of which 1 is a reset
+        assert pool.dropped_steps == 0
     finally:
         pool.close()
 

@@ -10,46 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.engines.base import Engine
-from cluster.engines.inline import InlineEngine
 from cluster.engines.local import LocalEngine
-from cluster.lockstep import LockstepPool
 from cluster.pool import SamplerError
-from cluster.sampler import spec_of
-from envs import spaces_of
 from learning.batches import observations
-from model import make_model
 from rollout import Rollout, Weights
 from settings.config import Config
 from settings.sources import preset
+from tests.cluster.pools import make, toy
 from tests.conftest import processes_mentioning, wait_until
 
 
-def make(config: Config, samplers: int) -> tuple[LockstepPool, Weights]:
-    """A pool in lockstep: in this process for 0 samplers, otherwise of local processes."""
-    engine, weights = make_engine(config, samplers)
-    return LockstepPool(engine), weights
-
-
-def make_engine(config: Config, samplers: int) -> tuple[Engine, Weights]:
-    found = spaces_of(config.env, **config.env_options())
-    model = make_model(found, config)
-    spec = spec_of(model, config)
-    weights = Weights(0, model.get_weights())
-    if samplers == 0:
-        return InlineEngine(config, spec), weights
-    return LocalEngine(config, spec, samplers, weights), weights
-
-
-def toy(name: str, **settings) -> Config:
-    return Config(
-        env=f"tests.toy_envs:{name}",
-        **({"env_num": 4, "batch_size": 64, "minibatch_size": 16} | settings),
-    )
-
-
-def gathered(config: Config, samplers: int) -> list[Rollout]:
-    pool, weights = make(config, samplers)
+def gathered(config: Config, samplers: int, engine: str = "local") -> list[Rollout]:
+    """Copies of three rollouts, with a reset before the first and the last."""
+    pool, weights = make(config, samplers, engine)
     rollouts = []
     try:
         for fragment in range(3):
@@ -88,6 +61,14 @@ def test_a_carried_tail_is_what_the_fragment_before_ended_with(env):
             np.testing.assert_array_equal(two[name][:8], one[name][24:32])
 
 
+def assert_equal(one: Rollout, two: Rollout) -> None:
+    assert (one.policy_version, one.reset) == (two.policy_version, two.reset)
+    assert one.episodes == two.episodes
+    assert list(one.arrays()) == list(two.arrays())
+    for name, array in one.arrays().items():
+        assert np.array_equal(array, two.arrays()[name]), name
+
+
 @pytest.mark.parametrize(
     "env", ["CartPole-v1", "HalfCheetah-v4", "PongNoFrameskip-v4", "microrts-8x8"]
 )
@@ -95,11 +76,41 @@ def test_neither_the_pool_nor_the_number_of_samplers_shows_in_a_rollout(env):
     config = dataclasses.replace(preset(env), env_num=5, batch_size=160, minibatch_size=32)
     expected = gathered(config, 0)
     # of two environments, two, and one
-    for one, two in zip(expected, gathered(config, 3), strict=True):
-        assert one.policy_version == two.policy_version
-        assert one.episodes == two.episodes
-        for name, array in one.arrays().items():
-            assert np.array_equal(array, two.arrays()[name]), name
+    for engine in ("local", "threads"):
+        for one, two in zip(expected, gathered(config, 3, engine), strict=True):
+            assert_equal(one, two)
+
+
+@pytest.mark.parametrize(
+    ("env", "settings"),
+    [
+        ("CartPole-v1", {"network": "lstm"}),
+        ("CartPole-v1", {"network": "transformer", "memory_steps": 4}),
+        ("CartPole-v1", {"noisy_layers": True}),
+        ("CartPole-v1", {"rnd_coefficient": 1.0, "normalize_observation": True}),
+        ("Pendulum-v1", {"distribution": "beta"}),
+        ("Pendulum-v1", {"distribution": "tanh_normal", "state_dependent_std": True}),
+        ("tests.toy_envs:Masked", {}),
+        ("tests.toy_envs:Hidden", {}),
+    ],
+)
+def test_no_setting_shows_the_number_of_samplers(env, settings):
+    config = Config(env=env, **({"env_num": 5, "batch_size": 160, "minibatch_size": 32} | settings))
+    expected = gathered(config, 0)
+    for samplers in (1, 3, 5):
+        for one, two in zip(expected, gathered(config, samplers, "threads"), strict=True):
+            assert_equal(one, two)
+
+
+def test_a_rollout_keeps_its_version_when_its_arrays_are_written_again():
+    pool, weights = make(toy("Counter", distribution="normal"), 0)
+    rollouts = []
+    for fragment in range(3):
+        pool.request(Weights(fragment, weights.arrays), fragment, fragment == 0)
+        rollouts.append(pool.gather())
+    pool.close()
+    assert [rollout.policy_version for rollout in rollouts] == [0, 1, 2]
+    assert [rollout.reset for rollout in rollouts] == [True, False, False]
 
 
 def test_episodes_are_raw_and_complete_across_fragments():

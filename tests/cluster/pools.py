@@ -1,0 +1,69 @@
+"""Engines and pools over small environments, for the tests of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cluster.engines.base import Engine
+from cluster.engines.inline import InlineEngine
+from cluster.engines.local import LocalEngine
+from cluster.engines.remote import Call, RemoteEngine
+from cluster.lockstep import LockstepPool
+from cluster.sampler import spec_of
+from cluster.session import Session
+from envs import spaces_of
+from model import make_model
+from rollout import RolloutSpec, Weights
+from settings.config import Config
+
+
+class SessionsInThreads(RemoteEngine):
+    """Samplers in threads of this process, reached by messages as remote actors are.
+
+    Args:
+        starts: what some samplers' threads run instead of making a session, by index.
+    """
+
+    name = "threads"
+
+    def __init__(
+        self,
+        config: Config,
+        spec: RolloutSpec,
+        samplers: int,
+        starts: dict[int, Callable[[], Call]] | None = None,
+        start_timeout_s: float = 60.0,
+    ):
+        self.starts = starts or {}
+        super().__init__(config, spec, samplers, start_timeout_s)
+
+    def _start(self, index: int) -> Call:
+        return self.starts[index]() if index in self.starts else Session().handle
+
+
+def toy(name: str, **settings) -> Config:
+    return Config(
+        env=f"tests.toy_envs:{name}",
+        **({"env_num": 4, "batch_size": 64, "minibatch_size": 16} | settings),
+    )
+
+
+def learners_side(config: Config) -> tuple[RolloutSpec, Weights]:
+    """What a learner knows before it has samplers: the shapes, and the weights."""
+    model = make_model(spaces_of(config.env, **config.env_options()), config)
+    return spec_of(model, config), Weights(0, model.get_weights())
+
+
+def make_engine(config: Config, samplers: int, engine: str = "local") -> tuple[Engine, Weights]:
+    """Samplers: in this process for 0, otherwise local processes or threads."""
+    spec, weights = learners_side(config)
+    if samplers == 0:
+        return InlineEngine(config, spec), weights
+    if engine == "threads":
+        return SessionsInThreads(config, spec, samplers), weights
+    return LocalEngine(config, spec, samplers, weights), weights
+
+
+def make(config: Config, samplers: int, engine: str = "local") -> tuple[LockstepPool, Weights]:
+    made, weights = make_engine(config, samplers, engine)
+    return LockstepPool(made), weights
