@@ -21,7 +21,6 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from agent import PPOAgent
-from cluster.asynchronous import AsynchronousPool
 from cluster.pool import SamplerPool
 from rollout import Rollout, Weights
 from settings.config import Config
@@ -55,7 +54,7 @@ class Collector:
         self,
         config: Config,
         agent: PPOAgent,
-        pool: SamplerPool | AsynchronousPool,
+        pool: SamplerPool,
         start: Start | None,
         resets_before: Callable[[int], bool],
         waiting: Callable[[], AbstractContextManager[None]],

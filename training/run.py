@@ -153,8 +153,10 @@ class Run:
             "global_step": self.global_step,
             "sps": rollout.steps / seconds,
             "dropped_fragments": self.pool.dropped,
-            "samplers_alive": self.pool.samplers,
-            "restarts": 0,
+            "dropped_steps": self.pool.dropped_steps,
+            "dropped_episodes": self.pool.dropped_episodes,
+            "samplers_alive": self.pool.samplers_alive,
+            "restarts": self.pool.restarts,
             **metrics,
             **{f"time/{name}": spent for name, spent in times.items()},
         }

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from agent import PPOAgent
-from cluster.pool import InlinePool
+from cluster.lockstep import LockstepPool
 from learning.batches import Batches
 from rollout import Rollout
 from tests.test_agent import make, small
 
 
-def lagged(agent: PPOAgent, pool: InlinePool, updates: int) -> list[dict[str, float]]:
+def lagged(agent: PPOAgent, pool: LockstepPool, updates: int) -> list[dict[str, float]]:
     """Learn at lag 1: each fragment is collected under the weights before the last update."""
     metrics, behaviour = [], agent.weights()
     for update in range(updates):
