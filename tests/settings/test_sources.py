@@ -101,6 +101,17 @@ def test_a_settings_file_beside_resume_is_refused(tmp_path):
         parse(["--resume", str(saved_run(tmp_path)), "--config", str(settings)])
 
 
+def test_a_run_of_the_first_layout_is_resumed_as_it_was(tmp_path, capsys):
+    """Its batch is too, which a new run with so many environments would not have."""
+    old = Path(__file__).with_name("older_config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(old)
+    config = parse(["--resume", str(tmp_path)])
+    assert capsys.readouterr().err == ""
+    assert (config.env, config.seed, config.gae_lambda) == ("HalfCheetah-v4", 0, 0.8)
+    assert (config.env_num, config.steps_per_update, config.minibatch_size) == (100, 6400, 256)
+    assert not config.episodic_life  # a setting that it did not have
+
+
 def test_the_config_of_an_older_version_stays_readable(tmp_path, capsys):
     config = parse(["--env", "CartPole-v1", "--seed", "0"])
     assert load_run(saved_run(tmp_path)) == config
