@@ -1,1 +1,29 @@
-"""Where samplers run: in this process, in local processes, or as xparl remote actors."""
+"""Samplers: where they run, and when they are asked.
+
+            weights (version, arrays)
+      +--------------------------------------+
+      v                                      |
+  samplers -- rollout [T+1, N] --> pool --> learner -- weights --> evaluator
+  (environments and policy;                  ^                         |
+   one call per fragment)                    +------- scores ----------+
+
+A sampler sends only the things that only it can know: observations, actions, their probabilities,
+rewards, ends. Values, advantages and statistics are computed by the learner. There is never a call
+for each environment step.
+
+|           | consumes             | produces             | waits for              | unblocked by             |
+|-----------|----------------------|----------------------|------------------------|--------------------------|
+| sampler   | weights, a request   | its columns of a     | the next request       | the pool's request; the  |
+|           |                      | rollout, episodes    |                        | learner's end ends it    |
+| pool      | samplers' answers    | rollouts             | lockstep: every answer | an answer, the loss of a |
+|           |                      |                      | asynchronous: as many  | sampler, a signal        |
+|           |                      |                      | as there are samplers  |                          |
+| learner   | rollouts, scores     | weights, checkpoints | a rollout; at the end, | the pool, the evaluator, |
+|           |                      |                      | the last scores        | a signal                 |
+| evaluator | weights              | scores               | the next weights       | the learner's submission |
+
+Each engine (`engines/`: inline, local, xparl) runs samplers somewhere and reaches them one by one.
+Each schedule (`lockstep`, `asynchronous`) decides when they are asked; it is the pool that the
+learner sees (`pool`). `session` is the sampler's side of the talk, `wire` the format of a message,
+`child` a process of our own, `shared_memory` what such a process shares with the learner.
+"""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+
+import numpy as np
 
 from cluster.engines.base import Engine
 from cluster.engines.inline import InlineEngine
@@ -13,7 +16,7 @@ from cluster.sampler import spec_of
 from cluster.session import Session
 from envs import spaces_of
 from model import make_model
-from rollout import RolloutSpec, Weights
+from rollout import Rollout, RolloutSpec, Weights
 from settings.config import Config
 
 
@@ -67,3 +70,16 @@ def make_engine(config: Config, samplers: int, engine: str = "local") -> tuple[E
 def make(config: Config, samplers: int, engine: str = "local") -> tuple[LockstepPool, Weights]:
     made, weights = make_engine(config, samplers, engine)
     return LockstepPool(made), weights
+
+
+def copy_of(rollout: Rollout) -> Rollout:
+    """The same, whatever is written into the pool's memory afterwards."""
+    return dataclasses.replace(rollout, **{n: a.copy() for n, a in rollout.arrays().items()})
+
+
+def assert_equal(one: Rollout, two: Rollout) -> None:
+    assert (one.policy_version, one.reset) == (two.policy_version, two.reset)
+    assert one.episodes == two.episodes
+    assert list(one.arrays()) == list(two.arrays())
+    for name, array in one.arrays().items():
+        assert np.array_equal(array, two.arrays()[name]), name

@@ -16,7 +16,7 @@ from learning.batches import observations
 from rollout import Rollout, Weights
 from settings.config import Config
 from settings.sources import preset
-from tests.cluster.pools import make, toy
+from tests.cluster.pools import assert_equal, copy_of, make, toy
 from tests.conftest import processes_mentioning, wait_until
 
 
@@ -28,9 +28,7 @@ def gathered(config: Config, samplers: int, engine: str = "local") -> list[Rollo
         for fragment in range(3):
             changed = {n: a * np.asarray(1 + fragment, a.dtype) for n, a in weights.arrays.items()}
             pool.request(Weights(fragment, changed), fragment, reset=fragment in (0, 2))
-            rollout = pool.gather()
-            copies = {n: a.copy() for n, a in rollout.arrays().items()}
-            rollouts.append(dataclasses.replace(rollout, **copies))
+            rollouts.append(copy_of(pool.gather()))
     finally:
         pool.close()
     return rollouts
@@ -59,14 +57,6 @@ def test_a_carried_tail_is_what_the_fragment_before_ended_with(env):
         assert len(one["reward"]) == 32
         for name in set(one) - {"history"}:
             np.testing.assert_array_equal(two[name][:8], one[name][24:32])
-
-
-def assert_equal(one: Rollout, two: Rollout) -> None:
-    assert (one.policy_version, one.reset) == (two.policy_version, two.reset)
-    assert one.episodes == two.episodes
-    assert list(one.arrays()) == list(two.arrays())
-    for name, array in one.arrays().items():
-        assert np.array_equal(array, two.arrays()[name]), name
 
 
 @pytest.mark.parametrize(
