@@ -10,26 +10,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from algorithm import PPO, Statistics
+from algorithm import PPO, NotFinite, Statistics, refuse_not_finite
 from common import checkpoint
-from common.errors import UserError
 from common.randomness import stream
-from learning.advantages import Estimates, estimate, explained_variance, measure_start
+from learning.advantages import estimate, explained_variance, measure_start, normalize_values
 from learning.batches import Batches, observations, to_device
 from learning.reward_scale import RewardTransform
 from learning.row_ages import RowAges
 from learning.schedules import Schedules
 from learning.undo import State, Undo
-from model import Acted, ActorCritic, build_model
+from model import ActorCritic, build_model
+from networks.actor import Acted
 from parl_compat.shim import load_parl
 from rollout import Rollout, RolloutSpec, Weights
 from settings.config import Config
 
 parl = load_parl()
 
-
-class NotFinite(UserError):
-    """NaN or infinity appeared in an update. The agent is as it was before it."""
+__all__ = ["NotFinite", "PPOAgent", "make_agent"]
 
 
 class PPOAgent(parl.Agent):
@@ -111,25 +109,27 @@ class PPOAgent(parl.Agent):
         with self._undo.on_failure():
             alg.set_coefficients(self.schedules.at(progress, self.update))
             batches = Batches(config, rollout, model.device)
-            error = batches.prediction_error(model)
+            error = batches.prediction_error(model)  # None without RND
             rewards = self.rewards(rollout, error)
             log_rho = measure_start(config, rollout, batches, model)
             first = estimates = estimate(config, rollout, rewards, batches.values(model), log_rho)
-            self._normalize_values(estimates, rollout)
+            if config.normalize_value:
+                normalize_values(config, model, estimates, rollout.valid)
             epochs: list[Tensor] = []  # one table of `Statistics` each
             for epoch in range(config.update_epochs):
                 if epoch > 0 and config.recompute_advantages:
                     estimates = estimate(config, rollout, rewards, batches.values(model), log_rho)
                 batches.put(**estimates._asdict())
-                if error is not None:
-                    share = stream("rnd", config.seed, self.update, epoch).random(error.shape)
-                    batches.put(predicted=(share < config.rnd_proportion).astype(np.float32))
+                if model.rnd is not None:
+                    batches.draw_predicted(stream("rnd", config.seed, self.update, epoch))
                 order = stream("shuffle", config.seed, self.update, epoch)
                 epochs.append(torch.stack([alg.learn(batch) for batch in batches.epoch(order)]))
                 update_kl = Statistics.of(epochs[-1]).update_kl.mean()
                 if config.target_kl is not None and update_kl > config.target_kl:
                     break
-            metrics = self._metrics(epochs) | {
+            table = torch.cat(epochs).cpu()
+            refuse_not_finite(table, self.update)
+            metrics = self._metrics(table, len(epochs)) | {
                 "explained_variance": explained_variance(first, rollout.valid),
                 "policy_lag_mean": self.ages(rollout, self.update),
             }
@@ -152,8 +152,7 @@ class PPOAgent(parl.Agent):
         rollout.valid[:] = True
         if rollout.action_mask is not None:
             rollout.action_mask[:] = True
-        rollout.env_ranges = [(0, self.config.env_num)]
-        rollout.reset = True
+        rollout.env_ranges, rollout.reset = [(0, self.config.env_num)], True
         with self._undo.on_failure():
             self.learn(rollout, 0.0)
             self._undo.go_back()
@@ -164,39 +163,14 @@ class PPOAgent(parl.Agent):
         obs = observations(rollout, device)[:-1]
         self.model.update_normalizer(obs[to_device(rollout.valid, device)])
 
-    def _normalize_values(self, estimates: Estimates, rollout: Rollout) -> None:
-        """Move PopArt's moments on by the value targets, where the values are normalised.
-
-        Rows beyond those that are learned from are left out: they come again in the next fragment.
-        """
-        if self.config.normalize_value:
-            learned = slice(self.config.steps_per_rollout)
-            target = estimates.value_target[learned][rollout.valid[learned]]
-            target = target if target.ndim == 2 else target[:, np.newaxis]
-            self.model.value_head.update_normalizer(to_device(target, self.model.device))
-
-    def _metrics(self, epochs: list[Tensor]) -> dict[str, float]:
-        """The metrics of an update from its gradient steps.
-
-        Raises:
-            NotFinite: if a gradient step's statistics are not.
-        """
-        table = torch.cat(epochs).cpu()
-        if not bool(table.isfinite().all()):
-            wrong = ~table.isfinite()
-            row = int(wrong.any(1).nonzero()[0])
-            names = [name for name, bad in zip(Statistics._fields, wrong[row], strict=True) if bad]
-            raise NotFinite(
-                f"{', '.join(names)} became NaN or infinite in update {self.update}, gradient step"
-                f" {row + 1} of {len(table)}; the weights are kept as before the update. Try a lower"
-                f" --learning_rate, or --reward_transform return_std"
-            )
+    def _metrics(self, table: Tensor, epochs: int) -> dict[str, float]:
+        """The metrics of an update's gradient steps, of which the table has a row each."""
         steps = Statistics.of(table)
         metrics = steps.means() | {
             "first_minibatch_kl": float(steps.approx_kl[0]),
             "entropy_coefficient": self.alg.entropy_coefficient.item(),
             "learning_rate": self.alg.learning_rate.item(),
-            "epochs": len(epochs),
+            "epochs": epochs,
         }
         if self.config.kl_penalty != "none":
             metrics["kl_coefficient"] = self.alg.kl_coefficient.item()
@@ -206,9 +180,8 @@ class PPOAgent(parl.Agent):
     def state(self) -> State:
         """Everything that learning goes on from: arrays, and counters that JSON can hold.
 
-        Within an update it is the state from before it, and no tensor is touched: a signal may
-        have come while torch compiles, when its operations compute nothing. There is no random
-        state in it: all noise is a function of the seed and of counters.
+        Within an update it is the state from before it: see `Undo.state`. It holds no random state,
+        because all noise is a function of the seed and of counters.
         """
         if self._undo.keeps:
             return self._undo.state()
@@ -232,7 +205,7 @@ class PPOAgent(parl.Agent):
 
     def _load_numbers(self, arrays: Mapping[str, np.ndarray], counters: Mapping[str, Any]) -> None:
         self.rewards.load(arrays, counters)
-        # checkpoints from before version 1 do not have them
+        # older checkpoints do not have them
         self.ages.versions = arrays.get("carried_versions", self.ages.versions)
         self.schedules.learning_rate = counters["learning_rate"]
         self.schedules.kl_coefficient = counters["kl_coefficient"]

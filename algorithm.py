@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from learning.batches import Minibatch
 from learning.compiled_step import Compiled
 from learning.hardware import choose_bfloat16, choose_compile
@@ -19,6 +20,10 @@ from settings.config import Config
 parl = load_parl()
 
 _ADAM_BETAS = 0.9, 0.999
+
+
+class NotFinite(UserError):
+    """NaN or infinity appeared in an update. The agent is as it was before it."""
 
 
 class Statistics(NamedTuple):
@@ -204,6 +209,25 @@ class PPO(parl.Algorithm):
         change = mean / denominator * (self.learning_rate / (1 - self.decay[0]))
         for parameter, part in zip(self.parameters, change.split(self._sizes), strict=True):
             parameter.sub_(part.view_as(parameter))
+
+
+def refuse_not_finite(table: Tensor, update: int) -> None:
+    """Raise NotFinite if a number in a table of `Statistics` is not finite, and name it.
+
+    Args:
+        table: [gradient steps, statistics] on the CPU.
+        update: the number of the update.
+    """
+    wrong = ~table.isfinite()
+    if not bool(wrong.any()):
+        return
+    row = int(wrong.any(1).nonzero()[0])
+    names = [name for name, bad in zip(Statistics._fields, wrong[row], strict=True) if bad]
+    raise NotFinite(
+        f"{', '.join(names)} became NaN or infinite in update {update}, gradient step {row + 1} of"
+        f" {len(table)}; the weights are kept as before the update. Try a lower --learning_rate, or"
+        f" --reward_transform return_std"
+    )
 
 
 def clipped_surrogate(

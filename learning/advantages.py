@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from learning.batches import Batches
+from learning.batches import Batches, to_device
 from learning.returns import Steps, gae, upgo, vtrace
 from learning.reward_scale import Rewards
 from learning.schedules import controlled_by_kl
@@ -93,6 +93,19 @@ def estimate(
         np.stack([target, extra_target], -1),
         value[:-1],
     )
+
+
+def normalize_values(
+    config: Config, model: ActorCritic, estimates: Estimates, valid: np.ndarray
+) -> None:
+    """Move PopArt's moments on by the value targets of the valid rows that are learned from.
+
+    The other rows are left out, because they come again in the next fragment.
+    """
+    learned = slice(config.steps_per_rollout)
+    target = estimates.value_target[learned][valid[learned]]
+    target = target if target.ndim == 2 else target[:, np.newaxis]
+    model.value_head.update_normalizer(to_device(target, model.device))
 
 
 def explained_variance(estimates: Estimates, valid: np.ndarray) -> float:

@@ -109,6 +109,11 @@ class Batches:
             tensor = field if isinstance(field, Tensor) else to_device(field, self.device)
             self._fields[name] = tensor
 
+    def draw_predicted(self, generator: np.random.Generator) -> None:
+        """Choose the rows that RND's predictor learns from in an epoch."""
+        share = generator.random((len(self.obs) - 1, self.envs))
+        self.put(predicted=(share < self.config.rnd_proportion).astype(np.float32))
+
     @property
     def valid_obs(self) -> Tensor:
         """The observations [B, ...] of the valid rows that are learned from."""
