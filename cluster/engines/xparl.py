@@ -12,11 +12,12 @@ import socket
 import threading
 import time
 
-from cluster.engines.actor import make_host, modules_worked_in, versions
+from cluster.engines.actor import make_host, packages_of, users_files, versions
 from cluster.engines.remote import START_TIMEOUT_S, Call, RemoteEngine
 from cluster.session import pack_hello
 from common.errors import UserError
 from common.sources import digest, sources
+from envs import family_of
 from parl_compat.shim import HOST_VARIABLE, load_parl
 from rollout import RolloutSpec
 from settings.config import Config
@@ -106,16 +107,17 @@ class XparlEngine(RemoteEngine):
         parl.connect(config.xparl_addr)
         from parl.remote.client import get_global_client
 
-        get_global_client().pyfiles = modules_worked_in()
+        get_global_client().pyfiles = users_files()
         self._host, self._sources = parl.remote_class(make_host()), sources()
         self._version = digest(self._sources)
+        self._versions = versions(packages_of(family_of(config.env)))
         super().__init__(config, spec, samplers, start_timeout_s)
 
     def _start(self, index: int) -> Call:
         return self._host(self._version, self._sources).call
 
     def _hello(self, index: int) -> bytes:
-        return pack_hello(self.config, *self.ranges[index], index, versions=versions())
+        return pack_hello(self.config, *self.ranges[index], index, versions=self._versions)
 
     def close(self) -> None:
         from parl.remote import client

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from cluster.engines.xparl import cluster_cpus
+from tests.common.test_user_class import write_users_folder
 from tests.conftest import ROOT, cluster_processes, run_command, wait_until
 
 pytestmark = pytest.mark.xdist_group("xparl")  # these share one cluster
@@ -139,6 +140,7 @@ def test_nan_in_a_remote_environment_names_its_place(xparl_cluster, tmp_path):
 
 
 def test_everything_listens_on_this_machine_only(xparl_cluster):
+    assert cluster_cpus(xparl_cluster, 4)[1] == 4  # its jobs have started
     port = int(xparl_cluster.partition(":")[2])
     listening = [
         connection.laddr.ip
@@ -148,6 +150,19 @@ def test_everything_listens_on_this_machine_only(xparl_cluster):
     ]
     assert len(listening) > 10
     assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+
+
+def test_the_users_modules_are_the_actors_too(xparl_cluster, tmp_path):
+    """Among them are a model.py and a random.py, and the second is never to be imported."""
+    write_users_folder(tmp_path)
+    done = run_command(
+        str(ROOT / "train.py"), "--env", "my_env:MyEnv", "--network", "my_network:Net",
+        "--env_num", "2", "--train_total_steps", "200", "--batch_size", "64",
+        "--minibatch_size", "64", "--samplers", "1", "--xparl_addr", xparl_cluster,
+        "--run_dir", "run", cwd=tmp_path,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["pool"] == "xparl"
 
 
 def test_a_bad_message_does_not_end_the_master(xparl_cluster):

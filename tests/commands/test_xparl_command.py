@@ -10,9 +10,10 @@ import psutil
 import pytest
 
 from cluster.engines.xparl import cluster_cpus
+from parl_compat.local_clusters import cluster_processes
 from tests.conftest import BIN, free_port, run_command
 
-pytestmark = pytest.mark.xdist_group("xparl")
+pytestmark = [pytest.mark.xdist_group("xparl"), pytest.mark.slow]
 
 
 def xparl(*arguments: str) -> subprocess.CompletedProcess:
@@ -24,8 +25,6 @@ def xparl(*arguments: str) -> subprocess.CompletedProcess:
 
 def listening_addresses(port: int) -> set[str]:
     """The addresses at which the processes of a cluster listen."""
-    from parl_compat.local_clusters import cluster_processes
-
     roots = [p.process for p in cluster_processes() if p.port == str(port)]
     processes = {p for root in roots for p in (root, *root.children(recursive=True))}
     return {
@@ -63,6 +62,38 @@ def test_a_cluster_of_two_addresses_has_the_cpus_of_both(two_machines):
     assert "please view: http://127.0.0.2:" in status
     port = int(two_machines.partition(":")[2])
     assert listening_addresses(port) == {"127.0.0.2", "127.0.0.3"}
+
+
+RELEASE = """
+import os, signal, sys, time
+from parl_compat.shim import load_parl
+parl = load_parl()
+parl.connect(sys.argv[1])
+class Actor: pass
+Actor.__module__ = "made_up"
+Remote = parl.remote_class(Actor)
+actor = Remote()
+os.kill(int(sys.argv[2]), signal.SIGSTOP)
+del actor
+time.sleep(12)  # PARL's worker waits 10 s for the master, and then never again
+os.kill(int(sys.argv[2]), signal.SIGCONT)
+for _ in range(2):  # what ended meanwhile was offered again; what ends from now on must be too
+    actors = [Remote(), Remote()]
+    del actors
+print("offered again", flush=True)
+os._exit(0)
+"""
+
+
+def test_a_worker_whose_master_answered_late_goes_on_offering_its_cpus(two_machines):
+    port = two_machines.partition(":")[2]
+    master = next(
+        p.process.pid
+        for p in cluster_processes()
+        if p.options.get("name") == "master" and p.port == port
+    )
+    done = run_command("-c", RELEASE, two_machines, str(master), timeout=80)
+    assert done.stdout == "offered again\n", done.stderr
 
 
 def test_a_run_trains_on_both_addresses(two_machines, tmp_path):

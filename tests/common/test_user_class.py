@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+from pathlib import Path
 
 import gymnasium
 import pytest
@@ -62,13 +63,17 @@ MODULES = {
 }
 
 
+def write_users_folder(folder: Path) -> None:
+    for name, content in MODULES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content)
+    (folder / "my_env.py").write_text(ENVIRONMENT)
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A user's folder, worked in, whose modules have names of this project's."""
-    for name, content in MODULES.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(content)
-    (tmp_path / "my_env.py").write_text(ENVIRONMENT)
+    write_users_folder(tmp_path)
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -171,6 +176,7 @@ def test_an_own_network_can_be_compiled(folder):
     torch.testing.assert_close(compiled(torch.ones(2, 3)), network(torch.ones(2, 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samplers", ["0", "2"])
 def test_a_run_uses_the_users_modules_and_its_own(folder, samplers):
     done = run_command(

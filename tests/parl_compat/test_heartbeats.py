@@ -100,6 +100,7 @@ print(len(learner.server.actors), learner.dead.qsize(), flush=True)
 """
 
 
+@pytest.mark.slow
 def test_a_learner_that_was_stopped_finds_its_actors_alive():
     process = subprocess.Popen(
         [sys.executable, "-c", STOPPED], cwd=ROOT, text=True, stdin=subprocess.PIPE,

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from parl_compat.shim import load_parl
 from tests.conftest import BIN, ROOT, free_port, wait_until
 
@@ -36,6 +38,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 def test_a_silent_master_is_an_error_in_every_thread_that_starts_an_actor(tmp_path):
     port, monitor = free_port(), free_port()
     script = os.path.join(load_parl().__path__[0], "remote", "start.py")
