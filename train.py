@@ -39,7 +39,7 @@ def train(run: Run) -> str:
         for rollout in run.collect():
             start = time.perf_counter()
             metrics = run.agent.learn(rollout, run.progress())
-            times = {**run.collector.times, "learn": time.perf_counter() - start}
+            times = {**run.collector.times, "time/learn": time.perf_counter() - start}
             over = run.record(rollout, metrics, times)
             if over is not None:
                 return over
@@ -104,8 +104,8 @@ def main() -> None:
 
         device = choose_device(config)
         with run_folder(config) as run_dir, Run(config, run_dir, device, env_spaces) as run:
-            if run.agent.alg.note:
-                run.report.say(run.agent.alg.note)
+            for remark in filter(None, (run.agent.alg.note, run.remark)):
+                run.report.say(remark)
             run.report.say(
                 f"run folder {run_dir} ({run.pool.name} pool, {run.pool.samplers} samplers, {device});"
                 f" curves: visualdl --logdir {run_dir.parent} --language en"

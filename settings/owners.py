@@ -107,9 +107,9 @@ class Files:
     config: str | None = None
     """YAML file of settings, between the presets and the flags."""
     checkpoint_share: PositiveShare = 0.1
-    """Share of the run between checkpoints. All environments are reset after each."""
+    """Share of the run between checkpoints."""
     checkpoint_minutes: Positive = 10.0
-    """Longest time between checkpoints, beside checkpoint_share."""
+    """Longest time between checkpoints [minutes], beside checkpoint_share."""
 
 
 @dataclass

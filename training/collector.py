@@ -20,18 +20,40 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
+import numpy as np
+
 from agent import PPOAgent
 from cluster.pool import SamplerPool
+from common.checkpoint import Checkpoint, part
 from rollout import Rollout, Weights
 from settings.config import Config
 
 WARM_UP_FRAGMENT = 2**32
+# how the names of a start's arrays begin in a checkpoint
+_BEHAVIOUR = "behaviour/"
+_ENVIRONMENTS = "environments/"
 
 
 class Start(NamedTuple):
-    """Where a fragment begins: the weights that its samplers act with."""
+    """Where a fragment begins.
+
+    `weights`: the samplers act with them. `environments`: everything that the samplers go on from
+    (`Rollout.environments`), or None where that cannot be saved.
+    """
 
     weights: Weights
+    environments: dict[str, np.ndarray] | None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays that a checkpoint holds of it, by name."""
+        weights = {f"{_BEHAVIOUR}{n}": a for n, a in self.weights.arrays.items()}
+        return weights | {f"{_ENVIRONMENTS}{n}": a for n, a in (self.environments or {}).items()}
+
+    @classmethod
+    def of(cls, saved: Checkpoint) -> Start:
+        """The start that a checkpoint holds."""
+        weights = Weights(saved.state["behaviour_version"], part(saved.arrays, _BEHAVIOUR))
+        return cls(weights, part(saved.arrays, _ENVIRONMENTS) or None)
 
 
 class Collector:
@@ -41,13 +63,14 @@ class Collector:
         config: the run's settings.
         agent: whose weights the samplers get; its `update` says which fragment is next.
         pool: the samplers.
-        start: where the next fragment begins. Default: under the agent's weights.
-        resets_before: whether the environments are reset before an update's fragment.
+        saves_state: whether the environments' state can be saved.
+        start: where the next fragment begins. None: under the agent's weights, with a reset.
+        reset_every: the environments are also reset before every so many updates. None: never.
         waiting: the context in which the pool is waited for.
 
     Attributes:
-        times: seconds spent on the last fragment: `sample_wait` for the samplers, `transfer` to
-            hand them the next weights.
+        times: seconds spent on the last fragment: time/sample_wait to wait for the samplers,
+            time/transfer to hand them the next weights.
     """
 
     def __init__(
@@ -55,16 +78,20 @@ class Collector:
         config: Config,
         agent: PPOAgent,
         pool: SamplerPool,
+        saves_state: bool,
         start: Start | None,
-        resets_before: Callable[[int], bool],
+        reset_every: int | None,
         waiting: Callable[[], AbstractContextManager[None]],
     ):
         self.agent, self.pool = agent, pool
-        self.times = {"sample_wait": 0.0, "transfer": 0.0}
+        self.times = {"time/sample_wait": 0.0, "time/transfer": 0.0}
         self._requests_ahead = config.policy_lag == 1
-        self._resets_before, self._waiting = resets_before, waiting
+        self._keeps = saves_state and config.policy_lag <= 1
+        self._reset_every, self._waiting = reset_every, waiting
         # by number, from the fragment that is learned from next on
-        self._starts = {agent.update: start or Start(agent.weights())}
+        self._starts = {agent.update: start or Start(agent.weights(), None)}
+        self._environments: dict[str, np.ndarray] | None = None  # after the last gathered fragment
+        self._is_first = True
         self._in_flight: int | None = None
 
     def warm_up(self) -> Rollout:
@@ -77,7 +104,7 @@ class Collector:
         with self._waiting():
             rollout = self.pool.gather()
         self.agent.initialize_normalizer(rollout)
-        self._starts = {self.agent.update: Start(self.agent.weights())}
+        self._starts = {self.agent.update: Start(self.agent.weights(), None)}
         return rollout
 
     def collect(self, goes_on: Callable[[int], bool]) -> Iterator[Rollout]:
@@ -92,7 +119,7 @@ class Collector:
                 self._request(update)
             with self._waiting():
                 rollout = self.pool.gather()
-            self._in_flight = None
+            self._in_flight, self._environments = None, rollout.environments
             gathered = time.perf_counter()
             self._starts = {k: begun for k, begun in self._starts.items() if k >= update}
             if self._requests_ahead:
@@ -100,16 +127,24 @@ class Collector:
                 if goes_on(rollout.steps):
                     self._request(update + 1)
             requested = time.perf_counter()
-            self.times = {"sample_wait": gathered - start, "transfer": requested - gathered}
+            self.times = {
+                "time/sample_wait": gathered - start,
+                "time/transfer": requested - gathered,
+            }
             yield rollout
 
     def start(self, fragment: int) -> Start:
         """Where a fragment begins that has not been learned from yet."""
         if fragment not in self._starts:
-            self._starts[fragment] = Start(self.agent.weights())
+            self._starts[fragment] = Start(self.agent.weights(), self._environments)
         return self._starts[fragment]
 
     def _request(self, fragment: int) -> None:
-        weights = self.start(fragment).weights
-        self.pool.request(weights, fragment, self._resets_before(fragment))
-        self._in_flight = fragment
+        """Ask for a fragment; the first one of the run, or since its resume, restores or resets."""
+        weights, environments = self.start(fragment)
+        restore = environments if self._is_first else None
+        reset = self._is_first and restore is None
+        if self._reset_every is not None and fragment % self._reset_every == 0:
+            reset = True
+        self.pool.request(weights, fragment, reset, keep=self._keeps, restore=restore)
+        self._is_first, self._in_flight = False, fragment

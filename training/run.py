@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NoReturn
 
 import psutil
@@ -20,15 +19,14 @@ from cluster.make import make_pool
 from common import checkpoint
 from envs import Spaces
 from model import make_model
-from rollout import Rollout, Weights
+from rollout import Rollout
 from settings.config import Config
 from training.collector import Collector, Start
 from training.evaluations import Evaluations
 from training.report import WINDOW, Report
+from training.resets import plan_resets
 from training.signals import StopSignals
 from training.summary import weights_digest, write_summary
-
-_BEHAVIOUR = "behaviour/"  # how the names of the acting policy's arrays begin
 
 
 class Run:
@@ -44,7 +42,8 @@ class Run:
         env_spaces: the environment's.
 
     Attributes:
-        global_step: environment steps taken.
+        global_step: environment steps taken, those of dropped fragments included.
+        remark: what the user is to know about resuming this run, or "".
         exit_reason: why the run ended, set by the one who drives it.
     """
 
@@ -55,9 +54,9 @@ class Run:
         model = make_model(env_spaces, config).to(device)
         self.agent = PPOAgent(PPO(model, config), config)
         self.global_step = 0
+        self._dropped_steps = 0  # of the pool's, how many are in global_step
         self.exit_reason = "error"
         saved = self._restore() if config.resume is not None else None
-        self._update_at_start = self.agent.update
         self.signals = StopSignals(self._abort)
         with contextlib.ExitStack() as opened:
             report = None if saved is None else saved.state["report"]
@@ -72,9 +71,11 @@ class Run:
             opened.callback(self.evaluations.close)
             if saved is not None:
                 self.evaluations.restore(saved.state)
+            resets = plan_resets(config, env_spaces)
+            self.remark = resets.remark
             self.collector = Collector(
-                config, self.agent, self.pool, None if saved is None else _start(saved),
-                self._resets_before, self.signals.interrupting,
+                config, self.agent, self.pool, env_spaces.saves_state,
+                None if saved is None else Start.of(saved), resets.every, self.signals.interrupting,
             )  # fmt: skip
             self._opened = opened.pop_all()
         self._update_end = self._saved = time.monotonic()
@@ -94,22 +95,14 @@ class Run:
         return self.collector.collect(lambda steps: self.progress(steps) < 1.0)
 
     def progress(self, steps: int = 0) -> float:
-        """Share of the run that is over, in [0, 1], or that will be after so many more steps."""
+        """Share of the run that is over after so many more steps, in [0, 1]."""
         return min(1.0, (self.global_step + steps) / self.config.train_total_steps)
 
-    def _resets_before(self, update: int) -> bool:
-        """Whether all environments are reset before the fragment of this update.
-
-        They are after every checkpoint, which cannot hold their state, so that a resumed run and
-        one that was never interrupted do the same. Asynchronous samplers (policy_lag >= 2), which
-        no two runs repeat, are spared that.
-        """
-        return update == self._update_at_start or (
-            update % self.config.updates_per_checkpoint == 0 and self.config.policy_lag <= 1
-        )
-
     def _count(self, rollout: Rollout) -> None:
-        self.global_step += rollout.steps
+        """Count a fragment, and the steps of fragments that were dropped meanwhile."""
+        dropped = self.pool.dropped_steps
+        self.global_step += rollout.steps + dropped - self._dropped_steps
+        self._dropped_steps = dropped
         self.report.add_episodes(rollout.episodes)
 
     def record(
@@ -119,17 +112,18 @@ class Run:
 
         Args:
             metrics: the update's.
-            times: seconds spent on it, by what they were spent on.
+            times: seconds spent on it: time/sample_wait, time/transfer and time/learn.
 
         Returns:
             why the run is over: finished, solved or max_minutes; None where it is not.
         """
+        before = self.global_step
         self._count(rollout)
-        line = self._line(rollout, metrics, times)
-        over = self._over()
+        line = self._line(self.global_step - before) | metrics | times
+        over = _reason_to_end(self.config, self.progress(), self.report)
         try:
             line |= self.evaluations.finished()
-            if over is None and self._solves(line.get("eval/return_mean")):
+            if over is None and _solves(self.config, line.get("eval/return_mean")):
                 over = "solved"
             if over is None:
                 self.evaluations.start(self.agent.weights, self.global_step)
@@ -142,53 +136,33 @@ class Run:
             self.save()
         return over
 
-    def _line(
-        self, rollout: Rollout, metrics: dict[str, float], times: dict[str, float]
-    ) -> dict[str, Any]:
+    def _line(self, steps: int) -> dict[str, Any]:
+        """The counters after an update, which took so many steps."""
         now = time.monotonic()
         seconds, self._update_end = now - self._update_end, now
         self._rate_from = self._rate_from or (now, self.global_step)
         return {
             "update": self.agent.update,
             "global_step": self.global_step,
-            "sps": rollout.steps / seconds,
+            "sps": steps / seconds,
             "dropped_fragments": self.pool.dropped,
             "dropped_steps": self.pool.dropped_steps,
             "dropped_episodes": self.pool.dropped_episodes,
             "samplers_alive": self.pool.samplers_alive,
             "restarts": self.pool.restarts,
-            **metrics,
-            **{f"time/{name}": spent for name, spent in times.items()},
         }
-
-    def _over(self) -> str | None:
-        if self.progress() >= 1.0:
-            return "finished"
-        mean_return, _ = self.report.means()
-        if len(self.report.returns) == WINDOW and self._solves(mean_return):
-            return "solved"
-        limit = self.config.max_minutes
-        return "max_minutes" if limit is not None and self.report.time_s >= 60 * limit else None
-
-    def _solves(self, score: float | None) -> bool:
-        wanted = self.config.solve_score
-        return wanted is not None and score is not None and score >= wanted
 
     def _save_is_due(self) -> bool:
         by_share = self.agent.update % self.config.updates_per_checkpoint == 0
         return by_share or time.monotonic() - self._saved >= self.config.checkpoint_seconds
 
     def save(self) -> None:
-        """Write a checkpoint of the state after the last update.
-
-        Raises:
-            UserError: where it cannot be written; the one before it is as it was.
-        """
+        """Write a checkpoint of the state after the last update."""
         arrays, state = self.agent.state()
-        behaviour = self.collector.start(state["update"]).weights
-        arrays |= {f"{_BEHAVIOUR}{n}": a for n, a in behaviour.arrays.items()}
+        start = self.collector.start(state["update"])
+        arrays |= start.arrays()
         state |= {
-            "behaviour_version": behaviour.version,
+            "behaviour_version": start.weights.version,
             "global_step": self.global_step,
             "best": self.evaluations.best,
             "last_evaluation": self.evaluations.last_mean,
@@ -206,18 +180,12 @@ class Run:
         return saved
 
     def summarize(self) -> None:
-        """Write summary.json and say how the run ended.
-
-        Raises:
-            UserError: where it cannot be written.
-        """
+        """Write summary.json and say how the run ended."""
         mean_return, _ = self.report.means()
         rate = 0.0
         if self._rate_from is not None:
             then, step = self._rate_from
             rate = (self.global_step - step) / max(self._update_end - then, 1e-9)
-        arrays = checkpoint.part(self.agent.state()[0], checkpoint.MODEL)
-        parameters = (name for name, _ in self.agent.model.named_parameters())
         seconds = round(self.report.time_s, 3)
         shown = "none" if mean_return is None else f"{mean_return:.1f}"
         self.report.say(
@@ -233,7 +201,7 @@ class Run:
                 "train_return_last100": mean_return,
                 "eval_return_mean": self.evaluations.last_mean,
                 "eval_return_best": self.evaluations.best,
-                "weights_sha256": weights_digest(arrays, parameters),
+                "weights_sha256": weights_digest(self.agent),
                 "exit_reason": self.exit_reason,
                 "samplers": self.pool.samplers,
                 "pool": self.pool.name,
@@ -244,12 +212,7 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Save, summarise and close; where one of them fails, the others are done nevertheless."""
         with contextlib.ExitStack() as last:  # the last one pushed is done first
             last.push(self._opened)
@@ -259,16 +222,26 @@ class Run:
     def _abort(self, reason: str) -> NoReturn:
         """End now, from within an update, in the state from before it."""
         self.exit_reason = reason
-        self.__exit__(None, None, None)
+        self.__exit__()
         _end_children()
         sys.stdout.flush()
         os._exit(0)
 
 
-def _start(saved: checkpoint.Checkpoint) -> Start:
-    """Where the fragment after a checkpoint begins."""
-    version = saved.state["behaviour_version"]
-    return Start(Weights(version, checkpoint.part(saved.arrays, _BEHAVIOUR)))
+def _reason_to_end(config: Config, progress: float, report: Report) -> str | None:
+    """Why a run is over, by its counters and training episodes: None where it is not."""
+    if progress >= 1.0:
+        return "finished"
+    mean_return, _ = report.means()
+    if len(report.returns) == WINDOW and _solves(config, mean_return):
+        return "solved"
+    limit = config.max_minutes
+    return "max_minutes" if limit is not None and report.time_s >= 60 * limit else None
+
+
+def _solves(config: Config, score: float | None) -> bool:
+    wanted = config.solve_score
+    return wanted is not None and score is not None and score >= wanted
 
 
 def _end_children() -> None:

@@ -15,14 +15,15 @@ import platform
 import sys
 import time
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
+from agent import PPOAgent
+from common.checkpoint import MODEL, part
 from common.errors import UserError
 from common.sources import ROOT, digest, sources
 from settings.config import Config
@@ -96,9 +97,11 @@ def write_summary(run_dir: Path, content: Mapping[str, Any]) -> None:
     write_whole(run_dir / "summary.json", json.dumps(content, indent=2) + "\n")
 
 
-def weights_digest(arrays: Mapping[str, np.ndarray], parameters: Iterable[str]) -> str:
-    """SHA-256 over the parameters' bytes, in the order of their names."""
-    return hashlib.sha256(b"".join(arrays[n].tobytes() for n in sorted(parameters))).hexdigest()
+def weights_digest(agent: PPOAgent) -> str:
+    """SHA-256 over the bytes of the parameters, in the order of their names."""
+    arrays = part(agent.state()[0], MODEL)
+    names = sorted(name for name, _ in agent.model.named_parameters())
+    return hashlib.sha256(b"".join(arrays[name].tobytes() for name in names)).hexdigest()
 
 
 def write_whole(path: Path, text: str) -> None:
