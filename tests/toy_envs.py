@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 
 
 class ConstantReward(gymnasium.Env):
@@ -267,3 +268,14 @@ class AnyChannels(_Images):
 
 class SaysChannels(AnyChannels):
     metadata = {"channels": "last"}  # noqa: RUF012 - as gymnasium declares it
+
+
+class Limited(ConstantReward):
+    """Observes noise, and is known to be cut off after 12 steps; its state cannot be saved."""
+
+    limit = 12
+    spec = EnvSpec("Limited-v0", max_episode_steps=12)
+
+    def step(self, action: Any) -> Any:
+        _, *rest = super().step(action)
+        return (self.np_random.uniform(-1, 1, 1).astype(np.float32), *rest)
