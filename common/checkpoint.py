@@ -117,23 +117,28 @@ def save_best(
     link, folder = checkpoints / "best", checkpoints / f"best-{step:012d}"
     before = link.resolve()
     write(folder, arrays, state)
-    if link.is_dir() and not link.is_symlink():  # earlier versions wrote a folder of this name
-        _remove(_old(link))
-        link.rename(_old(link))
     _point(link, folder)
-    for earlier in [*checkpoints.glob("best-*"), _old(link)]:
+    for earlier in checkpoints.glob("best-*"):
         if earlier not in (folder, before):
             _remove(earlier)
 
 
 def _point(link: Path, folder: Path) -> None:
-    """Let a symbolic link point at a folder beside it, replacing the link in one step."""
+    """Let a symbolic link point at a folder beside it, replacing the link in one step.
+
+    A folder may stand in the link's place: earlier versions wrote `best` as one, and copying may
+    turn a link into one.
+    """
     temporary = _temporary(link)
     try:
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(folder.name)
+        if link.is_dir() and not link.is_symlink():
+            _remove(_old(link))
+            link.rename(_old(link))
         os.replace(temporary, link)
         _sync(link.parent)
+        _remove(_old(link))
     except OSError as error:
         raise CannotWrite(f"link {link} cannot be written: {error.strerror}; make room") from None
 
