@@ -1,16 +1,18 @@
-"""What a run tells: metrics.jsonl and VisualDL scalars on disk, progress on the terminal."""
+"""The report of a run: metrics.jsonl and VisualDL scalars on disk, progress on the terminal."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-import os
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from common.errors import UserError
 from rollout import Episode, mean_extras
 from settings.config import Config
 
@@ -27,7 +29,7 @@ class Report:
         run_dir: the run's folder; files in it are appended to, as a resumed run needs.
         config: the run's settings.
         start_step: environment steps already taken.
-        state: what an earlier report of the run had as its `state`.
+        state: the `state` of the run's earlier report, out of a checkpoint.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class Report:
         self.episodes += len(episodes)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of a report."""
+        """The part of a report that a checkpoint keeps."""
         return {"time_s": self.time_s, "episodes": self.episodes, "returns": list(self.returns)}
 
     def means(self) -> tuple[float | None, float | None]:
@@ -77,7 +79,11 @@ class Report:
         )
 
     def write(self, metrics: dict[str, Any]) -> None:
-        """Record one update: a line of metrics.jsonl, VisualDL scalars, the progress line."""
+        """Record one update: a line of metrics.jsonl, VisualDL scalars, the progress line.
+
+        Raises:
+            UserError: where the disk takes no more.
+        """
         mean_return, mean_length = self.means()
         metrics = {
             **metrics,
@@ -87,7 +93,8 @@ class Report:
             "episodes": self.episodes,
             **{f"episode/{k}": v for k, v in mean_extras(e.extras for e in self.returns).items()},
         }
-        self._metrics.write(json.dumps({k: _plain(v) for k, v in metrics.items()}) + "\n")
+        with self._writing():
+            self._metrics.write(json.dumps({k: _plain(v) for k, v in metrics.items()}) + "\n")
         now = time.monotonic()
         evaluated = any(name.startswith("eval/") for name in metrics)
         if now >= self._scalars_due or evaluated:
@@ -139,8 +146,20 @@ class Report:
     def close(self) -> None:
         if self._progress:
             self._progress.stop()
-        self._scalars.close()
-        self._metrics.close()
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(self._writing())
+            opened.callback(self._metrics.close)
+            opened.callback(self._scalars.close)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self._metrics.name} or visualdl/ beside it: {error.strerror};"
+                f" make room, then go on by --resume"
+            ) from None
 
 
 def _bar(config: Config) -> Any:
@@ -166,14 +185,7 @@ def _clock(seconds: float) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN: what cannot be measured yet is null."""
+    """A value as JSON can hold it: it has no NaN, so a number that is not known yet is null."""
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else None
     return value
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)

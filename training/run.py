@@ -17,6 +17,7 @@ from agent import PPOAgent
 from algorithm import PPO
 from cluster.make import make_pool
 from common import checkpoint
+from common.cores import usable_cores
 from envs import Spaces
 from model import make_model
 from rollout import Rollout
@@ -50,7 +51,7 @@ class Run:
     def __init__(self, config: Config, run_dir: Path, device: str, env_spaces: Spaces):
         self.config, self.run_dir, self.device = config, run_dir, device
         self.checkpoints = run_dir / "checkpoints"
-        torch.set_num_threads(config.torch_threads or os.cpu_count() or 1)
+        torch.set_num_threads(config.torch_threads or usable_cores())
         model = make_model(env_spaces, config).to(device)
         self.agent = PPOAgent(PPO(model, config), config)
         self.global_step = 0

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
-from common.checkpoint import load
-from tests.conftest import ROOT, processes_mentioning, run_command, wait_until
+from common.checkpoint import load, load_newest
+from tests.conftest import ROOT, run_command, wait_until
 
 
 def summary_of(run_dir: Path) -> dict:
@@ -96,17 +100,30 @@ def test_without_flags_it_trains_pong(tmp_path):
 
 
 SMALL = {
-    "CartPole-v1": ["--train_total_steps", "6000"],
+    "CartPole-v1": ["--train_total_steps", "6000", "--test_episodes", "1"],
     "HalfCheetah-v4": ["--train_total_steps", "6000", "--env_num", "8", "--batch_size", "512",
                        "--update_epochs", "2", "--checkpoint_share", "0.25", "--test_episodes", "1"],
-    "PongNoFrameskip-v4": ["--train_total_steps", "640", "--env_num", "2", "--batch_size", "64",
-                           "--minibatch_size", "32", "--update_epochs", "1", "--compile", "off",
-                           "--checkpoint_share", "0.3", "--test_episodes", "1", "--test_max_steps", "5"],
 }  # fmt: skip
+
+
+def children_of(process: subprocess.Popen) -> list[psutil.Process]:
+    """The processes that a run has started: samplers and the evaluator."""
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def still_running(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """A dead process that init has not reaped yet does not run."""
+    running = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                running.append(process)
+    return running
 
 
 @pytest.mark.parametrize("env", SMALL)
 def test_kill_and_resume_gives_what_an_uninterrupted_run_gives(env, tmp_path):
+    """Killed, resumed with another number of samplers, ended by SIGTERM, and resumed again."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     flags = ["--env", env, *SMALL[env]]
     # in its own process: with the default lag of 1, the pools' equality is tested on the way
@@ -114,15 +131,26 @@ def test_kill_and_resume_gives_what_an_uninterrupted_run_gives(env, tmp_path):
     assert done.returncode == 0, done.stderr
 
     process = start_training(broken, *flags, "--samplers", "2")
-    wait_until(lambda: (broken / "checkpoints" / "last").exists(), 90, "a checkpoint")
-    os.killpg(process.pid, signal.SIGKILL)
+    wait_until(lambda: list(broken.glob("checkpoints/update-*[1-9]")), 90, "a checkpoint")
+    children = children_of(process)
+    os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (broken / "summary.json").exists(), "it was killed too late to test anything"
+    assert len(children) >= 3
+    wait_until(lambda: not still_running(children), 20, "the end of samplers and evaluator")
+
+    lines = len(metrics_of(broken))
+    process = start_training(broken, "--resume", str(broken), "--samplers", "1")
+    wait_until(lambda: len(metrics_of(broken)) > lines, 90, "an update after the resume")
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert summary_of(broken)["exit_reason"] == "sigterm", "it was ended too late to test anything"
+
     resumed = run_command("train.py", "--resume", str(broken))
     assert (resumed.returncode, resumed.stderr) == (0, "")
-    assert summary_of(broken)["weights_sha256"] == summary_of(whole)["weights_sha256"]
-    assert summary_of(broken)["global_step"] == summary_of(whole)["global_step"]
-    assert summary_of(broken)["train_return_last100"] == summary_of(whole)["train_return_last100"]
+    for name in ("weights_sha256", "global_step", "train_return_last100"):
+        assert summary_of(broken)[name] == summary_of(whole)[name]
 
 
 def test_the_pool_does_not_change_the_result_at_lag_0(tmp_path):
@@ -160,6 +188,8 @@ def test_a_signal_saves_and_ends_within_ten_seconds(number, tmp_path):
     )  # fmt: skip
     wait_until(lambda: (run_dir / "metrics.jsonl").exists(), 60, "the run to start")
     time.sleep(3)
+    children = children_of(process)
+    assert len(children) >= 3
     start = time.monotonic()
     process.send_signal(number)
     output, _ = process.communicate(timeout=30)
@@ -167,8 +197,7 @@ def test_a_signal_saves_and_ends_within_ten_seconds(number, tmp_path):
     assert process.returncode == 0, output
     assert summary_of(run_dir)["exit_reason"] == signal.Signals(number).name.lower()
     assert (run_dir / "checkpoints" / "last" / "manifest.json").exists()
-    assert processes_mentioning(str(run_dir)) == []
-    assert process_group(process.pid) == []
+    assert still_running(children) == []
 
 
 def test_a_signal_in_a_long_update_goes_back_to_the_state_before_it(tmp_path):
@@ -179,6 +208,7 @@ def test_a_signal_in_a_long_update_goes_back_to_the_state_before_it(tmp_path):
     )  # fmt: skip
     wait_until(lambda: (run_dir / "metrics.jsonl").exists(), 60, "the run to start")
     time.sleep(4)
+    children = children_of(process)
     start = time.monotonic()
     process.terminate()
     output, _ = process.communicate(timeout=30)
@@ -187,15 +217,28 @@ def test_a_signal_in_a_long_update_goes_back_to_the_state_before_it(tmp_path):
     assert summary_of(run_dir)["exit_reason"] == "sigterm"
     assert summary_of(run_dir)["global_step"] == 0
     assert load(run_dir / "checkpoints" / "last").state["update"] == 0
-    assert process_group(process.pid) == []
+    assert still_running(children) == []
 
 
-def process_group(leader: int) -> list[str]:
-    """What runs in a session; a dead process that init has not reaped yet does not."""
-    listed = subprocess.run(
-        ["ps", "-o", "stat=,args=", "-s", str(leader)], capture_output=True, text=True
+def test_a_full_disk_ends_a_run_with_one_line_and_its_last_checkpoint(tmp_path):
+    """A bound on the size of files stands for it: the operating system refuses to write more."""
+    run_dir = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "train.py", "--env", "CartPole-v1", "--run_dir", str(run_dir),
+         "--samplers", "0", "--hidden_sizes", "256", "256", "--checkpoint_minutes", "1e-6"],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_until(lambda: list(run_dir.glob("checkpoints/update-*[1-9]")), 90, "a checkpoint")
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (500_000, 500_000))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert re.fullmatch(
+        r"train.py: checkpoint .*/update-\d+ cannot be written: File too large; .*\n", errors
     )
-    return [line for line in listed.stdout.splitlines() if not line.startswith("Z")]
+    assert summary_of(run_dir)["exit_reason"] == "error"
+    saved, complaints = load_newest(run_dir / "checkpoints")
+    assert complaints == []
+    assert saved.state["update"] >= 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,86 @@
+"""What a run counts and records."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+from gymnasium import spaces
+
+from envs import Spaces
+from settings.config import Config
+from settings.sources import parse
+from tests.training.runs import SMALL, running
+from training.resets import plan_resets
+from training.signals import Stopped
+
+
+def metrics_of(run_dir) -> list[dict]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_signal_in_the_last_evaluation_does_not_drop_the_last_update(tmp_path):
+    flags = ("--env", "CartPole-v1", *SMALL, "--train_total_steps", "100")
+    with running(*flags, "--run_dir", str(tmp_path)) as run:
+        with pytest.raises(Stopped) as stop:
+            for rollout in run.collect():
+                metrics = run.agent.learn(rollout, run.progress())
+                if run.progress(rollout.steps) >= 1.0:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                run.record(rollout, metrics, {})
+        assert stop.value.reason == "sigterm"
+        assert run.agent.update == 2
+    assert [line["update"] for line in metrics_of(tmp_path)] == [1, 2]
+
+
+@pytest.mark.slow
+def test_steps_of_dropped_fragments_are_counted(tmp_path, monkeypatch):
+    (tmp_path / "uneven").mkdir()
+    monkeypatch.setenv("UNEVEN_FOLDER", str(tmp_path / "uneven"))
+    flags = (
+        "--env", "tests.toy_envs:Uneven", *SMALL, "--batch_size", "32", "--samplers", "4",
+        "--policy_lag", "2", "--train_total_steps", "100000", "--run_dir", str(tmp_path / "run"),
+    )  # fmt: skip
+    learned_from = 0
+    with running(*flags) as run:
+        for rollout in run.collect():
+            learned_from += rollout.steps
+            run.record(rollout, run.agent.learn(rollout, run.progress()), {})
+            if run.pool.dropped_steps or run.agent.update == 100:
+                break
+    last = metrics_of(tmp_path / "run")[-1]
+    assert last["dropped_steps"] > 0
+    assert last["dropped_fragments"] > 0
+    assert last["global_step"] == learned_from + last["dropped_steps"]
+    assert (last["samplers_alive"], last["restarts"]) == (4, 0)
+
+
+def env_spaces(**options) -> Spaces:
+    return Spaces(spaces.Box(-1, 1, (3,)), spaces.Discrete(2), 0, **options)
+
+
+@pytest.mark.parametrize("envs", [1, 8, 64, 256, 1000])
+@pytest.mark.parametrize("total", ["1e5", "1e6", "1e8"])
+def test_resets_are_five_episodes_apart_or_are_left_out_with_a_word(envs, total):
+    config = parse(
+        ["--env", "HalfCheetah-v4", "--env_num", str(envs), "--train_total_steps", total]
+    )
+    assert plan_resets(config, env_spaces(saves_state=True, episode_limit=1000)) == (None, "")
+    every, remark = plan_resets(config, env_spaces(episode_limit=1000))
+    if every is None:
+        assert "from no checkpoint: the run is too short" in remark
+        assert config.updates * config.steps_per_rollout <= 5000 * 1.5
+    else:
+        assert every * config.steps_per_rollout >= 5000
+        assert every % config.updates_per_checkpoint == 0
+        assert "where all environments are reset" in remark
+
+
+def test_environments_without_a_known_limit_are_never_reset():
+    every, remark = plan_resets(Config(env="CartPole-v1"), env_spaces())
+    assert every is None
+    assert "no known limit" in remark
+    asynchronous = Config(env="CartPole-v1", policy_lag=2)
+    assert plan_resets(asynchronous, env_spaces(episode_limit=5)) == (None, "")
