@@ -40,6 +40,17 @@ class Slow(ConstantReward):
     step_s = 0.05
 
 
+class Limited(ConstantReward):
+    """Observes noise, and is known to be cut off after 12 steps; its state cannot be saved."""
+
+    limit = 12
+    spec = EnvSpec("Limited-v0", max_episode_steps=12)
+
+    def step(self, action: Any) -> Any:
+        _, *rest = super().step(action)
+        return (self.np_random.uniform(-1, 1, 1).astype(np.float32), *rest)
+
+
 def _instances_before(folder: Path) -> int:
     """How many times this was called with the folder before, in any process."""
     for number in itertools.count():
@@ -268,14 +279,3 @@ class AnyChannels(_Images):
 
 class SaysChannels(AnyChannels):
     metadata = {"channels": "last"}  # noqa: RUF012 - as gymnasium declares it
-
-
-class Limited(ConstantReward):
-    """Observes noise, and is known to be cut off after 12 steps; its state cannot be saved."""
-
-    limit = 12
-    spec = EnvSpec("Limited-v0", max_episode_steps=12)
-
-    def step(self, action: Any) -> Any:
-        _, *rest = super().step(action)
-        return (self.np_random.uniform(-1, 1, 1).astype(np.float32), *rest)
