@@ -271,9 +271,9 @@ def test_nan_ends_the_run_with_its_place_and_clean_weights(tmp_path):
         "64", "--minibatch_size", "32", "--run_dir", str(run_dir),
     )  # fmt: skip
     assert done.returncode == 2
-    assert "reward of environment 0" in done.stderr
+    assert re.search(r"reward of environment \d", done.stderr)
     assert "at step" in done.stderr
-    assert "sampler 0" in done.stderr
+    assert re.search(r"sampler \d", done.stderr)
     assert "Traceback" not in done.stderr
     assert summary_of(run_dir)["exit_reason"] == "error"
     assert run_command("evaluate.py", str(run_dir), "--episodes", "1").returncode == 0
