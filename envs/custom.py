@@ -60,10 +60,12 @@ def maker(env: str, **options: Any) -> Callable[[], gymnasium.Env]:
     """
     if env in gymnasium.registry:
         return lambda: quiet_make(env, **options)
-    found = find("env", env, UnknownEnv)
-    if not (inspect.isclass(found) and issubclass(found, gymnasium.Env)):
-        raise UnsupportedEnv(f"env {env!r} is {found!r}, which is not a subclass of gymnasium.Env")
-    return lambda: found(**options)
+    own_class = find("env", env, UnknownEnv)
+    if not (inspect.isclass(own_class) and issubclass(own_class, gymnasium.Env)):
+        raise UnsupportedEnv(
+            f"env {env!r} is {own_class!r}, which is not a subclass of gymnasium.Env"
+        )
+    return lambda: own_class(**options)
 
 
 FAMILY = Custom()

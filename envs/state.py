@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
+from envs.convention import BadEnvironment
+
 _WORD = 2**64
 
 
 class ScalarState(NamedTuple):
-    """How the state of one kind of environment is read and written, generator and limits apart.
+    """How an environment's state is read and written, except for its generator and its time limit.
 
     `read` returns numeric arrays by name, whose shapes are always the same.
     """
@@ -22,7 +24,7 @@ class ScalarState(NamedTuple):
 
 
 def generator_words(generator: np.random.Generator) -> np.ndarray:
-    """The state of a PCG64 generator, gymnasium's kind, as [6] uint64."""
+    """The state of a PCG64 generator (gymnasium has no other) as [6] uint64."""
     whole: Any = generator.bit_generator.state
     if whole["bit_generator"] != "PCG64":
         raise ValueError(f"a generator is {whole['bit_generator']}, but must be PCG64")
@@ -108,7 +110,21 @@ MUJOCO = ScalarState(_read_mujoco, _write_mujoco)
 
 
 def _read_own(env: Any) -> dict[str, np.ndarray]:
-    return {name: np.asarray(value) for name, value in env.get_state().items()}
+    saved = env.get_state()
+    if not isinstance(saved, dict):
+        raise _not_saved(env, f"a {type(saved).__name__}")
+    arrays = {name: np.asarray(value) for name, value in saved.items()}
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf":
+            raise _not_saved(env, f"{name!r} of dtype {array.dtype}")
+    return arrays
+
+
+def _not_saved(env: Any, wrong: str) -> BadEnvironment:
+    return BadEnvironment(
+        f"get_state of {type(env).__name__} returns {wrong}, but must return a dictionary of"
+        f" numeric arrays by name: mend it, or rename it for its state not to be saved"
+    )
 
 
 OWN = ScalarState(_read_own, lambda env, row: env.set_state(row))

@@ -279,3 +279,16 @@ class AnyChannels(_Images):
 
 class SaysChannels(AnyChannels):
     metadata = {"channels": "last"}  # noqa: RUF012 - as gymnasium declares it
+
+
+class SavingAList(ConstantReward):
+    def get_state(self) -> Any:
+        return [self.t]
+
+    def set_state(self, arrays: Any) -> None:
+        raise AssertionError
+
+
+class SavingText(SavingAList):
+    def get_state(self) -> Any:
+        return {"name": "a"}

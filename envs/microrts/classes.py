@@ -1,4 +1,4 @@
-"""Java classes that microRTS lacks. There is no compiler at hand: they are built in the JVM."""
+"""Java classes that microRTS lacks. They are built inside the JVM, because no compiler is at hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _signature(descriptor: str) -> Any:
 
 
 def _define(name: Any, describe: Callable[[Any], None]) -> Any:
-    """The class that `describe` describes to a ClassBuilder; it joins the game's package util."""
+    """Define a class in the game's package `util`; `describe` tells a ClassBuilder what it holds."""
     import jpype
 
     content = java("java.lang.classfile.ClassFile").of().build(name, describe)
@@ -32,10 +32,10 @@ def _define(name: Any, describe: Callable[[Any], None]) -> Any:
 
 @cache
 def with_own_stream(bot: str) -> Any:
-    """A subclass of a bot's class whose draws are from its field `own`.
+    """A subclass of a bot's class that draws its random numbers from its field `own`.
 
-    All games of a JVM draw from one static generator, so that what a bot does would depend on what
-    other games there are.
+    All games of a JVM draw from one static generator, so a bot's play would depend on the other
+    games in the process.
 
         public class OwnStream<Bot> extends <Bot> {
             public Random own;
@@ -92,10 +92,12 @@ def with_own_stream(bot: str) -> Any:
 
 @cache
 def flattener() -> Any:
-    """A class that copies nested arrays of ints into one; JPype takes 0.1 us for each inner array.
+    """A class that copies nested arrays of ints into a flat one, in one call.
+
+    JPype itself would need 0.1 us for each inner array.
 
     public class Flatten {
-        /** Returns the place in `out` behind what was copied to `at` and on. */
+        /** Copies into `out` from the place `at` on; returns the place behind the copy. */
         public static int copy(Object array, int[] out, int at) {
             if (array instanceof int[] row) {
                 System.arraycopy(row, 0, out, at, row.length);

@@ -1,4 +1,4 @@
-"""What a game of microRTS is: its opponents, its maps, its settings, and the JVM that it runs in."""
+"""The opponents, maps and settings of a game of microRTS, and the JVM in which it runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from envs.convention import BadEnvironment, UnknownEnv, WrongOption
 
-COMPONENTS: tuple[int, ...] = (6, 4, 4, 4, 4, 7, 49)  # sizes of an action's components
+COMPONENTS: tuple[int, ...] = (6, 4, 4, 4, 4, 7, 49)  # sizes of the components of an action
 CHOICES = sum(COMPONENTS)
 REWARDS = ("win_loss", "resource", "worker", "building", "attack", "combat_unit")
 
@@ -35,7 +35,7 @@ OPPONENTS = {
 }
 SELF = "self"  # the opponent of a self-play environment: its neighbour
 
-# before the bots' jars: some of them carry older copies of the game's own classes
+# microrts.jar comes first, because some of the bots' jars carry older copies of the game's classes
 _JARS = (
     "microrts.jar", "Coac.jar", "Droplet.jar", "GRojoA3N.jar", "Izanagi.jar", "MixedBot.jar",
     "RojoBot.jar", "TiamatBot.jar", "UMSBot.jar",
@@ -47,12 +47,12 @@ class Game(NamedTuple):
 
     Args:
         opponents: one for each environment; first `SELF`, in pairs.
-        sides: the side that each environment plays, 0 or 1; in a self-play pair 0 and then 1.
+        sides: the side that each environment plays, 0 or 1; a self-play pair has 0 and then 1.
         map_path: a map file, or one of the package's as maps/SIZE/NAME.xml. Default: the id's.
         max_steps: cycles after which a game is cut off, as a draw.
-        reward_weights: of the six raw rewards, in the order of `REWARDS`.
-        partial: hide what the own units do not see.
-        policy: whether every idle unit acts in a cycle, or the one that is selected.
+        reward_weights: weights of the six raw rewards, in the order of `REWARDS`.
+        partial: hide the cells that no own unit sees.
+        policy: whether every idle unit acts in a cycle, or the one unit that is selected.
     """
 
     opponents: tuple[str, ...]
@@ -100,14 +100,14 @@ def assign_opponents(entries: Sequence[str], env_num: int, selfplay_envs: int) -
             f" less selfplay_envs {selfplay_envs} leaves {bots}: change a number, or leave one out"
             f" for that bot to take the rest"
         )
-    for at, name in enumerate(sharing):
-        counts[name] = left // len(sharing) + (at < left % len(sharing))
+    for place, name in enumerate(sharing):
+        counts[name] = left // len(sharing) + (place < left % len(sharing))
     listed = [name for name, count in counts.items() for _ in range(count or 0)]
     return (SELF,) * selfplay_envs + tuple(listed)
 
 
 def size_of(env: str) -> tuple[int, int] | None:
-    """(H, W) that an id names, or None where it is not a microRTS id."""
+    """The map size (H, W) that an id names, or None where it is not a microRTS id."""
     match = re.fullmatch(r"microrts-(\d+)x(\d+)", env)
     return (int(match[1]), int(match[2])) if match else None
 
@@ -120,35 +120,35 @@ def _package() -> Path:
 
 
 def map_of(env: str, map_path: str | None) -> Path:
-    """The map file that an id and a --map_path mean.
+    """The map file for an id and a --map_path.
 
     Raises:
-        UnknownEnv: where it does not exist, or has another size than the id says.
+        UnknownEnv: where the file does not exist, or the map has another size than the id says.
     """
     size = size_of(env)
     assert size is not None, env
     name = f"{size[0]}x{size[1]}"
     wanted = map_path or f"maps/{name}/basesWorkers{name}.xml"
     maps = _package() / "maps"
-    found = next((p for p in (Path(wanted), _package() / wanted) if p.is_file()), None)
-    if found is None:
+    path = next((p for p in (Path(wanted), _package() / wanted) if p.is_file()), None)
+    if path is None:
         near = sorted(p.relative_to(maps.parent).as_posix() for p in maps.glob(f"{name}/*.xml"))
         sizes = sorted(p.name for p in maps.glob("*x*") if p.is_dir())
         hint = f"give --map_path, of {', '.join(near)}" if near else f"sizes are {', '.join(sizes)}"
         raise UnknownEnv(f"env {env}: there is no map {wanted}: {hint}")
-    root = ElementTree.parse(found).getroot()
+    root = ElementTree.parse(path).getroot()
     actual = int(root.get("height", 0)), int(root.get("width", 0))
     if actual != size:
         raise UnknownEnv(
             f"env {env}: the map {wanted} is {actual[0]}x{actual[1]}: give --env"
             f" microrts-{actual[0]}x{actual[1]}, or a map of the id's size"
         )
-    return found.resolve()
+    return path.resolve()
 
 
 @cache
 def java(name: str) -> Any:
-    """A Java class, from a JVM that is started for the first."""
+    """A Java class. The first call starts the JVM."""
     import jpype
 
     if not jpype.isJVMStarted():
@@ -159,9 +159,9 @@ def java(name: str) -> Any:
 @cache
 def field(name: str, field: str) -> Any:
     """A field of a Java class, made accessible."""
-    found = java(name).class_.getDeclaredField(field)
-    found.setAccessible(True)
-    return found
+    handle = java(name).class_.getDeclaredField(field)
+    handle.setAccessible(True)
+    return handle
 
 
 def _start_jvm() -> None:
@@ -177,11 +177,11 @@ def _start_jvm() -> None:
             str(libraries[0]),
             "--enable-native-access=ALL-UNNAMED",
             "-Djava.awt.headless=true",
-            "-Xrs",  # signals are this project's
+            "-Xrs",  # this project handles the signals itself
             "-XX:+UseSerialGC",  # a sampler is one process on one core
-            "-XX:+DisableExplicitGC",  # JPype asks for one with each of Python's
-            # Java tests for null in its code, and not by letting it fault: JVM 25.0.2 was seen to
-            # crash in a step, and to hang in a storm of SIGSEGVs; with this there are none
+            "-XX:+DisableExplicitGC",  # JPype collects with each of Python's collections
+            # Let Java test for null in its code instead of catching the fault: JVM 25.0.2 crashed
+            # in a step, or hung in a storm of SIGSEGVs, which these options prevent.
             "-XX:+UnlockDiagnosticVMOptions",
             "-XX:-ImplicitNullChecks",
             classpath=classpath,
@@ -193,5 +193,5 @@ def _start_jvm() -> None:
         jpype.JClass("java.io.OutputStream").nullOutputStream()
     )
     system = jpype.JClass("java.lang.System")
-    system.setOut(nowhere)  # the game prints its map's name, the bots whatever they like
+    system.setOut(nowhere)  # the game prints the name of its map, and bots print things too
     system.setErr(nowhere)

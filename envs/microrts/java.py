@@ -1,4 +1,4 @@
-"""A set of microRTS games in Java, with as few calls into it as can be."""
+"""A set of microRTS games in Java, stepped with as few calls into Java as possible."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def make_bot(opponent: str, table: Any) -> Any:
         bot = with_own_stream(OPPONENTS[opponent])()
         bot.own = java("java.util.Random")()
         return bot
-    made = java(OPPONENTS[opponent])
-    return made() if opponent == "passiveAI" else made(table)
+    bot_class = java(OPPONENTS[opponent])
+    return bot_class() if opponent == "passiveAI" else bot_class(table)
 
 
 def _seed(bot: Any, opponent: str, seed: int) -> None:
-    """Let a bot that plays at random draw from a stream of this seed; no other bot changes."""
+    """Seed a bot that plays at random; other bots stay as they are."""
     if opponent in _AT_RANDOM:
         bot.own = java("java.util.Random")(seed)
         field(OPPONENTS[opponent], "r").set(bot, bot.own)
 
 
 def reward_functions() -> Any:
-    """Java's functions of the six raw rewards, in the order of `REWARDS`."""
+    """The Java objects that compute the six raw rewards, in the order of `REWARDS`."""
     import jpype
 
     array: Any = jpype.JArray(java("ai.rewardfunction.RewardFunctionInterface"))
@@ -46,12 +46,12 @@ class JavaGames:
     """The games of N environments; in self-play two environments are the sides of one game.
 
     One call of the package's vector client steps all games. Java fills the same arrays of planes
-    throughout an episode; `_boards` keeps them, and one copy brings all observations here. The
-    client starts a new game within the step that ends one, but the arrays kept are still those of
-    the game that ended.
+    throughout an episode. `_boards` keeps these arrays, and one copy brings all observations to
+    Python. The client starts a new game within the step that ends one, but the kept arrays still
+    show the game that ended.
 
-    Partially observable games are stepped one by one: what a side sees must be asked for after the
-    step, since Java's response tells it as of before.
+    Partially observable games are stepped one by one, because Java's response shows the state
+    before the step: the view after it must be asked for.
 
     Args:
         game: its settings.
@@ -69,10 +69,10 @@ class JavaGames:
         selfplay = game.opponents.count(SELF)
         table = java("rts.units.UnitTypeTable")()
         bots: Any = jpype.JArray(java("ai.core.AI"))
-        made = bots([make_bot(name, table) for name in game.opponents[selfplay:]])
+        opponents = bots([make_bot(name, table) for name in game.opponents[selfplay:]])
         self._vector = java("tests.JNIGridnetVecClient")(
-            selfplay, len(made), _ENDLESS, reward_functions(), "", map_path, made, table,
-            game.partial,
+            selfplay, len(opponents), _ENDLESS, reward_functions(), "", map_path, opponents,
+            table, game.partial,
         )  # fmt: skip
         self._clients = [
             self._vector.selfPlayClients[env // 2] if env < selfplay else self._vector.clients[env]
@@ -83,7 +83,7 @@ class JavaGames:
         boards: Any = jpype.JArray(jpype.JInt, 4)
         self._nothing = rows(0)
         self._orders = orders([self._nothing] * self._count)
-        self._ordered: list[int] = []  # environments of which `_orders` has some
+        self._ordered: list[int] = []  # environments that have orders in `_orders`
         self._sides = jpype.JArray.of(np.array(game.sides, np.int32))
         self._boards = boards(self._count)
         flat: Any = jpype.JArray(jpype.JInt)
@@ -99,7 +99,7 @@ class JavaGames:
                 _seed(client.ai2, opponent, seed)
 
     def reset(self, env: int) -> None:
-        """Start a new game; one of self-play with its first side."""
+        """Start a new game. The first side of a self-play pair starts it for both."""
         client, side = self._clients[env], self.game.sides[env]
         if self.game.opponents[env] == SELF:
             if side == 0:
@@ -108,10 +108,10 @@ class JavaGames:
         else:
             response = client.reset(side)
         self.rewards[env] = 0.0
-        self._boards[env] = self._seen(env) if self.game.partial else response.observation
+        self._boards[env] = self._view(env) if self.game.partial else response.observation
 
     def step(self, orders: np.ndarray, edges: np.ndarray, ended: np.ndarray) -> None:
-        """A cycle of all games; of those that had `ended` [N] bool, the outcome means nothing.
+        """Play a cycle of all games. Games that had `ended` [N] bool get outcomes without meaning.
 
         Args:
             orders: rows of a cell and an action's components [U, 8] int32.
@@ -140,32 +140,32 @@ class JavaGames:
                     client.gameStep(self._orders[env], self._orders[env + 1])
                 response = client.getResponse(side)
             self.rewards[env] = np.frombuffer(response.reward)
-            self._boards[env] = self._seen(env)
+            self._boards[env] = self._view(env)
 
-    def _seen(self, env: int) -> Any:
-        """What the side of `env` sees of a partially observable state as it is now."""
+    def _view(self, env: int) -> Any:
+        """The present view of the side of `env` in a partially observable game."""
         client, side = self._clients[env], self.game.sides[env]
-        state = field(str(client.getClass().getName()), "gs").get(client)
-        return java("rts.PartiallyObservableGameState")(state, side).getMatrixObservation(side)
+        whole = field(str(client.getClass().getName()), "gs").get(client)
+        return java("rts.PartiallyObservableGameState")(whole, side).getMatrixObservation(side)
 
     def planes(self) -> np.ndarray:
-        """What each environment sees: [N, P, H, W] int32."""
+        """The view of each environment: [N, P, H, W] int32."""
         self._copy(self._boards, self._copied, 0)
         return np.array(self._copied).reshape(self._shape)
 
     def masks(self, envs: list[int], cells: list[int]) -> np.ndarray:
-        """Of cells, those of an environment together: [U, 1 + 78] int32.
+        """The masks of U cells [U, 1 + 78] int32; the cells of an environment must stand together.
 
-        First whether a unit there may act, then which values of the components are legal.
+        A row says whether the unit there may act, and which values of the components are legal.
         """
-        found, last = [], -1
+        gathered, last = [], -1
         for env, cell in zip(envs, cells, strict=True):
             if env != last:
                 last, rows = env, self._clients[env].getMasks(self.game.sides[env])
                 if not self._masks[env]:  # Java fills the same arrays each time
                     self._masks[env] = [cell for row in rows for cell in row]
-            found.append(np.frombuffer(self._masks[env][cell], np.int32))
-        return np.array(found).reshape(-1, 1 + CHOICES)
+            gathered.append(np.frombuffer(self._masks[env][cell], np.int32))
+        return np.array(gathered).reshape(-1, 1 + CHOICES)
 
     def close(self) -> None:
         self._vector.close()

@@ -1,7 +1,7 @@
 """microRTS (Ontañón 2013) as Gym-microRTS poses it (Huang et al. 2021, arXiv 2105.13807).
 
-The game is Java's: the classes of the gym-microrts package, in a JVM inside this process, one a
-process. A step is one cycle of the game. Observations are one-hot planes [H, W, 27] (29 under
+The game runs in Java, by the classes of the gym-microrts package in a JVM inside this process. A
+process has at most one JVM. A step is one cycle of the game. Observations are one-hot planes [H, W, 27] (29 under
 partial observability), from the playing side's point of view:
 
     hit points 0..4 (5), carried resources 0..4 (5), owner none/own/other (3), unit type none or one
@@ -9,7 +9,7 @@ partial observability), from the playing side's point of view:
 
 An action gives each cell seven components: type (6), direction to move (4), to harvest (4), to
 return (4), to produce (4), unit type to produce (7), and the cell to attack, relative (49).
-`action_mask` says which values are legal; where all of a component's are False, it has no effect.
+`action_mask` says which values are legal. A component without a legal value has no effect.
 """
 
 from __future__ import annotations
@@ -112,15 +112,17 @@ class MicrortsEnvs(Environments):
         return self._obs, self.raw_rewards @ self._weights, terminated, truncated, {}
 
     def _mend_draw(self, env: int) -> None:
-        """The game calls it a loss for both where the last units of both died in one cycle."""
+        """Make a draw of a game whose last units died in one cycle; Java calls it lost for both."""
         if not self.game.partial and not self._raw[env, 2].any():
             self._sums[env, 0] -= self.raw_rewards[env, 0]
             self.raw_rewards[env, 0] = 0.0
 
     def _orders(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Actions as Java takes them: rows of a cell and its components [U, 8] int32.
+        """Turn actions into orders for Java.
 
-        Also the edges [N + 1]: the rows of environment i lie between edges i and i + 1.
+        Returns:
+            Rows of a cell and its components [U, 8] int32, and edges [N + 1]: the rows of
+            environment i lie between edges i and i + 1.
         """
         envs, cells = self._idle
         if self.game.policy == "unit_selection":
@@ -142,7 +144,7 @@ class MicrortsEnvs(Environments):
         idle[self._ended] = False  # its next action has no effect
         envs, cells = np.nonzero(idle.reshape(self.num_envs, -1))
         masks = self._games.masks(envs.tolist(), cells.tolist())
-        may_act = masks[:, 0] != 0  # others were told to do nothing, and that is not over yet
+        may_act = masks[:, 0] != 0  # the others still carry out an order to do nothing
         self._idle = envs[may_act], cells[may_act]
         self._cell_mask[self._idle] = masks[may_act, 1:]
 
@@ -177,7 +179,7 @@ def _one_hot(raw: np.ndarray, sizes: np.ndarray, out: np.ndarray) -> None:
                 first = 0
                 for p in range(planes):
                     value = min(max(raw[n, p, y, x], 0), sizes[p] - 1)
-                    # to the second player the game shows resources, which are nobody's, as own
+                    # the game shows resources, which belong to nobody, as the second player's
                     if p == 2 and raw[n, 3, y, x] == _RESOURCE:
                         value = 0
                     out[n, y, x, first + value] = 1
@@ -198,13 +200,13 @@ def draw(raw: np.ndarray, cell: int = 32) -> np.ndarray:
         for x in range(width):
             tile = image[y * cell : (y + 1) * cell - 1, x * cell : (x + 1) * cell - 1]
             tile[:] = _COLOURS[0]
-            kind = raw[3, y, x]
-            if kind == 0:
+            unit = raw[3, y, x]
+            if unit == 0:
                 continue
-            owner = 0 if kind == _RESOURCE else raw[2, y, x]
+            owner = 0 if unit == _RESOURCE else raw[2, y, x]
             tile[:] = ([120, 160, 120], [40, 90, 220], [220, 50, 50])[owner]
-            edge = 1 if kind == _RESOURCE else 5
-            tile[edge:-edge, edge:-edge] = _COLOURS[kind]
+            edge = 1 if unit == _RESOURCE else 5
+            tile[edge:-edge, edge:-edge] = _COLOURS[unit]
             for health in range(int(raw[0, y, x])):
                 tile[-4:-2, 2 + 4 * health : 5 + 4 * health] = (20, 20, 20)
             if raw[1, y, x]:  # resources in store or carried

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from envs import make_vec_env, spaces_of
+from envs import BadEnvironment, make_vec_env, spaces_of
 
 SAVING = [
     ("HalfCheetah-v4", {}),
@@ -68,6 +68,14 @@ def test_environments_that_cannot_be_saved_say_so(env):
     assert not spaces_of(env).saves_state
     with pytest.raises(NotImplementedError, match="cannot save its state"):
         make_vec_env(env, 1).get_state()
+
+
+def test_a_state_of_the_users_own_that_is_no_dictionary_of_numbers_is_refused():
+    for env, message in (("SavingAList", "returns a list"), ("SavingText", "'name' of dtype <U")):
+        venv = make_vec_env(f"tests.toy_envs:{env}", 1)
+        venv.reset(seed=[1])
+        with pytest.raises(BadEnvironment, match=message):
+            venv.get_state()
 
 
 @pytest.mark.parametrize(
