@@ -129,7 +129,7 @@ class PPO(parl.Algorithm):
         kl = mean(joint_ratio - 1 - joint_log_ratio)
         policy_loss = self._policy_loss(batch, log_ratio, joint_ratio, kl, mean)
         value_loss = mean(self._value_error(batch, value))
-        entropy = mean(counted(model.distribution.entropy(params)))
+        entropy = mean(model.distribution.entropy(params))
         total = (
             policy_loss + config.value_coefficient * value_loss - self.entropy_coefficient * entropy
         )
