@@ -88,7 +88,7 @@ class Child:
             ChildEnded: where none will come.
             TimeoutError: where none came in time.
         """
-        if not self._connection.poll(timeout):
+        if timeout is not None and not self._connection.poll(timeout):
             raise TimeoutError(f"process {self.pid} has not answered within {timeout} s")
         try:
             return self._connection.recv_bytes()

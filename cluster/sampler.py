@@ -37,7 +37,7 @@ def in_order(episodes: Iterable[TimedEpisode]) -> list[Episode]:
 
 
 def spec_of(model: ActorCritic, config: Config) -> RolloutSpec:
-    """What a run's fragments look like: floats are float32, images stay uint8."""
+    """Shapes and dtypes of a run's fragments: floats are float32, images stay uint8."""
     env_spaces, distribution = model.spaces, model.distribution
     mask_size = distribution.mask_size if env_spaces.masks else 0
     observation, frames = env_spaces.observation, env_spaces.frame_stack
@@ -97,6 +97,7 @@ class Sampler:
             out.state[0] = self._state
         for t in range(carried, self.spec.steps):
             out.obs[t] = self._obs[:, -1] if stack else self._obs
+            # the policy sees observations as they are stored, so that the learner sees the same bits
             mask = self.venv.action_mask if out.action_mask is not None else None
             acted = self.model.act(
                 self._obs if stack else out.obs[t],
@@ -157,7 +158,7 @@ class Sampler:
         self.venv.set_state(group("env/", mine))
 
     def _keep_tail(self, out: Rollout) -> None:
-        """Copy what the next fragment begins with: the rows that are not learned from in this."""
+        """Copy the rows that are not learned from in this fragment: the next one begins with them."""
         if self.config.carried_steps:
             first = self.config.steps_per_rollout
             self._tail = {name: array[first:].copy() for name, array in out.arrays().items()}

@@ -42,6 +42,7 @@ class LocalEngine(Engine):
         super().__init__(config, spec, samplers)
         self._rollouts = SharedMemory(2 * _layout(spec, config.env_num)[1])
         self.slots: list[Rollout] = _slots(self._rollouts, spec, config.env_num)
+        self._columns = [[slot.columns(*envs) for envs in self.ranges] for slot in self.slots]
         # in lockstep all samplers are idle when weights are written, so one block does for all
         size = len(_pack(weights)) + _WEIGHTS_ROOM
         blocks = samplers if config.policy_lag > 1 else 1
@@ -103,7 +104,7 @@ class LocalEngine(Engine):
 
     def _receive(self, index: int, request: Request) -> Part:
         answer = self._answer(index)
-        columns = self.slots[request.fragment % 2].columns(*self.ranges[index])
+        columns = self._columns[request.fragment % 2][index]
         return Part(columns, answer.episodes, answer.environments)
 
     def _restart(self, index: int) -> None:
@@ -118,7 +119,7 @@ class LocalEngine(Engine):
         self._selector.close()
         close_all(self._children)
         os.close(self._waker)
-        self.slots = []
+        self.slots, self._columns = [], []
         for memory in (self._rollouts, *self._blocks):
             memory.close()
 

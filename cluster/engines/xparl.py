@@ -23,8 +23,8 @@ from rollout import RolloutSpec
 from settings.config import Config
 
 CONNECT_TIMEOUT_S = 3.0
-# workers report their CPUs now and then, first after some seconds; one that a run has just left is
-# free once its process has been started anew
+# Workers report their CPUs every 10 s, a new worker after some seconds. A CPU that a run has just
+# left is free once the worker has started its process anew.
 CPU_TIMEOUT_S = 20.0
 
 
@@ -41,6 +41,8 @@ def _split(address: str) -> tuple[str, int]:
 
 def cluster_cpus(address: str, wanted: int = 1) -> tuple[int, int]:
     """The cluster's (free, total) CPUs; waits some seconds while fewer than `wanted` are free.
+
+    The numbers can be 10 s old: a run that started meanwhile may have taken those that are free.
 
     Raises:
         ClusterError: where no xparl master answers at the address.
