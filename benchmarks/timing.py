@@ -64,7 +64,7 @@ class Arguments:
 def step_at_random(env: str, count: int, seconds: float) -> float:
     """Steps/s of `count` environments in this process, the actions drawn beforehand."""
     venv = make_vec_env(env, count)
-    venv.reset(seed=list(range(count)))  # pyright: ignore[reportArgumentType]
+    venv.reset(seed=list(range(count)))
     venv.action_space.seed(0)
     actions = [venv.action_space.sample() for _ in range(64)]
     for action in actions[:16]:

@@ -110,9 +110,8 @@ class AtariEnvs(Environments, AtariVectorEnv):
         )
 
     def reset(self, *, seed: Any = None, options: Any = None) -> Any:
-        return super().reset(
-            seed=np.asarray(seed) if isinstance(seed, list) else seed, options=options
-        )
+        seeds: Any = np.asarray(seed) if isinstance(seed, list) else seed  # ale-py takes no lists
+        return super().reset(seed=seeds, options=options)
 
 
 class EpisodicLifeEnvs(AtariEnvs):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from gymnasium import spaces
@@ -77,6 +77,20 @@ class Environments(VectorEnv):
     """Whether `get_state` and `set_state` work."""
     has_extras: bool = False
     """Whether `extras` says anything, so that it is worth a call for each ended episode."""
+
+    def reset(
+        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode in every environment.
+
+        Args:
+            seed: one for each environment, or the first one's, from which the others' count up.
+
+        Returns:
+            observations [N, ...], and information by name.
+        """
+        # gymnasium's vector environments take lists, which the hints of `VectorEnv` leave out
+        return super().reset(seed=cast(Any, seed), options=options)
 
     def extras(self, env: int) -> dict[str, float] | None:
         """More numbers about the episode that environment `env` has just ended, by name.

@@ -52,7 +52,7 @@ def frames(model: ActorCritic, config: Config, seed: int, greedy: bool) -> Itera
     """The frames of one episode, the first from before the first step: [height, width, 3] uint8."""
     venv = make_vec_env(config.env, 1, filmed=True, **config.evaluation_options(range(1)))
     with contextlib.closing(venv):
-        obs, _ = venv.reset(seed=[seed])  # pyright: ignore[reportArgumentType] - gymnasium takes lists
+        obs, _ = venv.reset(seed=[seed])
         yield venv.picture()
         generator = stream("film", seed)
         for _ in play(model, venv, obs, generator, greedy, config.test_max_steps):

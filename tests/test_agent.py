@@ -167,8 +167,10 @@ def test_the_normaliser_can_be_given_its_first_statistics():
     rollout = collect(agent, pool)
     agent.initialize_normalizer(rollout)
     seen = rollout.obs[:-1][rollout.valid].astype("f8")
-    np.testing.assert_allclose(agent.model.moments.mean, seen.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(agent.model.moments.var, seen.var(0), rtol=1e-6)
+    moments = agent.model.moments
+    assert moments is not None
+    np.testing.assert_allclose(moments.mean, seen.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(moments.var, seen.var(0), rtol=1e-6)
 
 
 def test_the_normaliser_sees_no_reset_rows():
@@ -176,9 +178,11 @@ def test_the_normaliser_sees_no_reset_rows():
     rollout = collect(agent, pool)
     assert (~rollout.valid).any()
     agent.learn(rollout, 0.0)
-    assert agent.model.moments.count == rollout.steps
+    moments = agent.model.moments
+    assert moments is not None
+    assert moments.count == rollout.steps
     np.testing.assert_allclose(
-        agent.model.moments.mean, rollout.obs[:-1][rollout.valid].astype("f8").mean(0), rtol=1e-6
+        moments.mean, rollout.obs[:-1][rollout.valid].astype("f8").mean(0), rtol=1e-6
     )
 
 
@@ -222,10 +226,11 @@ def test_a_bonus_is_for_what_is_new_and_wears_off():
     assert bonuses[-1] < 0.5 * bonuses[0]
     known = torch.from_numpy(rollout.obs[:-1]).flatten(0, 1)
     new = known + 4 * known.std(0)
+    rnd = agent.model.rnd
+    assert rnd is not None
     with torch.no_grad():
-        assert agent.model.rnd.error(new).mean() > 3 * agent.model.rnd.error(known).mean()
-    target = agent.model.rnd.target[0][0].weight
-    assert not target.requires_grad
+        assert rnd.error(new).mean() > 3 * rnd.error(known).mean()
+    assert not rnd.target.get_parameter("0.0.weight").requires_grad
     pool.close()
 
 
@@ -315,6 +320,7 @@ def test_a_fragment_without_a_valid_row_is_survived(settings):
     agent, pool = make(small("CartPole-v1", normalize_value=True, **settings))
     agent.learn(collect(agent, pool), 0.0)
     moments = agent.model.value_head.moments
+    assert moments is not None
     count = float(moments.count)
     rollout = collect(agent, pool, 1)
     rollout.valid[:] = False

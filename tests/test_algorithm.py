@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +19,7 @@ BOX = spaces.Box(-1, 1, (3,), np.float32)
 OBS = spaces.Box(-np.inf, np.inf, (4,), np.float32)
 
 
-def make_ppo(action=BOX, **settings) -> PPO:
+def make_ppo(action: spaces.Space = BOX, **settings) -> PPO:
     config = Config(compile="off", **settings)
     return PPO(make_model(Spaces(OBS, action, 0), config), config)
 
@@ -102,9 +105,10 @@ def slow_loss(ppo: PPO, batch: Minibatch) -> dict[str, float]:
         excess = max(0.0, np.mean(kl) - 2 * config.desired_kl)
         policy_loss += config.kl_coefficient * np.mean(kl)
         policy_loss += config.kl_excess_coefficient * excess**2
+    mean_kl = float(np.mean(kl))
     return {
-        "policy_loss": policy_loss, "value_loss": np.mean(values),
-        "entropy": np.mean(entropy[rows]), "approx_kl": np.mean(kl), "update_kl": np.mean(kl),
+        "policy_loss": float(policy_loss), "value_loss": float(np.mean(values)),
+        "entropy": float(np.mean(entropy[rows])), "approx_kl": mean_kl, "update_kl": mean_kl,
         "clip_fraction": clipped / len(rows),
     }  # fmt: skip
 
@@ -225,11 +229,14 @@ def test_on_policy_the_ratio_is_one_and_the_gradient_that_of_the_policy_gradient
     assert parts["approx_kl"] == 0
     assert parts["clip_fraction"] == 0
     total.backward()
-    got = ppo.model.log_std.grad.clone()
+    log_std = ppo.model.log_std
+    assert log_std is not None
+    assert log_std.grad is not None
+    got = log_std.grad.clone()
     ppo.model.zero_grad()
     log_prob = ppo.model.distribution.log_prob(ppo.model.policy(batch.obs), batch.action)
     (-(log_prob * batch.advantage * batch.weight).sum() / batch.weight.sum()).backward()
-    torch.testing.assert_close(got, ppo.model.log_std.grad)
+    torch.testing.assert_close(got, log_std.grad)
 
 
 def test_a_step_goes_down_and_reports_the_norm_before_clipping():
@@ -256,7 +263,7 @@ def test_a_step_is_clipping_and_adam_as_torch_has_them():
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-EVERYTHING = {
+EVERYTHING: dict[str, Any] = {
     "distribution": "tanh_normal", "state_dependent_std": True, "joint_loss": "mix_ratio",
     "dual_clip": 4.0, "normalize_value": True, "noisy_layers": True, "value_loss": "huber",
     "rnd_coefficient": 0.5, "value_coefficient": 7.0,
@@ -271,7 +278,7 @@ def test_compiled_steps_are_the_eager_ones_of_each_learners_own_settings():
     learners = []
     for settings in ({}, EVERYTHING):
         eager = make_ppo(**settings)
-        config = Config(**({"compile": "on"} | settings))
+        config = dataclasses.replace(eager.config, compile="on")
         compiled = PPO(make_model(Spaces(OBS, BOX, 0), config), config)
         assert compiled.compiled, "the tests need a C++ compiler"
         batch = random_batch(eager)

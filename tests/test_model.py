@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -17,10 +19,9 @@ CONTINUOUS = spaces.Box(-1, 1, (3,), np.float32)
 DISCRETE = spaces.Discrete(4)
 
 
-def vector_model(action=CONTINUOUS, **settings) -> ActorCritic:
-    return make_model(
-        Spaces(VECTOR, action, 0), Config(**({"normalize_observation": True} | settings))
-    )
+def vector_model(action: spaces.Space = CONTINUOUS, **settings) -> ActorCritic:
+    normalized: dict[str, Any] = {"normalize_observation": True}
+    return make_model(Spaces(VECTOR, action, 0), Config(**(normalized | settings)))
 
 
 def test_the_seed_decides_the_weights_and_nothing_else_is_disturbed():
@@ -39,9 +40,11 @@ def test_the_seed_decides_the_weights_and_nothing_else_is_disturbed():
 def test_weights_are_a_copy():
     model = vector_model()
     weights = model.get_weights()
+    assert model.log_std is not None
+    assert model.moments is not None
     with torch.no_grad():
-        model.log_std += 1
-        model.moments.mean += 1
+        model.log_std.add_(1)
+        model.moments.mean.add_(1)
     assert weights["log_std"].max() == 0
     assert weights["moments.mean"].max() == 0
     model.set_weights(weights)
@@ -59,7 +62,7 @@ def test_one_pass_equals_two(shared, image):
     torch.testing.assert_close(value, model.value(obs))
     assert (model.critic is model.actor) == shared
     params.sum().backward()
-    touched = model.critic[0].weight.grad is not None
+    touched = model.critic.get_parameter("0.weight").grad is not None
     assert touched == shared
 
 
@@ -222,9 +225,11 @@ def test_normaliser_merges_batches_as_if_they_were_one():
         model.update_normalizer(torch.from_numpy(batch))
     model.update_normalizer(torch.zeros(0, 5))
     every = np.concatenate(batches)
-    np.testing.assert_allclose(model.moments.mean, every.mean(0), rtol=1e-9)
-    np.testing.assert_allclose(model.moments.var, every.var(0), rtol=1e-9)
-    assert model.moments.count == 308
+    moments = model.moments
+    assert moments is not None
+    np.testing.assert_allclose(moments.mean, every.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(moments.var, every.var(0), rtol=1e-9)
+    assert moments.count == 308
     normal = model.observations(torch.from_numpy(every).float())
     torch.testing.assert_close(normal.mean(0), torch.zeros(5), atol=1e-4, rtol=0)
     torch.testing.assert_close(normal.std(0, correction=0), torch.ones(5), atol=1e-4, rtol=0)
@@ -239,7 +244,7 @@ def test_initial_policy_is_nearly_uniform_and_layers_are_orthogonal():
     model = vector_model(action=DISCRETE)
     logits = model.policy(torch.randn(100, 5))
     assert logits.abs().max() < 0.1
-    weight = model.actor[2].weight
+    weight = model.actor.get_parameter("2.weight")
     torch.testing.assert_close(weight @ weight.T, 2 * torch.eye(64), atol=1e-4, rtol=0)
 
 

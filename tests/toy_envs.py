@@ -126,7 +126,7 @@ class NotANumberObservation(ConstantReward):
 class ManyBits(ConstantReward):
     """An action space that no policy here offers."""
 
-    action_space = spaces.MultiBinary(3)  # pyright: ignore
+    action_space = spaces.MultiBinary(3)
 
 
 class Masked(gymnasium.Env):

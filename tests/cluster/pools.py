@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -45,10 +46,8 @@ class SessionsInThreads(RemoteEngine):
 
 
 def toy(name: str, **settings) -> Config:
-    return Config(
-        env=f"tests.toy_envs:{name}",
-        **({"env_num": 4, "batch_size": 64, "minibatch_size": 16} | settings),
-    )
+    sizes: dict[str, Any] = {"env_num": 4, "batch_size": 64, "minibatch_size": 16}
+    return Config(env=f"tests.toy_envs:{name}", **(sizes | settings))
 
 
 def learners_side(config: Config) -> tuple[RolloutSpec, Weights]:

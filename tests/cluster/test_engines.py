@@ -85,11 +85,11 @@ def test_samplers_that_do_not_start_are_an_error_in_the_end(never):
 @pytest.mark.parametrize("lag", [1, 2])
 def test_any_exception_of_a_call_is_an_error_that_names_the_sampler(lag):
     def start():
-        calls = iter([b"", RuntimeError("no answer"), RuntimeError("never called")])
+        errors = iter([None, RuntimeError("no answer"), RuntimeError("never called")])
 
         def call(message: bytes) -> bytes:
-            if (answer := next(calls)) != b"":
-                raise answer
+            if (error := next(errors)) is not None:
+                raise error
             return READY
 
         return call

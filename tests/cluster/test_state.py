@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -22,8 +24,8 @@ CASES = [
 ]
 
 
-def small(env: str, settings: dict) -> Config:
-    sizes = {"env_num": 5, "batch_size": 160, "minibatch_size": 32}
+def small(env: str, settings: dict[str, Any]) -> Config:
+    sizes: dict[str, Any] = {"env_num": 5, "batch_size": 160, "minibatch_size": 32}
     return Config(env=env, **(sizes | settings))
 
 

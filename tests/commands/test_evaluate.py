@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import imageio.v2 as imageio
 import numpy as np
@@ -25,7 +26,8 @@ def video_of(env: str, folder: Path) -> list[np.ndarray]:
         "evaluate.py", str(untrained(env, folder)), "--episodes", "1", "--video", str(path)
     )
     assert done.returncode == 0, done.stderr
-    return [np.asarray(frame) for frame in imageio.get_reader(path)]  # pyright: ignore
+    reader: Any = imageio.get_reader(path)  # its hints leave out that it can be iterated
+    return [np.asarray(frame) for frame in reader]
 
 
 @pytest.mark.slow

@@ -4,16 +4,12 @@ import itertools
 
 import numpy as np
 
-from common.randomness import draw_noise, stream
+from common.randomness import Purpose, draw_noise, stream
 
 
 def test_a_stream_is_a_function_of_its_arguments_and_no_two_are_alike():
-    places = [
-        (purpose, seed, counter)
-        for purpose, seed, counter in itertools.product(
-            ("reset", "action", "shuffle"), (0, 1), (0, 1, 2)
-        )
-    ]
+    purposes: tuple[Purpose, ...] = ("reset", "action", "shuffle")
+    places = list(itertools.product(purposes, (0, 1), (0, 1, 2)))
     drawn = {place: stream(*place).random(4).tobytes() for place in places}
     assert len(set(drawn.values())) == len(places)
     assert drawn == {place: stream(*place).random(4).tobytes() for place in places}

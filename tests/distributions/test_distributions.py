@@ -162,9 +162,11 @@ def test_masked_probabilities_are_those_of_the_legal_values(kind):
     leaf = logits.clone().requires_grad_()
     params = distribution.masked(leaf, mask)
     (distribution.log_prob(params, action).sum() + distribution.entropy(params).sum()).backward()
-    assert torch.isfinite(leaf.grad).all()
-    assert (leaf.grad[~mask] == 0).all()
-    assert (leaf.grad[:5] == 0).all()
+    gradient = leaf.grad
+    assert gradient is not None
+    assert torch.isfinite(gradient).all()
+    assert (gradient[~mask] == 0).all()
+    assert (gradient[:5] == 0).all()
     other = distribution.masked(logits + 1.5 * torch.randn_like(logits), mask)
     kl = distribution.kl(params, other)
     assert torch.isfinite(kl).all()
@@ -229,6 +231,7 @@ def test_compiled_samples_are_those_of_torch():
         output = rng.standard_normal((40, distribution.outputs), np.float32)
         noise = noise_for(distribution, rng, 40)
         compiled = distribution.sample_compiled(output, distribution.own, noise)
+        assert compiled is not None
         params = distribution.shaped(torch.from_numpy(output), distribution.own)
         action = distribution.sample(params, torch.from_numpy(noise))
         by_sub_action = distribution.sub_log_prob(params, action)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from ale_py import ALEInterface, LoggerMode, roms
+from gymnasium import spaces
 
 from cluster.sampler import Sampler
 from common.randomness import stream
@@ -95,7 +96,9 @@ class AtariReference:
         self.ale = ALEInterface()
         self.ale.setFloat("repeat_action_probability", 0.0)
         self.ale.setInt("random_seed", seed)
-        self.ale.loadROM(roms.get_rom_path(rom))
+        path = roms.get_rom_path(rom)
+        assert path is not None
+        self.ale.loadROM(path)
         self.actions = self.ale.getMinimalActionSet()
         self.over = True
 
@@ -224,6 +227,8 @@ def test_a_film_in_colour_shows_what_the_policy_sees():
 def test_with_episodic_life_a_lost_life_ends_an_episode_and_the_game_goes_on(env):
     """Against full games that are given the same actions, those of the sampler's own included."""
     short, full = make_vec_env(env, 2, episodic_life=True), make_vec_env(env, 2)
+    actions = full.action_space
+    assert isinstance(actions, spaces.MultiDiscrete)
     obs, infos = short.reset(seed=[7, 8])
     full.reset(seed=[7, 8])
     lives, lost = infos["lives"], np.zeros(2, bool)
@@ -232,7 +237,7 @@ def test_with_episodic_life_a_lost_life_ends_an_episode_and_the_game_goes_on(env
     start = 1 if env.startswith("Breakout") else 0  # FIRE, or NOOP
     ends = {"life": 0, "game": 0}
     for _ in range(900):
-        action = rng.integers(full.action_space.nvec)  # pyright: ignore[reportAttributeAccessIssue]
+        action = rng.integers(actions.nvec)
         obs, reward, terminated, truncated, _ = short.step(action)
         expected = full.step(np.where(lost, start, action))
         age = np.where(lost, 1, np.minimum(age + 1, 4))
@@ -245,7 +250,7 @@ def test_with_episodic_life_a_lost_life_ends_an_episode_and_the_game_goes_on(env
         lives = expected[4]["lives"]
         np.testing.assert_array_equal(terminated, expected[2] | lost)
         np.testing.assert_array_equal(truncated, expected[3])
-        for i in np.flatnonzero(terminated):
+        for i in np.flatnonzero(terminated).tolist():
             assert (short.extras(i) is None) == lost[i]
             ends["life" if lost[i] else "game"] += 1
     assert ends["life"] > 5

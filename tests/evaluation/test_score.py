@@ -35,7 +35,7 @@ def test_each_environment_plays_one_episode():
     """Counter's episodes end after 3 or 5 steps; environments step on until the last has ended."""
     config = Config(env="tests.toy_envs:Counter", env_num=8)
     venv = make_vec_env(config.env, 8)
-    obs, _ = venv.reset(seed=list(range(8)))  # pyright: ignore[reportArgumentType]
+    obs, _ = venv.reset(seed=list(range(8)))
     steps = list(play(build_model(config), venv, obs, np.random.default_rng(0), True, limit=100))
     lengths = np.sum([step.playing for step in steps], 0)
     assert set(lengths) == {3, 5}

@@ -67,7 +67,9 @@ def test_vtrace_corrects_for_a_policy_that_has_moved_on(settings):
     agent, pool = make(small("tests.toy_envs:Masked", estimator="vtrace", **settings))
     rollout = collect(agent, pool)
     with torch.no_grad():
-        agent.model.policy_head.bias += torch.tensor([0.7, -0.7, 0.5, 0.0, -0.5])
+        agent.model.policy_head.get_parameter("bias").add_(
+            torch.tensor([0.7, -0.7, 0.5, 0.0, -0.5])
+        )
     estimates, log_rho = estimates_of(agent, rollout)
     assert log_rho is not None
     obs, action, mask = (
@@ -101,7 +103,7 @@ def test_an_update_learns_from_the_estimates_with_the_correction():
         agent, pool = make(small("CartPole-v1", estimator="vtrace"))
         rollout = collect(agent, pool)
         with torch.no_grad():
-            agent.model.policy_head.bias += torch.tensor([0.7, -0.7])
+            agent.model.policy_head.get_parameter("bias").add_(torch.tensor([0.7, -0.7]))
         if not age_is_told:
             start = Batches(agent.config, rollout, agent.model.device).log_prob(agent.model)
             rollout.behaviour_log_prob[:] = start.numpy()
@@ -134,7 +136,9 @@ def test_carried_rows_are_older_and_are_counted_once():
         rollout.policy_version = fragment
         ages.append(agent.learn(rollout, 0.0)["policy_lag_mean"])
         learned += rollout.valid[:64].sum()
-    assert agent.model.value_head.moments.count == learned
+    moments = agent.model.value_head.moments
+    assert moments is not None
+    assert moments.count == learned
     # fragment 1 learns from rows 64 to 127 of fragment 0; fragment 2 from its last 32 rows and 32
     # that came with fragment 1; fragment 3 from 32 of fragment 1 and 32 of fragment 2
     assert ages == [0.0, 1.0, 1.5, 1.5]

@@ -17,6 +17,7 @@ def test_stacks_of_frames_are_rebuilt_from_single_ones(seed, steps):
     spec = RolloutSpec(steps, (1, 1), "uint8", (), "int64", frame_stack=4)
     rollout = Rollout.empty(spec, envs)
     stack = rng.integers(1, 255, (envs, 4, 1, 1)).astype("uint8")
+    assert rollout.history is not None
     rollout.history[:] = stack[:, :-1].swapaxes(0, 1)
     expected = []
     rollout.valid[:] = rng.random((steps, envs)) < 0.7

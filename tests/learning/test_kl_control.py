@@ -29,7 +29,7 @@ def lagged(agent: PPOAgent, pool: LockstepPool, updates: int) -> list[dict[str, 
 
 def move_policy(agent: PPOAgent) -> None:
     with torch.no_grad():
-        agent.model.policy_head.bias += torch.tensor([0.7, -0.7])
+        agent.model.policy_head.get_parameter("bias").add_(torch.tensor([0.7, -0.7]))
 
 
 def collected_before_a_move(**settings) -> tuple[PPOAgent, Rollout]:

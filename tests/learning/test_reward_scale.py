@@ -24,7 +24,7 @@ def slow_scaler(fragments, gamma, clip):
 
 
 def test_rewards_are_scaled_by_the_deviation_of_all_discounted_returns_so_far():
-    fragments = []
+    fragments: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for seed in range(4):
         reward, _, terminated, truncated, valid = random_rollout(seed, 15, 3)
         fragments.append((reward * 5, terminated | truncated, valid))
