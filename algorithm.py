@@ -197,7 +197,9 @@ class PPO(parl.Algorithm):
             gradient = torch.cat([g.flatten() for g in gradients])
             norm = gradient.norm()
             self._adam(gradient * (self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
-            return torch.stack(Statistics(**parts, grad_norm=norm))
+            statistics = parts | {"grad_norm": norm}
+            # a plain list: torch does not cache the compilation of a graph that makes a NamedTuple
+            return torch.stack([statistics[name] for name in Statistics._fields])
 
     def _adam(self, gradient: Tensor) -> None:
         """Algorithm 1 of Kingma & Ba 2015 (arXiv 1412.6980)."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -54,16 +55,13 @@ class Compiled:
         # these imports take seconds, which a run that is not compiled is spared
         from torch._inductor.compile_fx import compile_fx
         from torch._inductor.cpu_vec_isa import pick_vec_isa
-        from torch._inductor.decomposition import select_decomp_table
 
         parts = [id(part) for part in batch if part is not None]
         assert len(set(parts)) == len(parts), "one tensor object is passed for two fields"
-        # a table of our own: the one of the process also serves the user's own torch.compile
-        table = {**select_decomp_table(), torch.ops.aten.tanh.default: rational_tanh}
 
         def backend(graph: torch.fx.GraphModule, examples: list[Tensor]) -> Callable[..., Any]:
             patches = {"triton.cudagraphs" if self._graphs else "cpp_wrapper": True}
-            call: Any = compile_fx(graph, examples, config_patches=patches, decompositions=table)
+            call: Any = compile_fx(graph, examples, config_patches=patches)
 
             def first(*inputs: Any) -> Any:
                 places = {id(one): place for place, one in enumerate(inputs)}
@@ -78,10 +76,32 @@ class Compiled:
         own = types.FunctionType(function.__code__.replace(), function.__globals__)
         method = types.MethodType(own, self._method.__self__)
         # torch's cache on disk keeps C++ code that was written for one width of vectors, without the
-        # width in its key: on another processor that shares the cache it computes garbage
-        tag = f"{torch.compiler.config.cache_key_tag} {pick_vec_isa()}"
+        # width in its key: on another processor that shares the cache it computes garbage. Nor is
+        # the decomposition of tanh in the key
+        tag = f"{torch.compiler.config.cache_key_tag} rational tanh {pick_vec_isa()}"
         with (
             torch._dynamo.config.patch(trace_autograd_ops=True),
             torch.compiler.config.patch(cache_key_tag=tag),
+            _decomposed(torch.ops.aten.tanh.default, rational_tanh),
         ):
             return torch.compile(method, backend=backend, dynamic=False, fullgraph=True)(batch)
+
+
+@contextlib.contextmanager
+def _decomposed(operator: Any, function: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Compile an operator as a function of others, in here.
+
+    It is put into the table of the whole process, and taken out again: torch does not cache what is
+    compiled with another table.
+    """
+    from torch._inductor.decomposition import decompositions
+
+    before = decompositions.get(operator)
+    decompositions[operator] = function
+    try:
+        yield
+    finally:
+        if before is None:
+            del decompositions[operator]
+        else:
+            decompositions[operator] = before

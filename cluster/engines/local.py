@@ -56,7 +56,8 @@ class LocalEngine(Engine):
 
     def _start(self, index: int) -> Child:
         block = self._blocks[index % len(self._blocks)]
-        child = Child(__name__, [self._rollouts.descriptor, block.descriptor])
+        # the learner is waited for by all: with fewer cores than processes it goes first
+        child = Child(__name__, [self._rollouts.descriptor, block.descriptor], niceness=5)
         first, last = self.ranges[index]
         child.send(pack_hello(self.config, first, last, index))
         self._selector.register(child, selectors.EVENT_READ, index)

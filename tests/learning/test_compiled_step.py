@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
 
+from envs import Spaces
 from learning.compiled_step import Compiled
 from networks.tanh import rational_tanh
 
@@ -21,7 +24,7 @@ class Learner:
         total = (self.weight * batch[0]).tanh().sum()
         (gradient,) = torch.autograd.grad(total, [self.weight])
         with torch.no_grad():
-            self.weight.sub_(0.1 * gradient)
+            self.weight.sub_(1e-4 * gradient)  # the gradient is a sum of 1,000 terms
         return total.detach()
 
 
@@ -55,3 +58,20 @@ def test_a_compile_that_fails_leaves_no_switch_behind():
     with pytest.raises(Exception, match="within the step"):
         step((torch.ones(3),))
     assert torch._dynamo.config.trace_autograd_ops == traces
+
+
+def test_torch_caches_the_whole_of_the_gradient_steps_compilation():
+    """Otherwise every run starts some seconds later, for as long as nobody looks."""
+    from torch._dynamo.utils import counters
+
+    from algorithm import PPO
+    from model import make_model
+    from tests.test_algorithm import BOX, OBS, make_ppo, random_batch
+
+    config = dataclasses.replace(make_ppo().config, compile="on")
+    learner = PPO(make_model(Spaces(OBS, BOX, 0), config), config)
+    counters.clear()
+    learner.learn(random_batch(learner))
+    caches = counters["aot_autograd"] | counters["inductor"]
+    assert caches["autograd_cache_hit"] + caches["autograd_cache_miss"] == 1
+    assert not [name for name in caches if "bypass" in name]
