@@ -247,6 +247,7 @@ def test_noisy_layers_perturb_the_policy_anew_after_each_update_but_not_greedy_a
     pool.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["lstm", "transformer"])
 def test_a_network_over_time_remembers_what_is_no_longer_seen(network):
     """A memory-less policy gets 0.5."""

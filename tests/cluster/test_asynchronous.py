@@ -15,6 +15,8 @@ from tests.cluster.pools import make_engine, toy
 from tests.commands.test_train import metrics_of, summary_of
 from tests.conftest import run_command
 
+pytestmark = pytest.mark.slow  # these start runs, clusters or processes
+
 
 def make_asynchronous(env: str, samplers: int, lag: int, **settings):
     engine, weights = make_engine(toy(env, policy_lag=lag, **settings), samplers)

@@ -23,6 +23,8 @@ from rollout import Weights
 from tests.cluster.pools import SessionsInThreads, learners_side, make_engine, toy
 from tests.conftest import wait_until
 
+pytestmark = pytest.mark.slow  # these start runs, clusters or processes
+
 CONFIG = toy("ConstantReward")
 READY = pack({"episodes": []})  # what a session answers to the hello
 

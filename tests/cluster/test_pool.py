@@ -19,6 +19,8 @@ from settings.sources import preset
 from tests.cluster.pools import assert_equal, copy_of, make, toy
 from tests.conftest import processes_mentioning, wait_until
 
+pytestmark = pytest.mark.slow  # these start runs, clusters or processes
+
 
 def gathered(config: Config, samplers: int, engine: str = "local") -> list[Rollout]:
     """Copies of three rollouts, with a reset before the first and the last."""

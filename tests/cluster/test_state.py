@@ -65,6 +65,7 @@ def test_what_is_kept_does_not_show_the_number_of_samplers(env, settings):
         np.testing.assert_array_equal(array, kept[1][name], name)
 
 
+@pytest.mark.slow
 def test_a_lost_local_sampler_is_replaced_by_one_that_goes_on_where_all_stood():
     config = small("HalfCheetah-v4", {})
     pool, weights = make(config, 0)

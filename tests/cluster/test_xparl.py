@@ -19,7 +19,7 @@ from cluster.engines.xparl import cluster_cpus
 from tests.common.test_user_class import write_users_folder
 from tests.conftest import ROOT, cluster_processes, run_command, wait_until
 
-pytestmark = pytest.mark.xdist_group("xparl")  # these share one cluster
+pytestmark = [pytest.mark.xdist_group("xparl"), pytest.mark.slow]  # these share one cluster
 
 ENVIRONMENT = """
 import os, time

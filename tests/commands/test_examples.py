@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import shutil
 
+import pytest
+
 from tests.conftest import ROOT, run_command
+
+pytestmark = pytest.mark.slow  # these start runs, clusters or processes
 
 
 def test_the_custom_loop_collects_learns_and_saves(tmp_path):

@@ -53,6 +53,7 @@ def test_a_mistake_is_answered_in_one_line(flags, answer, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_setting_without_effect_is_said_once_in_a_run(tmp_path):
     done = run_command(
         "train.py", "--env", "CartPole-v1", "--train_total_steps", "512", "--samplers", "0",

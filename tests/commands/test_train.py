@@ -20,6 +20,8 @@ import yaml
 from common.checkpoint import load, load_newest
 from tests.conftest import ROOT, run_command, wait_until
 
+pytestmark = pytest.mark.slow  # these start runs, clusters or processes
+
 
 def summary_of(run_dir: Path) -> dict:
     return json.loads((run_dir / "summary.json").read_text())

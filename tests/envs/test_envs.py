@@ -169,6 +169,7 @@ def test_sticky_actions_are_as_the_id_says():
     assert not np.array_equal(frames("ALE/Pong-v5"), frames("PongNoFrameskip-v4"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env", ["tests.toy_envs:Counter", "CartPole-v1", "PongNoFrameskip-v4"])
 def test_a_rollout_is_what_a_scalar_environment_gives_for_its_actions(env):
     """Through the sampler: reset rows are invalid, and stacks of frames are rebuilt exactly."""
@@ -259,6 +260,7 @@ def test_with_episodic_life_a_lost_life_ends_an_episode_and_the_game_goes_on(env
     full.close()
 
 
+@pytest.mark.slow
 def test_with_episodic_life_logged_returns_are_those_of_full_games():
     config = Config(
         env="BreakoutNoFrameskip-v4", env_num=2, batch_size=1600, minibatch_size=2,

@@ -18,6 +18,7 @@ from tests.learning.test_returns import slow_vtrace
 from tests.test_agent import collect, make, small
 
 
+@pytest.mark.slow
 def test_endless_reward_cut_off_by_a_time_limit_is_worth_100():
     """Reward 1, limit 10, gamma 0.99: 1 / (1 - 0.99) where cutting off is not ending."""
     config = Config(

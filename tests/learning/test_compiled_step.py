@@ -28,6 +28,7 @@ class Learner:
         return total.detach()
 
 
+@pytest.mark.slow
 def test_torchs_own_switches_are_as_before_and_a_users_tanh_is_torchs():
     from torch._inductor.decomposition import decompositions, select_decomp_table
 
@@ -35,7 +36,7 @@ def test_torchs_own_switches_are_as_before_and_a_users_tanh_is_torchs():
     traces = torch._dynamo.config.trace_autograd_ops
     learner, eager = Learner(), Learner()
     step = Compiled(learner.step, graphs=False)
-    x = torch.linspace(-3, 3, 1000)
+    x = torch.linspace(-1, 3, 1000)  # not even about 0: sums of tanh would cancel
     for _ in range(3):
         torch.testing.assert_close(step((x,)), eager.step((x,)))
     torch.testing.assert_close(learner.weight, eager.weight)
@@ -60,6 +61,7 @@ def test_a_compile_that_fails_leaves_no_switch_behind():
     assert torch._dynamo.config.trace_autograd_ops == traces
 
 
+@pytest.mark.slow
 def test_torch_caches_the_whole_of_the_gradient_steps_compilation():
     """Otherwise every run starts some seconds later, for as long as nobody looks."""
     from torch._dynamo.utils import counters
