@@ -36,9 +36,9 @@ class SharedMemory:
             available = available_memory()
             if size > available:  # to reserve it would wake the kernel's OOM killer
                 raise OutOfSharedMemory(
-                    f"{_mib(size)} of shared memory are needed for two fragments, and"
-                    f" {_mib(available)} of memory are free: give a smaller --batch_size or fewer"
-                    f" --env_num, or more memory"
+                    f"{_mib(size)} of shared memory are needed, and {_mib(available)} of memory are"
+                    f" free: give fewer --env_num or a smaller --batch_size, which make fragments"
+                    f" smaller, or more memory"
                 )
             descriptor = os.memfd_create("dppo")
             os.posix_fallocate(descriptor, 0, size)
@@ -63,6 +63,8 @@ class SharedMemory:
 def available_memory(mount: Path = MOUNT, process: Path = PROCESS) -> int:
     """Bytes of memory that this process may still take: the machine's, or its control groups'.
 
+    A group's usage counts the kernel's copies of files, which it gives up when memory is needed.
+
     Args:
         mount, process: see `common.cgroups.groups`.
     """
@@ -71,8 +73,19 @@ def available_memory(mount: Path = MOUNT, process: Path = PROCESS) -> int:
         limit = words(group / "memory.max") or words(group / "memory.limit_in_bytes")
         usage = words(group / "memory.current") or words(group / "memory.usage_in_bytes")
         if limit and usage and limit != ["max"]:
-            available = min(available, max(0, int(limit[0]) - int(usage[0])))
+            used = int(usage[0]) - _cached_files(group)
+            available = min(available, max(0, int(limit[0]) - max(0, used)))
     return available
+
+
+def _cached_files(group: Path) -> int:
+    """Bytes of files that the kernel keeps for a group, and can give up."""
+    statistics = words(group / "memory.stat") or []
+    values = dict(zip(statistics[::2], map(int, statistics[1::2]), strict=True))
+    kinds = ("inactive_file", "active_file")
+    if "total_inactive_file" in values:  # version 1, where the plain names leave out inner groups
+        kinds = ("total_inactive_file", "total_active_file")
+    return sum(values.get(kind, 0) for kind in kinds)
 
 
 def _mib(size: int) -> str:

@@ -53,6 +53,9 @@ def vectorize(
         )
 
 
+_OWN = "own/"
+
+
 class ScalarEnvs(Environments, SyncVectorEnv):
     """Scalar environments that are stepped one after another.
 
@@ -94,7 +97,9 @@ class ScalarEnvs(Environments, SyncVectorEnv):
     def get_state(self) -> dict[str, np.ndarray]:
         if self._state is None or not self.saves_state:
             return super().get_state()
-        arrays = stacked(self._state.read(env) for env in self._inner)
+        # the environment's own names, apart from ours
+        own = stacked(self._state.read(env) for env in self._inner)
+        arrays = {f"{_OWN}{name}": array for name, array in own.items()}
         arrays["generator"] = np.stack([generator_words(env.np_random) for env in self._inner])
         arrays["elapsed"] = np.array(
             [0 if limit is None else limit._elapsed_steps for limit in self._limits], np.int64
@@ -109,8 +114,9 @@ class ScalarEnvs(Environments, SyncVectorEnv):
             super().set_state(arrays)
             return
         self.reset()  # gymnasium steps no environment that was never reset
+        own = {n.removeprefix(_OWN): a for n, a in arrays.items() if n.startswith(_OWN)}
         for i, env in enumerate(self._inner):
-            self._state.write(env, {name: array[i] for name, array in arrays.items()})
+            self._state.write(env, {name: array[i] for name, array in own.items()})
             env.np_random = generator_of(arrays["generator"][i])
             limit: Any = self._limits[i]
             if limit is not None:

@@ -228,10 +228,11 @@ class Saving(Masked):
     """Saves its state: the step, and the mask; its generator is saved for it."""
 
     def get_state(self) -> dict[str, np.ndarray]:
-        return {"t": np.asarray(self.t), "mask": self.mask.copy()}
+        # names that the project has too
+        return {"elapsed": np.asarray(self.t), "action_mask": self.mask.copy()}
 
     def set_state(self, arrays: dict[str, np.ndarray]) -> None:
-        self.t, self.mask = int(arrays["t"]), arrays["mask"].copy()
+        self.t, self.mask = int(arrays["elapsed"]), arrays["action_mask"].copy()
 
     def step(self, action: Any) -> Any:
         self.t += 1

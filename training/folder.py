@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from settings.config import Config, ConfigError
-from settings.sources import load_run
-from training.summary import note_resume, write_config
+from training.summary import write_config
 
 
 @contextlib.contextmanager
@@ -37,14 +36,12 @@ def run_folder(config: Config) -> Iterator[Path]:
             raise ConfigError(
                 f"run_dir cannot be used: {error.strerror}: {error.filename}; give another --run_dir"
             ) from None
-        if config.resume is not None:
-            note_resume(run_dir, load_run(run_dir), config)
-        elif (run_dir / "config.yaml").exists():
+        if config.resume is None and (run_dir / "config.yaml").exists():
             raise ConfigError(
                 f"run_dir {run_dir} already holds a run: go on with it by --resume {run_dir}, name"
                 f" another folder, or delete this one"
             )
-        else:
+        if config.resume is None:
             write_config(run_dir, config)
         yield run_dir
 

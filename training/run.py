@@ -22,12 +22,13 @@ from envs import Spaces
 from model import make_model
 from rollout import Rollout
 from settings.config import Config
+from settings.sources import load_run
 from training.collector import Collector, Start
 from training.evaluations import Evaluations
 from training.report import WINDOW, Report
 from training.resets import plan_resets
 from training.signals import StopSignals
-from training.summary import weights_digest, write_summary
+from training.summary import note_resume, weights_digest, write_summary
 
 
 class Run:
@@ -57,6 +58,7 @@ class Run:
         self.global_step = 0
         self._dropped_steps = 0  # of the pool's, how many are in global_step
         self.exit_reason = "error"
+        self._opened: contextlib.ExitStack | None = None  # until all parts of the run stand
         saved = self._restore() if config.resume is not None else None
         self.signals = StopSignals(self._abort)
         with contextlib.ExitStack() as opened:
@@ -78,6 +80,8 @@ class Run:
                 config, self.agent, self.pool, env_spaces.saves_state,
                 None if saved is None else Start.of(saved), resets.every, self.signals.interrupting,
             )  # fmt: skip
+            if config.resume is not None:  # only now: a resume that fails changes nothing
+                note_resume(run_dir, load_run(run_dir), config)
             self._opened = opened.pop_all()
         self._update_end = self._saved = time.monotonic()
         # the end of the first update, which may have compiled [s], and the steps taken until then
@@ -216,12 +220,16 @@ class Run:
     def __exit__(self, *error: object) -> None:
         """Save, summarise and close; where one of them fails, the others are done nevertheless."""
         with contextlib.ExitStack() as last:  # the last one pushed is done first
+            assert self._opened is not None
             last.push(self._opened)
             last.callback(self.summarize)
             last.callback(self.save)  # an update that failed has left no trace
 
     def _abort(self, reason: str) -> NoReturn:
         """End now, from within an update, in the state from before it."""
+        if self._opened is None:  # a part of the run takes long to start: nothing is to be saved
+            _end_children()
+            os._exit(130)
         self.exit_reason = reason
         self.__exit__()
         _end_children()

@@ -30,6 +30,24 @@ def test_memory_that_the_machine_has_not_is_refused_with_its_size():
         ("0::/job\n", {"job/memory.max": "3000", "job/memory.current": "1000"}, 2000),
         ("0::/job\n", {"memory.max": "3000", "memory.current": "4000"}, 0),
         (
+            "0::/job\n",
+            {
+                "job/memory.max": "3000",
+                "job/memory.current": "2900",
+                "job/memory.stat": "anon 400\nactive_file 1500\ninactive_file 900\n",
+            },
+            2500,
+        ),
+        (
+            "4:memory:/\n",
+            {
+                "memory/memory.limit_in_bytes": "3000",
+                "memory/memory.usage_in_bytes": "2900",
+                "memory/memory.stat": "inactive_file 0\ntotal_active_file 1000\ntotal_inactive_file 0\n",
+            },
+            1100,
+        ),
+        (
             "4:memory:/\n",
             {"memory/memory.limit_in_bytes": "3000", "memory/memory.usage_in_bytes": "1000"},
             2000,

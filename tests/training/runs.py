@@ -36,6 +36,7 @@ def running(*flags: str) -> Iterator[Run]:
             try:
                 yield run
             finally:
+                assert run._opened is not None
                 run._opened.close()
     finally:
         torch.set_num_threads(threads)

@@ -13,6 +13,7 @@ from common.sources import ROOT, digest, sources
 from settings.config import Config, ConfigError
 from settings.sources import load_run
 from training.folder import run_folder
+from training.summary import note_resume
 
 
 def config_for(run_dir: Path | None, **settings) -> Config:
@@ -75,8 +76,9 @@ def test_a_resume_is_noted_and_config_stays_as_it_was(tmp_path):
             load_run(tmp_path), resume=str(tmp_path), run_dir=str(tmp_path),
             train_total_steps=total, samplers=samplers,
         )  # fmt: skip
-        with run_folder(asked):
-            pass
+        with run_folder(asked):  # a resume that fails before its run stands changes nothing
+            assert load_run(tmp_path).train_total_steps == (1000 if samplers is None else 2000)
+            note_resume(tmp_path, load_run(tmp_path), asked)
     assert (tmp_path / "config.yaml").read_bytes() == before
     resumes = yaml.safe_load((tmp_path / "resumes.yaml").read_text())
     assert [resume["config"] for resume in resumes] == [
