@@ -62,8 +62,7 @@ class Run:
         saved = self._restore() if config.resume is not None else None
         self.signals = StopSignals(self._abort)
         with contextlib.ExitStack() as opened:
-            report = None if saved is None else saved.state["report"]
-            self.report = Report(run_dir, config, self.global_step, report)
+            self.report = Report(run_dir, config, self.global_step, saved and saved.state["report"])
             opened.callback(self.report.close)
             weights = self.agent.weights()
             self.pool = make_pool(config, model, weights)
@@ -227,14 +226,12 @@ class Run:
 
     def _abort(self, reason: str) -> NoReturn:
         """End now, from within an update, in the state from before it."""
-        if self._opened is None:  # a part of the run takes long to start: nothing is to be saved
-            _end_children()
-            os._exit(130)
-        self.exit_reason = reason
-        self.__exit__()
+        if self._opened is not None:  # otherwise the parts do not stand yet: nothing is to be saved
+            self.exit_reason = reason
+            self.__exit__()
         _end_children()
         sys.stdout.flush()
-        os._exit(0)
+        os._exit(0 if self._opened is not None else 130)
 
 
 def _reason_to_end(config: Config, progress: float, report: Report) -> str | None:
