@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from cluster.pool import Environments, Request
 from cluster.sampler import in_order
 from rollout import Rollout, Weights
 
+FRAGMENTS = 2**20  # more than a sampler collects between two resets
 _CLOSE_TIMEOUT_S = 2.0
 
 
@@ -39,7 +41,8 @@ class AsynchronousPool:
         self._ready: deque[Rollout] = deque()  # in the order of arrival
         self._error: BaseException | None = None
         self._is_closed = False
-        self._is_first = True  # no batch has been gathered yet
+        self._first = 0  # the number of each sampler's first fragment since the last reset
+        self._is_first = True  # no batch has been gathered since the last reset
         self._thread: threading.Thread | None = None
 
     @property
@@ -60,7 +63,9 @@ class AsynchronousPool:
     ) -> None:
         """Let the samplers go on under these weights.
 
-        The first request starts them, with a reset; `fragment` then decides their noise.
+        With `reset`, which the first request has, each sampler begins again once it has finished
+        its fragment: `fragment` then decides the noise, and no fragment from before is learned
+        from.
 
         Raises:
             ValueError: for `keep` or `restore`: at no time do all environments stand still.
@@ -69,9 +74,14 @@ class AsynchronousPool:
             raise ValueError("asynchronous samplers keep no state of their environments")
         with self._changed:
             self._weights = weights
-        if self._thread is None:
-            # each sampler numbers its own fragments, from here on
-            self._thread = threading.Thread(target=self._serve, args=(fragment << 20,), daemon=True)
+            if reset:  # each sampler numbers its own fragments, from here on
+                self._first, self._is_first = fragment * FRAGMENTS, True
+                self._drop(self._ready)
+                self._ready = deque()
+        if self._thread is not None:
+            self.engine.wake()  # there may be room for more fragments
+        else:
+            self._thread = threading.Thread(target=self._serve, daemon=True)
             self._thread.start()
 
     def gather(self) -> Rollout:
@@ -86,7 +96,12 @@ class AsynchronousPool:
             while True:
                 if self._error is not None:
                     raise self._error
-                self._drop_older_than(self._weights.version - self.lag)
+                oldest = self._weights.version - self.lag
+                old = [part for part in self._ready if part.policy_version < oldest]
+                if old:
+                    self._drop(old)
+                    self._ready = deque(p for p in self._ready if p.policy_version >= oldest)
+                    self.engine.wake()  # there is room for more fragments
                 if len(self._ready) >= self.samplers:
                     parts = [self._ready.popleft() for _ in range(self.samplers)]
                     break
@@ -97,18 +112,12 @@ class AsynchronousPool:
         rollout.reset = is_first
         return rollout
 
-    def _drop_older_than(self, version: int) -> None:
-        fresh: deque[Rollout] = deque()
-        for part in self._ready:
-            if part.policy_version >= version:
-                fresh.append(part)
-            else:
-                self.dropped += 1
-                self.dropped_steps += part.steps
-                self.dropped_episodes += len(part.episodes)
-        if len(fresh) < len(self._ready):
-            self._ready = fresh
-            self.engine.wake()  # there is room for more fragments
+    def _drop(self, parts: Iterable[Rollout]) -> None:
+        """Count fragments that nobody will learn from."""
+        for part in parts:
+            self.dropped += 1
+            self.dropped_steps += part.steps
+            self.dropped_episodes += len(part.episodes)
 
     def close(self) -> None:
         with self._changed:
@@ -118,41 +127,46 @@ class AsynchronousPool:
             self._thread.join(_CLOSE_TIMEOUT_S)  # it never waits for a fragment
         self.engine.close()
 
-    def _serve(self, fragment: int) -> None:
+    def _serve(self) -> None:
         """The thread: the only one that talks to the samplers."""
         try:
-            self._collect(fragment)
+            self._collect()
         except BaseException as error:  # whatever it is, `gather` raises it
             with self._changed:
                 self._error = error
                 self._changed.notify()
 
-    def _collect(self, fragment: int) -> None:
+    def _collect(self) -> None:
         idle = deque(range(self.samplers))
         requests: dict[int, Request] = {}  # in flight, by sampler
-        numbers = [fragment] * self.samplers
+        first, numbers = -1, [0] * self.samplers  # of each sampler's next fragment
         while True:
             with self._changed:
                 if self._is_closed:
                     return
                 weights = self._weights
+                if first != self._first:
+                    first, numbers = self._first, [self._first] * self.samplers
                 room = self.lag * self.samplers - len(self._ready) - len(requests)
             assert weights is not None
             self.engine.publish(weights)
             while idle and room > 0:
                 index = idle.popleft()
-                reset = numbers[index] == fragment
+                reset = numbers[index] == first
                 requests[index] = Request(numbers[index], reset, weights.version)
                 self.engine.send(index, requests[index])
                 numbers[index] += 1
                 room -= 1
             for index in self.engine.wait():  # `gather` and `close` end this wait too
-                part = self.engine.receive(index)
-                rollout = self._rollout(part, requests.pop(index), self.engine.ranges[index])
+                part, request = self.engine.receive(index), requests.pop(index)
+                rollout = self._rollout(part, request, self.engine.ranges[index])
                 idle.append(index)
                 with self._changed:
-                    self._ready.append(rollout)
-                    self._changed.notify()
+                    if request.fragment // FRAGMENTS == self._first // FRAGMENTS:
+                        self._ready.append(rollout)
+                        self._changed.notify()
+                    else:  # it was asked for before the last reset
+                        self._drop([rollout])
 
     def _rollout(self, part: Part, request: Request, envs: tuple[int, int]) -> Rollout:
         arrays = part.columns.arrays()

@@ -93,15 +93,31 @@ def save(
 ) -> None:
     """Write the checkpoint of an update, point `last` at it, and keep the newest `KEEP`.
 
+    Checkpoints of later updates were passed over when the run was resumed, as they are corrupt:
+    they are set aside as `corrupt-<update>`.
+
     Raises:
         CannotWrite: for a full disk and the like; the earlier checkpoints are still there.
     """
     folder = checkpoints / f"update-{update:08d}"
     write(folder, arrays, state)
     _point(checkpoints / "last", folder)
-    for earlier in _updates(checkpoints)[:-KEEP]:
-        _remove(earlier)
-        _remove(_old(earlier))
+    folders = _updates(checkpoints)
+    place = folders.index(folder) + 1
+    try:
+        for corrupt in folders[place:]:
+            aside = corrupt.with_name(corrupt.name.replace("update-", "corrupt-"))
+            if corrupt.exists():
+                _remove(aside)
+                corrupt.rename(aside)
+        for earlier in folders[: max(0, place - KEEP)]:
+            _remove(earlier)
+            _remove(_old(earlier))
+    except OSError as error:
+        raise CannotWrite(
+            f"old checkpoints in {checkpoints} cannot be removed: {error.strerror}:"
+            f" {error.filename}; the newest, {folder.name}, is whole"
+        ) from None
 
 
 def save_best(
@@ -185,6 +201,11 @@ def load_newest(checkpoints: Path) -> tuple[Checkpoint, list[str]]:
     raise BadCheckpoint(
         f"no good checkpoint in {checkpoints}: {reason}; delete the run's folder and start it anew"
     )
+
+
+def is_empty(checkpoints: Path) -> bool:
+    """Whether there is no checkpoint of an update, not even a corrupt one."""
+    return not _updates(checkpoints)
 
 
 def part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

@@ -5,12 +5,12 @@
     policy_lag 2+   the pool never rests: a request hands it newer weights, and a gather takes the
                     fragments that have arrived
 
-A fragment's number, with the seed, decides the noise that its actions are drawn from. There are
-three kinds of numbers, so that no two fragments of a run share one:
+A fragment's number, with the seed, decides the noise that its actions are drawn from. No two
+fragments of a run share one:
 
     k                 the fragment of update k
     2**32             `WARM_UP_FRAGMENT`, before the first update
-    k * 2**20 + n     policy_lag 2+: each sampler's n-th, in a run that began or resumed at update k
+    k * 2**20 + n     policy_lag 2+: each sampler's n-th since the reset that fragment k begins with
 """
 
 from __future__ import annotations

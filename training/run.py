@@ -59,7 +59,8 @@ class Run:
         self._dropped_steps = 0  # of the pool's, how many are in global_step
         self.exit_reason = "error"
         self._opened: contextlib.ExitStack | None = None  # until all parts of the run stand
-        saved = self._restore() if config.resume is not None else None
+        saved = self._restore()
+        self._is_new = saved is None
         self.signals = StopSignals(self._abort)
         with contextlib.ExitStack() as opened:
             self.report = Report(run_dir, config, self.global_step, saved and saved.state["report"])
@@ -91,7 +92,7 @@ class Run:
 
         A new run is saved before anything else, so that it can be resumed from then on.
         """
-        if self.config.resume is None:
+        if self._is_new:
             self.save()
         self.agent.compile(self.pool.spec)
         if self.config.warms_up and self.global_step == 0:
@@ -175,7 +176,16 @@ class Run:
         checkpoint.save(self.checkpoints, state["update"], arrays, state)
         self._saved = time.monotonic()
 
-    def _restore(self) -> checkpoint.Checkpoint:
+    def _restore(self) -> checkpoint.Checkpoint | None:
+        """Go on from the newest good checkpoint; None where the run has not begun yet."""
+        if self.config.resume is None:
+            return None
+        metrics = self.run_dir / "metrics.jsonl"
+        has_begun = metrics.exists() and metrics.stat().st_size > 0
+        if checkpoint.is_empty(self.checkpoints) and not has_begun:
+            print("train.py: the run was stopped before its first checkpoint: it begins now",
+                  file=sys.stderr)  # fmt: skip
+            return None
         saved, complaints = checkpoint.load_newest(self.checkpoints)
         for complaint in complaints:
             print(f"train.py: {complaint}; using the one before it", file=sys.stderr)
@@ -218,6 +228,7 @@ class Run:
 
     def __exit__(self, *error: object) -> None:
         """Save, summarise and close; where one of them fails, the others are done nevertheless."""
+        self.signals.ignore()
         with contextlib.ExitStack() as last:  # the last one pushed is done first
             assert self._opened is not None
             last.push(self._opened)

@@ -30,13 +30,15 @@ class StopSignals:
 
     def __init__(self, abort: Callable[[str], NoReturn]) -> None:
         self._asked: int | None = None
-        self._waiting = False
+        self._waiting = self._ignored = False
         self._abort = abort
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle)
         signal.signal(signal.SIGALRM, self._too_late)
 
     def _handle(self, number: int, frame: Any) -> None:
+        if self._ignored:
+            return
         self._asked = number
         if self._waiting:
             raise Stopped(number)
@@ -45,6 +47,11 @@ class StopSignals:
     def _too_late(self, number: int, frame: Any) -> None:
         assert self._asked is not None
         self._abort(Stopped(self._asked).reason)
+
+    def ignore(self) -> None:
+        """The run ends already, by itself or for a signal: from now on none disturbs that."""
+        self._ignored = True
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
     @contextlib.contextmanager
     def interrupting(self) -> Iterator[None]:

@@ -105,14 +105,16 @@ class XparlEngine(RemoteEngine):
             route.connect((socket.gethostbyname(host), port))
             # actors must reach this process at the address from which it reaches the master
             os.environ[HOST_VARIABLE] = route.getsockname()[0]
+        self._sources = sources()
+        self._version = digest(self._sources)
+        self._versions = versions(packages_of(family_of(config.env)))
+        files = users_files()  # may be refused: before there is a client whose threads go on
         parl = load_parl()
         parl.connect(config.xparl_addr)
         from parl.remote.client import get_global_client
 
-        get_global_client().pyfiles = users_files()
-        self._host, self._sources = parl.remote_class(make_host()), sources()
-        self._version = digest(self._sources)
-        self._versions = versions(packages_of(family_of(config.env)))
+        get_global_client().pyfiles = files
+        self._host = parl.remote_class(make_host())
         super().__init__(config, spec, samplers, start_timeout_s)
 
     def _start(self, index: int) -> Call:

@@ -14,6 +14,7 @@ from rollout import Weights
 from tests.cluster.pools import make_engine, toy
 from tests.commands.test_train import metrics_of, summary_of
 from tests.conftest import run_command
+from training.collector import WARM_UP_FRAGMENT
 
 pytestmark = pytest.mark.slow  # these start runs, clusters or processes
 
@@ -78,6 +79,26 @@ def test_a_late_fragment_is_dropped_from_between_others(tmp_path, monkeypatch):
     finally:
         pool.close()
     assert pool.dropped > 0
+
+
+def test_a_reset_begins_anew_and_leaves_what_was_collected_before_it():
+    first = []
+    for warms_up in (False, True):
+        pool, weights = make_asynchronous("ConstantReward", 1, 2)
+        try:
+            if warms_up:
+                pool.request(weights, WARM_UP_FRAGMENT, True)
+                pool.gather()
+                time.sleep(0.5)  # more of the same fragments become ready
+            pool.request(weights, 7, True)
+            first.append(pool.gather())
+            assert pool.gather().reset is False
+            assert (pool.dropped > 0) == warms_up
+        finally:
+            pool.close()
+    assert all(rollout.reset for rollout in first)
+    for name, array in first[0].arrays().items():
+        assert np.array_equal(array, first[1].arrays()[name]), name
 
 
 def test_a_slow_learner_drops_nothing():

@@ -58,6 +58,33 @@ def test_a_corrupt_checkpoint_is_named_and_the_one_before_it_used(tmp_path, file
     assert "update-00000002 is corrupt" in complaints[0]
 
 
+def test_corrupt_checkpoints_take_no_room_of_good_ones(tmp_path):
+    for update in (10, 20, 30, 40):
+        checkpoint.save(tmp_path, update, ARRAYS, {})
+    for corrupt in ("update-00000030", "update-00000040"):
+        (tmp_path / corrupt / "state.json").write_bytes(b"{")
+    assert checkpoint.load_newest(tmp_path)[0].path.name == "update-00000020"
+    checkpoint.save(tmp_path, 25, ARRAYS, {})
+    assert sorted(path.name for path in tmp_path.glob("*-*")) == [
+        "corrupt-00000030", "corrupt-00000040", "update-00000020", "update-00000025",
+    ]  # fmt: skip
+    newest, complaints = checkpoint.load_newest(tmp_path)
+    assert (newest.path.name, complaints) == ("update-00000025", [])
+
+
+def test_old_checkpoints_that_cannot_be_removed_are_said(tmp_path, monkeypatch):
+    for update in (1, 2, 3):
+        checkpoint.save(tmp_path, update, ARRAYS, {})
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", refuse)
+    with pytest.raises(CannotWrite, match="update-00000001; the newest, update-00000004, is whole"):
+        checkpoint.save(tmp_path, 4, ARRAYS, {})
+    assert checkpoint.load_newest(tmp_path)[0].path.name == "update-00000004"
+
+
 def test_without_a_good_checkpoint_the_way_out_is_named(tmp_path):
     with pytest.raises(BadCheckpoint, match="it holds none; delete the run's folder and start"):
         checkpoint.load_newest(tmp_path)

@@ -123,6 +123,19 @@ def test_a_run_can_be_resumed_from_its_start_and_after_so_many_minutes(tmp_path)
     assert updates == ["update-00000000", "update-00000000", "update-00000002"]
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_at_its_resume(tmp_path, capsys):
+    whole = weights_after(2, *CARTPOLE, "--run_dir", str(tmp_path / "whole"))
+    broken = tmp_path / "broken"
+    with running(*CARTPOLE, "--run_dir", str(broken)):
+        pass  # config.yaml is there, and no checkpoint
+    assert weights_after(2, "--resume", str(broken)) == whole
+    assert "before its first checkpoint: it begins now" in capsys.readouterr().err
+    # one that lost its checkpoints has not just begun
+    shutil.rmtree(broken / "checkpoints")
+    with pytest.raises(checkpoint.BadCheckpoint, match="it holds none"):
+        weights_after(2, "--resume", str(broken))
+
+
 def test_a_better_best_of_the_time_before_the_kill_is_kept(tmp_path):
     flags = (*CARTPOLE, "--test_episodes", "1", "--test_max_steps", "3", "--run_dir", str(tmp_path))
     weights_after(UPDATES_PER_CHECKPOINT, *flags)

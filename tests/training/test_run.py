@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 
 import pytest
 from gymnasium import spaces
@@ -14,7 +15,7 @@ from settings.config import Config
 from settings.sources import parse
 from tests.training.runs import SMALL, running
 from training.resets import plan_resets
-from training.signals import Stopped
+from training.signals import Stopped, StopSignals
 
 
 def metrics_of(run_dir) -> list[dict]:
@@ -35,6 +36,28 @@ def test_a_signal_in_the_last_evaluation_does_not_drop_the_last_update(tmp_path)
                 break
         assert run.agent.update == 2
     assert [line["update"] for line in metrics_of(tmp_path)] == [1, 2]
+
+
+def test_no_second_signal_disturbs_the_end(tmp_path, monkeypatch):
+    """The first one came in an update: its time for that runs out while the end saves."""
+    monkeypatch.setattr(StopSignals, "GRACE_S", 0.2)
+    saves = []
+    with running("--env", "CartPole-v1", *SMALL, "--run_dir", str(tmp_path)) as run:
+        next(run.collect())
+        save = run.save
+
+        def slow_save() -> None:
+            saves.append(1)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)
+            save()
+
+        monkeypatch.setattr(run, "save", slow_save)
+        os.kill(os.getpid(), signal.SIGTERM)
+        run.exit_reason = "sigterm"
+        run.__exit__()
+    assert saves == [1]
+    assert json.loads((tmp_path / "summary.json").read_text())["exit_reason"] == "sigterm"
 
 
 @pytest.mark.slow
