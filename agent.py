@@ -152,7 +152,8 @@ class PPOAgent(parl.Agent):
         rollout.valid[:] = True
         if rollout.action_mask is not None:
             rollout.action_mask[:] = True
-        rollout.env_ranges, rollout.reset = [(0, self.config.env_num)], True
+        rollout.env_ranges = [(0, self.config.env_num)]
+        rollout.reset = np.ones(self.config.env_num, bool)
         with self._undo.on_failure():
             self.learn(rollout, 0.0)
             self._undo.go_back()

@@ -94,7 +94,8 @@ class Rollout:
 
     `policy_version` is that of the weights that acted; where samplers had different ones, the mean.
     The first `carried` rows were in the fragment before it too.
-    `reset`: the environments were reset before the first row.
+    `reset` [N] bool: the environments that were reset before the first row.
+    An environment whose sampler was lost has no valid row; its columns repeat another's.
     `environments`, where it was asked for: all that samplers need to go on after the last row, by
     name; first axis N.
     `env_ranges` are the run's environments [first, last) whose columns stand side by side. One
@@ -113,7 +114,7 @@ class Rollout:
     state: np.ndarray | None = None
     policy_version: float = -1
     carried: int = 0
-    reset: bool = False
+    reset: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     episodes: list[Episode] = field(default_factory=list)
     environments: dict[str, np.ndarray] | None = None
     env_ranges: list[tuple[int, int]] = field(default_factory=list)

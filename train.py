@@ -38,7 +38,7 @@ def train(run: Run) -> str:
     try:
         for rollout in run.collect():
             start = time.perf_counter()
-            metrics = run.agent.learn(rollout, run.progress())
+            metrics = run.learn(rollout)
             times = {**run.collector.times, "time/learn": time.perf_counter() - start}
             over = run.record(rollout, metrics, times)
             if over is not None:

@@ -15,9 +15,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from cluster.engines.base import Engine, Part
 from cluster.pool import Environments, Request
 from cluster.sampler import in_order
+from cluster.supervisor import Outcome, Supervisor
 from rollout import Rollout, Weights
 
 FRAGMENTS = 2**20  # more than a sampler collects between two resets
@@ -28,13 +28,18 @@ class AsynchronousPool:
     """See `cluster.pool.SamplerPool`.
 
     Args:
-        engine: the samplers, each with as many environments as the others. Taken over.
+        supervisor: of the samplers, each with as many environments as the others. Taken over.
         lag: the greatest age of a fragment's policy, in updates.
+
+    Attributes:
+        rows_lost: steps of environments in the fragments of lost samplers.
     """
 
-    def __init__(self, engine: Engine, lag: int):
-        self.engine, self.name, self.spec = engine, engine.name, engine.spec
-        self.samplers, self.lag = engine.samplers, lag
+    def __init__(self, supervisor: Supervisor, lag: int):
+        self.supervisor, self.lag = supervisor, lag
+        self.engine = engine = supervisor.engine
+        self.name, self.spec, self.samplers = engine.name, engine.spec, engine.samplers
+        self.rows_lost = 0
         self.dropped = self.dropped_steps = self.dropped_episodes = 0
         self._changed = threading.Condition()  # guards everything below
         self._weights: Weights | None = None
@@ -42,16 +47,15 @@ class AsynchronousPool:
         self._error: BaseException | None = None
         self._is_closed = False
         self._first = 0  # the number of each sampler's first fragment since the last reset
-        self._is_first = True  # no batch has been gathered since the last reset
         self._thread: threading.Thread | None = None
 
     @property
     def samplers_alive(self) -> int:
-        return self.engine.samplers_alive
+        return self.supervisor.samplers_alive
 
     @property
     def restarts(self) -> int:
-        return self.engine.restarts
+        return self.supervisor.restarts
 
     def request(
         self,
@@ -75,11 +79,11 @@ class AsynchronousPool:
         with self._changed:
             self._weights = weights
             if reset:  # each sampler numbers its own fragments, from here on
-                self._first, self._is_first = fragment * FRAGMENTS, True
+                self._first = fragment * FRAGMENTS
                 self._drop(self._ready)
                 self._ready = deque()
         if self._thread is not None:
-            self.engine.wake()  # there may be room for more fragments
+            self.supervisor.wake()  # there may be room for more fragments
         else:
             self._thread = threading.Thread(target=self._serve, daemon=True)
             self._thread.start()
@@ -88,7 +92,7 @@ class AsynchronousPool:
         """Wait for a batch of fragments that are not too old: [T, env_num].
 
         Raises:
-            SamplerError: where a sampler failed or is gone; any error of the serving thread too.
+            SamplerError: where samplers are lost time and again; any error of the thread too.
         """
         with self._changed:
             if self._weights is None:
@@ -101,16 +105,13 @@ class AsynchronousPool:
                 if old:
                     self._drop(old)
                     self._ready = deque(p for p in self._ready if p.policy_version >= oldest)
-                    self.engine.wake()  # there is room for more fragments
+                    self.supervisor.wake()  # there is room for more fragments
                 if len(self._ready) >= self.samplers:
                     parts = [self._ready.popleft() for _ in range(self.samplers)]
                     break
                 self._changed.wait()
-            is_first, self._is_first = self._is_first, False
-        self.engine.wake()  # here too
-        rollout = _merge(parts)
-        rollout.reset = is_first
-        return rollout
+        self.supervisor.wake()  # here too
+        return _merge(parts)
 
     def _drop(self, parts: Iterable[Rollout]) -> None:
         """Count fragments that nobody will learn from."""
@@ -123,9 +124,9 @@ class AsynchronousPool:
         with self._changed:
             self._is_closed = True
         if self._thread is not None:
-            self.engine.wake()
+            self.supervisor.wake()
             self._thread.join(_CLOSE_TIMEOUT_S)  # it never waits for a fragment
-        self.engine.close()
+        self.supervisor.close()
 
     def _serve(self) -> None:
         """The thread: the only one that talks to the samplers."""
@@ -137,8 +138,7 @@ class AsynchronousPool:
                 self._changed.notify()
 
     def _collect(self) -> None:
-        idle = deque(range(self.samplers))
-        requests: dict[int, Request] = {}  # in flight, by sampler
+        idle = set(range(self.samplers))
         first, numbers = -1, [0] * self.samplers  # of each sampler's next fragment
         while True:
             with self._changed:
@@ -147,41 +147,46 @@ class AsynchronousPool:
                 weights = self._weights
                 if first != self._first:
                     first, numbers = self._first, [self._first] * self.samplers
-                room = self.lag * self.samplers - len(self._ready) - len(requests)
+                busy = self.samplers - len(idle)
+                room = self.lag * self.samplers - len(self._ready) - busy
             assert weights is not None
-            self.engine.publish(weights)
-            while idle and room > 0:
-                index = idle.popleft()
-                reset = numbers[index] == first
-                requests[index] = Request(numbers[index], reset, weights.version)
-                self.engine.send(index, requests[index])
-                numbers[index] += 1
-                room -= 1
-            for index in self.engine.wait():  # `gather` and `close` end this wait too
-                part, request = self.engine.receive(index), requests.pop(index)
-                rollout = self._rollout(part, request, self.engine.ranges[index])
-                idle.append(index)
-                with self._changed:
-                    if request.fragment // FRAGMENTS == self._first // FRAGMENTS:
-                        self._ready.append(rollout)
-                        self._changed.notify()
-                    else:  # it was asked for before the last reset
-                        self._drop([rollout])
+            self.supervisor.publish(weights)
+            for index in sorted(idle, key=numbers.__getitem__):
+                request = Request(numbers[index], numbers[index] == first, weights.version)
+                if room > 0 and self.supervisor.send(index, request):
+                    idle.remove(index)
+                    numbers[index] += 1
+                    room -= 1
+            for outcome in self.supervisor.wait():  # `gather` and `close` end this wait too
+                idle.add(outcome.index)
+                self._take_in(outcome)
 
-    def _rollout(self, part: Part, request: Request, envs: tuple[int, int]) -> Rollout:
+    def _take_in(self, outcome: Outcome) -> None:
+        index, request, part = outcome
+        first_env, last_env = self.engine.ranges[index]
+        if part is None:
+            self.rows_lost += self.spec.steps * (last_env - first_env)
+            return
         arrays = part.columns.arrays()
         if self.engine.slots is not None:  # the sampler writes there again
             arrays = {name: array.copy() for name, array in arrays.items()}
         rollout = Rollout.of(arrays)
-        rollout.policy_version, rollout.reset = request.version, request.reset
-        rollout.episodes, rollout.env_ranges = in_order(part.episodes), [envs]
-        return rollout
+        rollout.policy_version = request.version
+        rollout.reset = np.full(last_env - first_env, request.reset)
+        rollout.episodes, rollout.env_ranges = in_order(part.episodes), [(first_env, last_env)]
+        with self._changed:
+            if request.fragment // FRAGMENTS == self._first // FRAGMENTS:
+                self._ready.append(rollout)
+                self._changed.notify()
+            else:  # it was asked for before the last reset
+                self._drop([rollout])
 
 
 def _merge(parts: list[Rollout]) -> Rollout:
     """Fragments side by side, in their order of arrival."""
     arrays = [part.arrays() for part in parts]
     merged = Rollout.of({name: np.concatenate([a[name] for a in arrays], 1) for name in arrays[0]})
+    merged.reset = np.concatenate([part.reset for part in parts])
     merged.policy_version = float(np.mean([part.policy_version for part in parts]))
     merged.episodes = [episode for part in parts for episode in part.episodes]
     merged.env_ranges = [part.env_ranges[0] for part in parts]

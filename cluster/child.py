@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import Connection
@@ -19,6 +20,7 @@ from multiprocessing.connection import Connection
 from common.sources import ROOT
 
 CLOSE_TIMEOUT_S = 2.0
+PROGRESS_S = 0.5
 
 
 class ChildEnded(Exception):
@@ -138,8 +140,35 @@ def parent() -> tuple[Connection, list[int]]:
     return Connection(first), others
 
 
-def answer_all(connection: Connection, handle: Callable[[bytes], bytes]) -> None:
-    """In a child: answer every message until the parent closes the connection, or ends."""
+def answer_all(
+    connection: Connection,
+    handle: Callable[[bytes], bytes],
+    progress: Callable[[], object],
+    says: bytes,
+) -> None:
+    """In a child: answer every message until the parent closes the connection, or ends.
+
+    Args:
+        handle: makes the answer.
+        progress: its result changes while `handle` gets on.
+        says: the message that tells so, sent every `PROGRESS_S` seconds.
+    """
+    writing = threading.Lock()
+
+    def tell() -> None:
+        known = progress()
+        with contextlib.suppress(ConnectionError):
+            while True:
+                time.sleep(PROGRESS_S)
+                now = progress()
+                if now != known:
+                    known = now
+                    with writing:
+                        connection.send_bytes(says)
+
+    threading.Thread(target=tell, daemon=True).start()
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
-            connection.send_bytes(handle(connection.recv_bytes()))
+            answer = handle(connection.recv_bytes())
+            with writing:
+                connection.send_bytes(answer)

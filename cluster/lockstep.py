@@ -3,15 +3,21 @@
 Consumes weights, which `request` hands to all samplers at once, and produces whole rollouts, for
 which `gather` waits. Two rollouts exist, so the learner may read one while the samplers fill the
 other: a gathered rollout stays valid until the second `request` after it.
+
+A sampler that is lost, or that is given up as a straggler, leaves its columns of the fragment
+without valid rows. The others are learned from at once.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
-from cluster.engines.base import Engine, Part
+from cluster.engines.base import Part
 from cluster.pool import Environments, Request
 from cluster.sampler import in_order
+from cluster.supervisor import Outcome, Supervisor
 from rollout import Rollout, Weights
 
 
@@ -19,25 +25,32 @@ class LockstepPool:
     """See `cluster.pool.SamplerPool`.
 
     Args:
-        engine: the samplers. Taken over.
+        supervisor: of the samplers. Taken over.
+
+    Attributes:
+        rows_lost: steps of environments that fragments lack.
     """
 
-    dropped = dropped_steps = dropped_episodes = 0  # all fragments are waited for
+    dropped = dropped_steps = dropped_episodes = 0  # no fragment comes too late
 
-    def __init__(self, engine: Engine):
-        self.engine, self.name, self.spec = engine, engine.name, engine.spec
-        self.samplers = engine.samplers
-        envs = engine.config.env_num
-        self._slots = engine.slots or [Rollout.empty(self.spec, envs) for _ in range(2)]
+    def __init__(self, supervisor: Supervisor):
+        self.supervisor = supervisor
+        self.engine = engine = supervisor.engine
+        self.name, self.spec, self.samplers = engine.name, engine.spec, engine.samplers
+        self.rows_lost = 0
+        self._slots = engine.slots or [
+            Rollout.empty(self.spec, engine.config.env_num) for _ in "12"
+        ]
         self._in_flight: Request | None = None
+        self._asked: set[int] = set()
 
     @property
     def samplers_alive(self) -> int:
-        return self.engine.samplers_alive
+        return self.supervisor.samplers_alive
 
     @property
     def restarts(self) -> int:
-        return self.engine.restarts
+        return self.supervisor.restarts
 
     def request(
         self,
@@ -47,7 +60,7 @@ class LockstepPool:
         keep: bool = False,
         restore: Environments | None = None,
     ) -> None:
-        """Ask every sampler for its part of a fragment. Returns at once."""
+        """Ask every sampler that is there for its part of a fragment. Returns at once."""
         if self._in_flight is not None:
             raise RuntimeError(f"fragment {self._in_flight.fragment} has not been gathered yet")
         envs = self.engine.config.env_num
@@ -57,39 +70,83 @@ class LockstepPool:
                     f"restore has {name!r} of {len(array)} environments, but env_num is {envs}"
                 )
         self._in_flight = Request(fragment, reset, weights.version, keep, restore)
-        self.engine.publish(weights)
-        for index in range(self.samplers):
-            self.engine.send(index, self._in_flight)
+        self.supervisor.publish(weights)
+        self._asked = self._ask(self._in_flight)
+
+    def _ask(self, request: Request) -> set[int]:
+        return {i for i in range(self.samplers) if self.supervisor.send(i, request)}
 
     def gather(self) -> Rollout:
         """Wait for the fragment that was requested: [T, env_num].
 
         Raises:
-            SamplerError: where any sampler failed or is gone, whichever is noticed first.
+            SamplerError: where samplers are lost time and again.
         """
         request, self._in_flight = self._in_flight, None
         if request is None:
             raise RuntimeError("nothing was requested")
-        slot = self._slots[request.fragment % 2]
-        parts: dict[int, Part] = {}
-        while len(parts) < self.samplers:
-            for index in self.engine.wait():
-                parts[index] = self.engine.receive(index)
-                if self.engine.slots is None:
-                    _copy(parts[index].columns, slot.columns(*self.engine.ranges[index]))
-        config = self.engine.config
-        rollout = Rollout.of(slot.arrays())
-        rollout.policy_version, rollout.reset = request.version, request.reset
+        config, slot = self.engine.config, self._slots[request.fragment % 2]
+        answers: dict[int, Outcome] = {}
+        attempts: Counter[int] = Counter()
+        waiting = self._asked
+        enough = self.samplers * (config.straggler_share or 1.0)
+        while (waiting and len(answers) < enough) or not answers:
+            waiting = waiting or self._ask(request)  # all were lost: whoever is there again
+            for outcome in self.supervisor.wait():
+                index = outcome.index
+                waiting.discard(index)
+                if outcome.part is not None:
+                    answers[index] = outcome
+                    if self.engine.slots is None:
+                        _copy(outcome.part.columns, slot.columns(*self.engine.ranges[index]))
+                    continue
+                attempts[index] += 1
+                again = request._replace(attempt=attempts[index])
+                alone = not waiting and not answers
+                if config.on_loss == "collect_again" or alone:
+                    waiting |= {index} if self.supervisor.send(index, again, waits=True) else set()
+        for index in waiting:
+            self.supervisor.give_up(index)
+        return self._rollout(request, slot, [answers[index] for index in sorted(answers)])
+
+    def _rollout(self, request: Request, slot: Rollout, answers: list[Outcome]) -> Rollout:
+        """The fragment, of the answers in the order of the samplers."""
+        config, ranges = self.engine.config, self.engine.ranges
+        parts = [answer.part for answer in answers if answer.part is not None]
+        arrays = slot.arrays()
+        if len(parts) < self.samplers:
+            there = np.concatenate([np.arange(*ranges[answer.index]) for answer in answers])
+            arrays = _without(arrays, there, config.env_num)
+            self.rows_lost += self.spec.steps * (config.env_num - len(there))
+        rollout = Rollout.of(arrays)
+        rollout.policy_version = request.version
         rollout.carried = 0 if request.reset else config.carried_steps
-        rollout.episodes = in_order(e for part in parts.values() for e in part.episodes)
+        rollout.reset = np.zeros(config.env_num, bool)
+        for answer in answers:
+            rollout.reset[slice(*ranges[answer.index])] = answer.request.reset
+        rollout.episodes = in_order(episode for part in parts for episode in part.episodes)
         rollout.env_ranges = [(0, config.env_num)]
-        if request.keep:
-            rollout.environments = _side_by_side([parts[i] for i in range(self.samplers)])
+        if request.keep and len(parts) == self.samplers:
+            rollout.environments = _side_by_side(parts)
         return rollout
 
     def close(self) -> None:
         self._slots = []
-        self.engine.close()
+        self.supervisor.close()
+
+
+def _without(arrays: dict[str, np.ndarray], there: np.ndarray, envs: int) -> dict[str, np.ndarray]:
+    """A copy of a fragment in which only some environments have valid rows.
+
+    The others' columns repeat those that are there, because a gradient through numbers that no
+    environment gave might be NaN, though its weight is 0. A straggler may still be writing its own.
+    """
+    filled = there[np.arange(envs) % len(there)]
+    filled[there] = there
+    copies = {name: array[:, filled] for name, array in arrays.items()}
+    lost = np.setdiff1d(np.arange(envs), there)
+    copies["valid"][:, lost] = False
+    return copies
 
 
 def _copy(source: Rollout, target: Rollout) -> None:

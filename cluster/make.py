@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from cluster.asynchronous import AsynchronousPool
 from cluster.engines.base import Engine
 from cluster.engines.inline import InlineEngine
@@ -9,27 +11,31 @@ from cluster.engines.local import LocalEngine
 from cluster.lockstep import LockstepPool
 from cluster.pool import SamplerPool
 from cluster.sampler import spec_of
+from cluster.supervisor import Supervisor
 from common.cores import usable_cores
 from model import ActorCritic
 from rollout import Weights
 from settings.config import Config
 
 
-def make_pool(config: Config, model: ActorCritic, weights: Weights) -> SamplerPool:
+def make_pool(
+    config: Config, model: ActorCritic, weights: Weights, say: Callable[[str], None] = print
+) -> SamplerPool:
     """Start samplers, and schedule them as `policy_lag` says.
 
     Args:
         model: the learner's; samplers make copies of their own.
         weights: any of the model's, for their size.
+        say: prints a sentence for the user, about samplers that were lost.
 
     Raises:
         UserError: where the samplers cannot be started, with the remedy.
     """
-    engine = make_engine(config, model, weights)
+    supervisor = Supervisor(make_engine(config, model, weights), say)
     # one sampler in the learner's own process leaves nothing to be asynchronous with
     if config.policy_lag > 1 and config.samplers != 0:
-        return AsynchronousPool(engine, config.policy_lag)
-    return LockstepPool(engine)
+        return AsynchronousPool(supervisor, config.policy_lag)
+    return LockstepPool(supervisor)
 
 
 def make_engine(config: Config, model: ActorCritic, weights: Weights) -> Engine:

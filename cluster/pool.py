@@ -17,7 +17,31 @@ Environments = dict[str, np.ndarray]
 
 
 class SamplerError(UserError):
-    """A sampler failed. The message names it and says why."""
+    """The samplers cannot go on. The message names one and says why."""
+
+
+class Lost(Exception):
+    """What was asked of a sampler will not come: the sampler is of no use any more.
+
+    Args:
+        reason: what became of it, or the traceback of its error.
+        cause: the error in a line, the same for the same error; "" where there was none.
+        where: the fragment's step at which it came, or None.
+        not_finite: the error was a number that is not finite.
+        final: the error says what the user has to do: another sampler would not help.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        cause: str = "",
+        where: int | None = None,
+        not_finite: bool = False,
+        final: bool = False,
+    ):
+        super().__init__(reason)
+        self.reason, self.cause, self.where = reason, cause, where
+        self.not_finite, self.final = not_finite, final
 
 
 class Request(NamedTuple):
@@ -29,6 +53,7 @@ class Request(NamedTuple):
         version: of the weights.
         keep: answer with `Environments` too.
         restore: go on from these `Environments`, of the whole run, instead of from a reset.
+        attempt: how often this part of the fragment was lost before. It changes the noise.
     """
 
     fragment: int
@@ -36,6 +61,7 @@ class Request(NamedTuple):
     version: int
     keep: bool = False
     restore: Environments | None = None
+    attempt: int = 0
 
 
 class SamplerPool(Protocol):
@@ -67,6 +93,11 @@ class SamplerPool(Protocol):
         """How many samplers were started in place of lost ones."""
         ...
 
+    @property
+    def rows_lost(self) -> int:
+        """Steps of environments that fragments lack, because samplers were lost or given up."""
+        ...
+
     def request(
         self,
         weights: Weights,
@@ -90,7 +121,7 @@ class SamplerPool(Protocol):
         """Wait for a rollout: [T, env_num].
 
         Raises:
-            SamplerError: where a sampler failed or is gone.
+            SamplerError: where samplers fail time and again.
         """
         ...
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from cluster.wire import group, prefixed
 from common.randomness import draw_noise, stream
-from envs import BadEnvironment, make_vec_env, spaces_of_vec_env
+from envs import BadEnvironment, NotFiniteNumber, make_vec_env, spaces_of_vec_env
 from model import ActorCritic, make_model
 from rollout import Episode, Rollout, RolloutSpec
 from settings.config import Config
@@ -50,6 +50,14 @@ def spec_of(model: ActorCritic, config: Config) -> RolloutSpec:
     )  # fmt: skip
 
 
+def _again(attempt: int) -> tuple[int, ...]:
+    """Counters of a stream that make it another one where a fragment is collected again.
+
+    The zeros keep it apart from those of fragments whose number takes two words.
+    """
+    return (0, 0, attempt) if attempt else ()
+
+
 class Sampler:
     """Steps the environments [first, last) of a run.
 
@@ -71,23 +79,28 @@ class Sampler:
         self._length = np.zeros(envs, np.int64)
         self._state = self.model.initial_state(envs)  # before `_obs`
         self._tail: dict[str, np.ndarray] = {}
+        self.progress = (-1, -1)  # the fragment that was begun last, and the step in it
         self.model.prepare_to_act()
 
-    def collect(self, fragment: int, reset: bool, out: Rollout) -> list[TimedEpisode]:
+    def collect(
+        self, fragment: int, reset: bool, out: Rollout, attempt: int = 0
+    ) -> list[TimedEpisode]:
         """Fill `out` with the next T steps under the current weights.
 
         Args:
             fragment: the fragment's number in the run; with the seed it determines all noise.
             reset: reset every environment first, with seeds derived from `fragment`.
             out: [T, last - first], overwritten.
+            attempt: another number gives the same fragment other noise and other seeds.
 
         Raises:
-            BadEnvironment: for NaN or infinity in an observation or a reward.
+            NotFiniteNumber: for NaN or infinity in an observation, an action or a reward.
         """
+        self.progress = (fragment, -1)
         if reset:
-            self._reset(fragment)
+            self._reset(fragment, attempt)
         carried = 0 if reset else self._restore_tail(out)
-        noise = self._noise(fragment, self.spec.steps - carried)
+        noise = self._noise(fragment, attempt, self.spec.steps - carried)
         distribution = self.model.distribution
         extras: dict[tuple[int, int], dict[str, float] | None] = {}
         stack = self.spec.frame_stack
@@ -96,6 +109,7 @@ class Sampler:
         if out.state is not None:
             out.state[0] = self._state
         for t in range(carried, self.spec.steps):
+            self.progress = (fragment, t)
             out.obs[t] = self._obs[:, -1] if stack else self._obs
             # the policy sees observations as they are stored, so that the learner sees the same bits
             mask = self.venv.action_mask if out.action_mask is not None else None
@@ -178,8 +192,8 @@ class Sampler:
     def close(self) -> None:
         self.venv.close()
 
-    def _reset(self, fragment: int) -> None:
-        generator = stream("reset", self.config.seed, fragment)
+    def _reset(self, fragment: int, attempt: int) -> None:
+        generator = stream("reset", self.config.seed, fragment, *_again(attempt))
         seeds = generator.integers(2**31 - 1, size=self.config.env_num)
         self._obs, _ = self.venv.reset(seed=seeds[self.first : self.last].tolist())
         self._resetting[:] = False
@@ -187,23 +201,27 @@ class Sampler:
         self._return[:] = 0.0
         self._length[:] = 0
 
-    def _noise(self, fragment: int, steps: int) -> np.ndarray:
+    def _noise(self, fragment: int, attempt: int, steps: int) -> np.ndarray:
         """This sampler's columns [steps, N, ...] of the noise of all the run's environments."""
         distribution = self.model.distribution
-        generator = stream("action", self.config.seed, fragment)
+        generator = stream("action", self.config.seed, fragment, *_again(attempt))
         shape = (steps, self.config.env_num, *distribution.noise_shape)
         noise = draw_noise(generator, distribution.noise, shape)
         return noise[:, self.first : self.last]
 
     def _refuse_not_finite(self, out: Rollout) -> None:
-        for name, array in (("reward", out.reward), ("observation", out.obs)):
+        for name, array in (
+            ("reward", out.reward),
+            ("observation", out.obs),
+            ("action", out.action),
+        ):
             if array.dtype == np.uint8 or np.isfinite(array.sum()):
                 continue
             where = np.argwhere(~np.isfinite(array))
             if not len(where):
                 continue  # finite values whose sum overflowed
             t, n = where[0][:2]
-            raise BadEnvironment(
+            raise NotFiniteNumber(
                 f"{name} of environment {self.first + n} ({self.config.env}) is"
                 f" {array[tuple(where[0])]} at step {t} of the fragment (sampler {self.index}):"
                 f" an environment must give finite numbers"

@@ -4,7 +4,8 @@
     hello: settings, first, last, index   ->    builds a `Sampler`
                                           <-    answer without episodes: it is ready
     request: fragment, reset, keep        ->    collects
-      (weights, environments)             <-    answer: episodes (rollout, environments)
+      (weights, environments)             <-    `PROGRESS`, now and then, while it makes steps
+                                          <-    answer: episodes (rollout, environments)
     ...                                         an error is an answer too
 
 Messages have the format of `cluster.wire`. Arrays in brackets travel in the message, unless the two
@@ -20,12 +21,15 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from cluster import wire
-from cluster.pool import Environments, Request, SamplerError
+from cluster.pool import Environments, Lost, Request
 from cluster.sampler import Sampler, TimedEpisode
-from envs import BadEnvironment
+from common.errors import UserError
+from envs import NotFiniteNumber
+from envs.scalar import where_it_failed
 from rollout import Rollout
 from settings.config import Config
 
+PROGRESS = b""  # the message of a sampler that has made steps since the one before
 _WEIGHTS, _ROLLOUT, _ENVIRONMENTS = "weights/", "rollout/", "environments/"
 
 
@@ -68,10 +72,13 @@ class Session:
             if self._sampler is None:
                 return self._start(meta)
             return self._collect(self._sampler, meta, arrays)
-        except BadEnvironment as error:
-            return wire.pack({"error": str(error)})
-        except Exception:
-            return wire.pack({"error": traceback.format_exc()})
+        except Exception as error:
+            return wire.pack({"lost": describe(error, self._sampler)})
+
+    @property
+    def progress(self) -> object:
+        """It changes with every step that the sampler makes."""
+        return None if self._sampler is None else self._sampler.progress
 
     def _start(self, hello: Mapping[str, Any]) -> bytes:
         import torch
@@ -94,11 +101,26 @@ class Session:
         if request["restore"]:
             sampler.restore(wire.group(_ENVIRONMENTS, arrays))
         out = self._slots[request["fragment"] % len(self._slots)]
-        episodes = sampler.collect(request["fragment"], request["reset"], out)
+        episodes = sampler.collect(request["fragment"], request["reset"], out, request["attempt"])
         answer = wire.prefixed(_ROLLOUT, out.arrays()) if shared is None else {}
         if request["keep"]:
             answer |= wire.prefixed(_ENVIRONMENTS, sampler.state())
         return wire.pack({"episodes": episodes}, answer)
+
+
+def describe(error: Exception, sampler: Sampler | None) -> dict[str, Any]:
+    """The arguments of `Lost` for an error that a sampler's environments or policy raised."""
+    told: dict[str, Any] = {"reason": str(error), "cause": f"{type(error).__name__}: {error}"}
+    if isinstance(error, UserError):
+        not_finite = isinstance(error, NotFiniteNumber)
+        return told | {"not_finite": not_finite, "final": not not_finite}
+    text = traceback.format_exc()
+    if sampler is None:
+        return told | {"reason": text}
+    (fragment, step), env = sampler.progress, where_it_failed(error)
+    envs = f"s {sampler.first} to {sampler.last - 1}" if env is None else f" {sampler.first + env}"
+    place = f"at step {step} of fragment {fragment}, in environment{envs}"
+    return told | {"reason": f"{place}:\n{text}", "where": step}
 
 
 def pack_hello(config: Config, first: int, last: int, index: int, **more: Any) -> bytes:
@@ -113,26 +135,29 @@ def pack_hello(config: Config, first: int, last: int, index: int, **more: Any) -
 
 def pack_request(request: Request, weights: Mapping[str, np.ndarray]) -> bytes:
     """A request for a fragment, with the weights where these are not in shared memory."""
-    meta = {"fragment": request.fragment, "reset": request.reset, "keep": request.keep}
     restore = request.restore
+    meta = {
+        "fragment": request.fragment,
+        "reset": request.reset,
+        "keep": request.keep,
+        "restore": restore is not None,
+        "attempt": request.attempt,
+    }
     arrays = wire.prefixed(_WEIGHTS, weights) | wire.prefixed(_ENVIRONMENTS, restore or {})
-    return wire.pack(meta | {"restore": restore is not None}, arrays)
+    return wire.pack(meta, arrays)
 
 
-def read_answer(message: bytes, sampler: str) -> Answer:
+def read_answer(message: bytes) -> Answer:
     """What a sampler answered.
 
-    Args:
-        sampler: its name, for the error.
-
     Raises:
-        SamplerError: where it answered with an error, or with something else than an answer.
+        Lost: where it answered with an error, or with something else than an answer.
     """
     try:
         meta, arrays = wire.unpack(message)
     except wire.WireError as error:
-        raise SamplerError(f"{sampler} gave an answer that cannot be read: {error}") from None
-    if "error" in meta:
-        raise SamplerError(f"{sampler}: {meta['error']}")
+        raise Lost(f"it gave an answer that cannot be read: {error}") from None
+    if "lost" in meta:
+        raise Lost(**meta["lost"])
     episodes = [TimedEpisode(*row) for row in meta["episodes"]]
     return Answer(episodes, wire.group(_ROLLOUT, arrays), wire.group(_ENVIRONMENTS, arrays) or None)

@@ -69,7 +69,7 @@ def _fits(value: Any, wanted: Any) -> bool:
 def _in_words(name: str, wanted: Any) -> str:
     if isinstance(wanted, Switch):
         return name if wanted is ON else f"no {name}"
-    return f"{name} {' or '.join(wanted) if isinstance(wanted, tuple) else wanted}"
+    return f"{name} {' or '.join(map(str, wanted)) if isinstance(wanted, tuple) else wanted}"
 
 
 def needs(hint: Any) -> Iterator[Needs]:

@@ -29,6 +29,10 @@ class BadEnvironment(UserError):
     """An environment that cannot be made, or that gives what no policy can learn from."""
 
 
+class NotFiniteNumber(BadEnvironment):
+    """An observation, an action or a reward is NaN or infinite. The message says whose, and when."""
+
+
 class WrongOption(UserError):
     """A setting of an environment family that breaks a rule. The message has the remedy."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces, wrappers
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, sync_vector_env
 
 from envs.convention import BadEnvironment, Environments, UnsupportedEnv
 from envs.state import ScalarState, generator_of, generator_words, stacked
@@ -124,6 +124,17 @@ class ScalarEnvs(Environments, SyncVectorEnv):
         self._autoreset_envs[:] = arrays["ended"]
         if self.action_mask is not None:
             self.action_mask[:] = arrays["action_mask"]
+
+
+def where_it_failed(error: BaseException) -> int | None:
+    """Which of a vector's environments raised an error, where they are stepped one by one."""
+    trace = error.__traceback__
+    while trace is not None:
+        frame = trace.tb_frame
+        if frame.f_code.co_filename == sync_vector_env.__file__:  # gymnasium's loop counts by i
+            return frame.f_locals.get("i")
+        trace = trace.tb_next
+    return None
 
 
 def not_drawn(env: str, reason: str) -> BadEnvironment:

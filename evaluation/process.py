@@ -24,7 +24,7 @@ from model import build_model
 from rollout import Weights
 from settings.config import Config
 
-PATIENCE_S = 300.0  # an environment that makes no step for so long is taken to hang
+SHORTEST_PATIENCE_S = 60.0  # the process has to start and to build its environment first
 _LOOKS_EVERY_S = 0.05  # the process, whether it was told to abandon an evaluation
 
 
@@ -47,7 +47,6 @@ class Evaluator:
         config: the run's settings.
         weights: any of the model's, for their size.
         say: prints a sentence for the user, about an evaluation that was lost.
-        patience_s: how long an evaluation may make no step [s].
 
     Attributes:
         lost: how many evaluations were given up; `say` was told of each.
@@ -58,9 +57,9 @@ class Evaluator:
         config: Config,
         weights: Weights,
         say: Callable[[str], None],
-        patience_s: float = PATIENCE_S,
     ):
-        self._config, self._say, self.patience_s = config, say, patience_s
+        self._config, self._say = config, say
+        self.patience_s = max(config.sampler_timeout, SHORTEST_PATIENCE_S)
         self._memory = SharedMemory(len(wire.pack({}, weights.arrays)) + 4096)
         self._running: tuple[Weights, int] | None = None
         self._waiting: tuple[Weights, int] | None = None

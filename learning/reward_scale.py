@@ -39,20 +39,19 @@ class RewardTransform:
         Args:
             error: RND's for obs[t + 1] [T, N], or None without it.
         """
-        if rollout.reset:
-            self.scaler.restart()
-            self.bonus_scaler.restart()
         reward, ranges, carried = rollout.reward, rollout.env_ranges, rollout.carried
+        reset = rollout.reset
         if self._transform == "sign":
             reward = np.sign(reward)
         elif self._transform == "return_std":
             ended = rollout.terminated | rollout.truncated
-            reward = self.scaler(reward, ended, rollout.valid, ranges, carried)
+            reward = self.scaler(reward, ended, rollout.valid, reset, ranges, carried)
         if error is None:
             return Rewards(reward)
         # intrinsic returns go on over the ends of episodes: nothing is over for curiosity
-        never, always = np.zeros(error.shape, bool), np.ones(error.shape, bool)
-        return Rewards(reward, self.bonus_scaler(error, never, always, ranges, carried))
+        never = np.zeros(error.shape, bool)
+        there = np.broadcast_to(rollout.valid.any(0), error.shape)  # no sampler was lost
+        return Rewards(reward, self.bonus_scaler(error, never, there, reset, ranges, carried))
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The running scales: arrays, and counters that JSON can hold."""
@@ -110,10 +109,6 @@ class ReturnScaler:
         self.running = np.zeros(envs, np.float64)
         self.count, self.mean, self.var = 0.0, 0.0, 1.0
 
-    def restart(self) -> None:
-        """Start every stream anew, because the environments were reset."""
-        self.running[:] = 0.0
-
     def moments(self) -> list[float]:
         """Count, mean and variance of the discounted returns so far."""
         return [self.count, self.mean, self.var]
@@ -124,13 +119,14 @@ class ReturnScaler:
         self.count, self.mean, self.var = moments
 
     def __call__(
-        self, reward: np.ndarray, ended: np.ndarray, valid: np.ndarray,
+        self, reward: np.ndarray, ended: np.ndarray, valid: np.ndarray, reset: np.ndarray,
         env_ranges: list[tuple[int, int]], carried: int = 0,
     ) -> np.ndarray:  # fmt: skip
         """Update with a fragment's raw rewards [T, N]; return them scaled, float32.
 
         Args:
             ended, valid: [T, N] bool; an invalid row's reward is not counted.
+            reset: [N] bool, the environments whose streams begin anew.
             env_ranges: the environments [first, last) of the columns, from left to right and from
                 earlier to later.
             carried: how many of the first rows an earlier fragment had too. They were counted
@@ -148,6 +144,7 @@ class ReturnScaler:
         parts, left = [], 0
         for first, last in env_ranges:
             columns = slice(left, left + last - first)
+            self.running[first:last][reset[columns]] = 0.0
             parts.append(
                 _discounted_returns(
                     reward[new, columns], ended[new, columns], valid[new, columns],

@@ -63,6 +63,17 @@ class Cluster:
     samplers: Natural | None = None
     """Sampler processes or remote actors. 0: in the learner's own process. Default: the cores,
     or the cluster's free CPUs; at most env_num."""
+    sampler_timeout: Positive = 60.0
+    """A sampler that makes no step for so long [s] is lost: it is ended, and replaced."""
+    on_loss: Annotated[Literal["go_on", "collect_again"], Needs(policy_lag=(0, 1))] = "go_on"
+    """Where a sampler is lost: learn from the others' parts of the fragment, or wait until its
+    replacement has collected its part again."""
+    straggler_share: Annotated[PositiveShare | None, Needs(policy_lag=(0, 1))] = None
+    """Close a fragment once this share of the samplers has given its part (Wijmans et al. 2020,
+    arXiv 1911.00357, where it is 0.6); the others' is left out. Default: wait for all."""
+    nan: Literal["go_on", "stop"] = "go_on"
+    """On NaN or infinity: refuse the sampler's part of the fragment, or the update, and go on, or
+    end the run. The weights never hold one."""
 
 
 @dataclass

@@ -11,6 +11,7 @@ from algorithm import PPO
 from cluster.engines.inline import InlineEngine
 from cluster.lockstep import LockstepPool
 from cluster.sampler import spec_of
+from cluster.supervisor import Supervisor
 from envs import spaces_of
 from learning.batches import Batches
 from model import make_model
@@ -22,7 +23,9 @@ from settings.sources import preset
 def make(config: Config, algorithm: type[PPO] = PPO) -> tuple[PPOAgent, LockstepPool]:
     model = make_model(spaces_of(config.env, **config.env_options()), config)
     spec = spec_of(model, config)
-    return PPOAgent(algorithm(model, config), config), LockstepPool(InlineEngine(config, spec))
+    return PPOAgent(algorithm(model, config), config), LockstepPool(
+        Supervisor(InlineEngine(config, spec), print)
+    )
 
 
 def small(env: str, **settings) -> Config:
@@ -221,7 +224,7 @@ def test_a_bonus_is_for_what_is_new_and_wears_off():
     agent.initialize_normalizer(rollout)
     bonuses = []
     for update in range(40):
-        rollout.reset = update == 0
+        rollout.reset = np.full(rollout.reward.shape[1], update == 0)
         bonuses.append(agent.learn(rollout, 0.0)["intrinsic_reward"])
     assert bonuses[-1] < 0.5 * bonuses[0]
     known = torch.from_numpy(rollout.obs[:-1]).flatten(0, 1)

@@ -118,7 +118,9 @@ class Report:
         rate = (step - from_step) / max(window[-1][0] - before, 1e-9)
         mean_return = metrics["episode_return_mean"]
         shown = "-" if mean_return is None else f"{mean_return:.1f}"
-        losses = f"policy {metrics['loss/policy']:+.4f} value {metrics['loss/value']:.4f}"
+        losses = "refused"  # an update of NaN has none
+        if "loss/policy" in metrics:
+            losses = f"policy {metrics['loss/policy']:+.4f} value {metrics['loss/value']:.4f}"
         if self._progress:
             self._progress.update(
                 self._progress.task_ids[0],

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import psutil
 import torch
 
-from agent import PPOAgent
+from agent import NotFinite, PPOAgent
 from algorithm import PPO
 from cluster.make import make_pool
 from common import checkpoint
@@ -29,6 +29,8 @@ from training.report import WINDOW, Report
 from training.resets import plan_resets
 from training.signals import StopSignals
 from training.summary import note_resume, weights_digest, write_summary
+
+_REFUSED_LIMIT = 5  # updates in a row that came to NaN or infinity: the next ones would too
 
 
 class Run:
@@ -58,6 +60,7 @@ class Run:
         self.global_step = 0
         self._dropped_steps = 0  # of the pool's, how many are in global_step
         self.exit_reason = "error"
+        self._refused = self._refused_in_a_row = 0  # updates
         self._opened: contextlib.ExitStack | None = None  # until all parts of the run stand
         saved = self._restore()
         self._is_new = saved is None
@@ -66,7 +69,7 @@ class Run:
             self.report = Report(run_dir, config, self.global_step, saved and saved.state["report"])
             opened.callback(self.report.close)
             weights = self.agent.weights()
-            self.pool = make_pool(config, model, weights)
+            self.pool = make_pool(config, model, weights, self.report.say)
             opened.callback(self.pool.close)
             self.evaluations = Evaluations(
                 config, self.checkpoints, weights, self.global_step, self.report.say
@@ -98,6 +101,25 @@ class Run:
         if self.config.warms_up and self.global_step == 0:
             self._count(self.collector.warm_up())
         return self.collector.collect(lambda steps: self.progress(steps) < 1.0)
+
+    def learn(self, rollout: Rollout) -> dict[str, float]:
+        """Do one update; its metrics, or none where it was refused because of NaN or infinity.
+
+        Raises:
+            NotFinite: for a refused update where `nan` is stop, and for the fifth in a row.
+        """
+        try:
+            metrics = self.agent.learn(rollout, self.progress())
+        except NotFinite as error:
+            self._refused_in_a_row += 1
+            if self.config.nan == "stop" or self._refused_in_a_row == _REFUSED_LIMIT:
+                raise
+            self.report.say(f"an update was refused: {error}")
+            self.agent.update += 1  # the weights and all else are as they were
+            self._refused += 1
+            return {}
+        self._refused_in_a_row = 0
+        return metrics
 
     def progress(self, steps: int = 0) -> float:
         """Share of the run that is over after so many more steps, in [0, 1]."""
@@ -155,6 +177,8 @@ class Run:
             "dropped_episodes": self.pool.dropped_episodes,
             "samplers_alive": self.pool.samplers_alive,
             "restarts": self.pool.restarts,
+            "rows_lost": self.pool.rows_lost,
+            "refused_updates": self._refused,
         }
 
     def _save_is_due(self) -> bool:

@@ -70,8 +70,11 @@ class ActorSession:
                 if here[name] != theirs
             ]
             if differing:
-                return wire.pack({"error": f"this worker has {', '.join(differing)}: install the"
-                                           f" project's requirements.txt there"})  # fmt: skip
+                reason = (
+                    f"this worker has {', '.join(differing)}: install the project's"
+                    f" requirements.txt there"
+                )
+                return wire.pack({"lost": {"reason": reason, "final": True}})
             from cluster.session import Session  # only now: it imports these packages
 
             self._session = Session()

@@ -1,25 +1,27 @@
 """What an engine is: samplers that run somewhere, and how to reach each of them.
 
-An engine does not know when a sampler is asked: that is the schedule's to decide.
+An engine does not know when a sampler is asked: that is the schedule's to decide. It tells of a
+sampler that is lost, and can end it and start another; when that is done is the supervisor's to
+decide.
 """
 
 from __future__ import annotations
 
 import abc
-import sys
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from cluster.pool import Environments, Request
+from cluster.pool import Environments, Lost, Request
 from cluster.sampler import TimedEpisode
-from cluster.session import pack_request
+from cluster.session import PROGRESS, pack_request, read_answer
 from rollout import Rollout, RolloutSpec, Weights, spread
 from settings.config import Config
 
-SILENCE_S = 120.0  # a sampler that works on one fragment for longer is named to the user
+START_TIMEOUT_S = 180.0  # to import, to build the environments, to compile what they need
+FIRST_STEP_TIMEOUT_S = 60.0  # the first step may start a Java machine, or compile
 
 
 class Part(NamedTuple):
@@ -45,19 +47,23 @@ class Engine(abc.ABC):
         ranges: the environments [first, last) of each sampler.
         slots: two rollouts [T, env_num] in which the samplers' parts lie in place, side by side:
             those of fragment k in slot k % 2. None where parts come in messages.
-        restarts: how many samplers were started in place of lost ones.
+        works_aside: whether samplers work while nobody waits for them.
+        starting: the samplers that have not said yet that they are ready.
     """
 
     name: str
+    kind = "sampler process"  # what a sampler is called in messages
     slots: list[Rollout] | None = None
+    works_aside = True
 
     def __init__(self, config: Config, spec: RolloutSpec, samplers: int):
         self.config, self.spec = config, spec
         self.ranges = spread(config.env_num, samplers, config.envs_together)
-        self.restarts = 0
-        self._starting: set[int] = set()  # have not said that they are ready: meanwhile we compile
+        self.starting: set[int] = set()
         self._requests: dict[int, Request] = {}  # what each busy sampler works on
-        self._since: dict[int, float] = {}  # when it was asked; without those named as silent
+        self._heard: dict[int, float] = {}  # when a sampler last began something, or made a step
+        self._stepped: set[int] = set()  # samplers that have made a step since their start
+        self._answers: dict[int, bytes | Lost] = {}  # those that `receive` has not taken yet
         self._weights: Weights | None = None
         self._packed: tuple[Request, Weights | None, bytes] | None = None
 
@@ -65,74 +71,97 @@ class Engine(abc.ABC):
     def samplers(self) -> int:
         return len(self.ranges)
 
-    @property
-    @abc.abstractmethod
-    def samplers_alive(self) -> int:
-        """How many samplers are there to work."""
+    def request(self, index: int) -> Request | None:
+        """What sampler `index` works on; None where it is idle."""
+        return self._requests.get(index)
 
     def publish(self, weights: Weights) -> None:
         """The weights of all requests that are sent from now on."""
         self._weights = weights
 
     def send(self, index: int, request: Request) -> None:
-        """Ask sampler `index`, which must be idle. Returns at once."""
+        """Ask sampler `index`, which must be idle or starting. Returns at once."""
         if index in self._requests:
             raise RuntimeError(f"sampler {index} has not given its last answer yet")
-        self._requests[index], self._since[index] = request, time.monotonic()
+        self._requests[index] = request
+        if index not in self.starting:
+            self._heard[index] = time.monotonic()
         self._send(index, request)
 
     @abc.abstractmethod
     def answered(self, timeout: float | None) -> list[int]:
-        """Samplers that have answered; `receive` is called for each of them.
+        """Samplers that have answered or are lost; `receive` is called for each of them.
 
         Args:
             timeout: how long to wait for one [s]; None: for ever. It also ends with `wake`.
-
-        Raises:
-            SamplerError: where any sampler could not be started, or is gone.
         """
 
     def receive(self, index: int) -> Part:
         """The answer of sampler `index`, which has come.
 
         Raises:
-            SamplerError: where it failed.
+            Lost: where the sampler is gone, or answered with an error.
         """
-        request = self._requests.pop(index)
-        self._since.pop(index, None)
-        return self._receive(index, request)
+        answer = self._answers.pop(index)
+        request = self._requests.pop(index, None)
+        if isinstance(answer, Lost):
+            raise answer
+        if request is None:
+            raise Lost("it answered without having been asked")
+        return self._part(index, request, answer)
 
-    def wait(self, silence_s: float = SILENCE_S) -> list[int]:
-        """Like `answered`, but name to the user, once a request, the samplers that are silent."""
-        ready = self.answered(silence_s)
-        before = time.monotonic() - silence_s
-        idle = self._starting.union(ready)
-        silent = [i for i, asked in self._since.items() if asked < before and i not in idle]
-        if silent:
-            for index in silent:
-                del self._since[index]
-            print(
-                f"no answer for {silence_s:g} s from sampler {', '.join(map(str, silent))}: a step"
-                f" of its environments takes long, or hangs",
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
-        return ready
+    def note(self, index: int, message: bytes | Lost) -> bool:
+        """Take in a message of sampler `index`, or its end; whether `receive` has one to give."""
+        self._heard[index] = time.monotonic()
+        if isinstance(message, bytes) and message == PROGRESS:
+            self._stepped.add(index)
+            return False
+        if index in self.starting and isinstance(message, bytes):
+            try:
+                read_answer(message)
+            except Lost as lost:
+                message = lost
+            else:
+                self.starting.remove(index)
+                return False
+        if index in self._requests:
+            self._stepped.add(index)
+        self._answers[index] = message
+        return True
 
-    def _is_ready(self, index: int) -> None:
-        """Note that sampler `index` has started: now it begins with the request that it has."""
-        self._starting.remove(index)
-        if index in self._since:
-            self._since[index] = time.monotonic()
+    def overdue(self) -> dict[int, float]:
+        """Samplers that have been silent for too long, and for how long that is [s]."""
+        now = time.monotonic()
+        limits = {i: self._patience(i) for i in self.starting | self._requests.keys()}
+        late = {i: s for i, s in limits.items() if now - self._heard[i] > s}
+        return {i: s for i, s in late.items() if i not in self._answers}
 
-    def restart(self, index: int) -> None:
-        """Start a fresh sampler in place of one that is lost, or that hangs.
+    def _patience(self, index: int) -> float:
+        """How long sampler `index`, which has something to do, may be silent [s]."""
+        if index in self.starting:
+            return START_TIMEOUT_S
+        limit = self.config.sampler_timeout
+        return limit if index in self._stepped else max(limit, FIRST_STEP_TIMEOUT_S)
 
-        It is idle, and its environments are new: its next request has to reset or restore them.
-        """
+    def end(self, index: int) -> None:
+        """End sampler `index` for good, whatever it is doing, and forget what it was asked."""
         self._requests.pop(index, None)
-        self._since.pop(index, None)
-        self._restart(index)
-        self.restarts += 1
+        self._answers.pop(index, None)
+        self.starting.discard(index)
+        self._end(index)
+
+    def start(self, index: int) -> None:
+        """Start sampler `index`. Returns at once.
+
+        Its environments are new: its first request has to reset or restore them.
+
+        Raises:
+            OSError: where it cannot be started now.
+        """
+        self._stepped.discard(index)
+        self._start(index)
+        self.starting.add(index)
+        self._heard[index] = time.monotonic()
 
     @abc.abstractmethod
     def wake(self) -> None:
@@ -143,13 +172,22 @@ class Engine(abc.ABC):
         """Release the samplers, whatever they are doing. Waits 2 s at most."""
 
     @abc.abstractmethod
+    def _start(self, index: int) -> None: ...
+
+    @abc.abstractmethod
+    def _end(self, index: int) -> None: ...
+
+    @abc.abstractmethod
     def _send(self, index: int, request: Request) -> None: ...
 
-    @abc.abstractmethod
-    def _receive(self, index: int, request: Request) -> Part: ...
+    def _part(self, index: int, request: Request, message: bytes) -> Part:
+        """The part that an answer brings.
 
-    @abc.abstractmethod
-    def _restart(self, index: int) -> None: ...
+        Raises:
+            Lost: where it is an error, or cannot be read.
+        """
+        answer = read_answer(message)
+        return Part(Rollout.of(answer.arrays), answer.episodes, answer.environments)
 
     def _message(self, request: Request, weights: Weights | None) -> bytes:
         """A request in bytes, packed once for all samplers that get the same."""

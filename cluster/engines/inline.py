@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from cluster.engines.base import Engine, Part
-from cluster.pool import Request, SamplerError
+from cluster.pool import Lost, Request
 from cluster.sampler import Sampler
-from envs import BadEnvironment
+from cluster.session import describe
 from rollout import Rollout, RolloutSpec
 from settings.config import Config
 
@@ -15,16 +15,13 @@ from settings.config import Config
 class InlineEngine(Engine):
     """See `Engine`."""
 
-    name = "inline"
+    name = kind = "inline"
+    works_aside = False
 
     def __init__(self, config: Config, spec: RolloutSpec):
         super().__init__(config, spec, samplers=1)
         self.slots: list[Rollout] = [Rollout.empty(spec, config.env_num) for _ in range(2)]
         self._sampler = Sampler(config, 0, config.env_num)
-
-    @property
-    def samplers_alive(self) -> int:
-        return 1
 
     def _send(self, index: int, request: Request) -> None:
         assert self._weights is not None, "no weights were published"
@@ -33,23 +30,30 @@ class InlineEngine(Engine):
     def answered(self, timeout: float | None) -> list[int]:
         return list(self._requests)
 
-    def _receive(self, index: int, request: Request) -> Part:
+    def receive(self, index: int) -> Part:
+        request, sampler = self._requests.pop(index), self._sampler
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as in every other engine: more would sum in another order
         try:
             if request.restore is not None:
-                self._sampler.restore(request.restore)
+                sampler.restore(request.restore)
             out = self.slots[request.fragment % 2]
-            episodes = self._sampler.collect(request.fragment, request.reset, out)
-            return Part(out, episodes, self._sampler.state() if request.keep else None)
-        except BadEnvironment as error:
-            raise SamplerError(f"sampler 0: {error}") from None
+            episodes = sampler.collect(request.fragment, request.reset, out, request.attempt)
+            return Part(out, episodes, sampler.state() if request.keep else None)
+        except Exception as error:  # an environment may raise anything
+            raise Lost(**describe(error, sampler)) from error
         finally:
             torch.set_num_threads(threads)
 
-    def _restart(self, index: int) -> None:
-        self._sampler.close()
+    def _start(self, index: int) -> None:
         self._sampler = Sampler(self.config, 0, self.config.env_num)
+
+    def start(self, index: int) -> None:
+        super().start(index)
+        self.starting.clear()  # it is ready at once
+
+    def _end(self, index: int) -> None:
+        self._sampler.close()
 
     def wake(self) -> None:
         pass  # `answered` never waits

@@ -16,9 +16,9 @@ import numpy as np
 from cluster import wire
 from cluster.child import Child, ChildEnded, answer_all, close_all, parent
 from cluster.engines.base import Engine, Part
-from cluster.pool import Request, SamplerError
+from cluster.pool import Lost, Request
 from cluster.sampler import Sampler
-from cluster.session import Answer, Session, pack_hello, read_answer
+from cluster.session import PROGRESS, Session, pack_hello, read_answer
 from cluster.shared_memory import SharedMemory
 from rollout import Rollout, RolloutSpec, Weights
 from settings.config import Config
@@ -52,21 +52,25 @@ class LocalEngine(Engine):
         self._selector = selectors.DefaultSelector()
         self._waker = os.eventfd(0)
         self._selector.register(self._waker, selectors.EVENT_READ, None)
-        self._children = [self._start(index) for index in range(samplers)]
+        self._children: dict[int, Child] = {}
+        for index in range(samplers):
+            self.start(index)
 
-    def _start(self, index: int) -> Child:
+    def _start(self, index: int) -> None:
         block = self._blocks[index % len(self._blocks)]
         # the learner is waited for by all: with fewer cores than processes it goes first
         child = Child(__name__, [self._rollouts.descriptor, block.descriptor], niceness=5)
-        first, last = self.ranges[index]
-        child.send(pack_hello(self.config, first, last, index))
+        self._children[index] = child
+        with contextlib.suppress(ChildEnded):  # `answered` reports it
+            child.send(pack_hello(self.config, *self.ranges[index], index))
         self._selector.register(child, selectors.EVENT_READ, index)
-        self._starting.add(index)
-        return child
 
-    @property
-    def samplers_alive(self) -> int:
-        return sum(child.what_became_of_it() is None for child in self._children)
+    def _end(self, index: int) -> None:
+        child = self._children.pop(index, None)
+        if child is not None:
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(child)
+            child.kill()
 
     def _send(self, index: int, request: Request) -> None:
         self._write_weights(index % len(self._blocks))
@@ -89,36 +93,29 @@ class LocalEngine(Engine):
         for key, _ in self._selector.select(timeout):
             if key.data is None:
                 os.eventfd_read(self._waker)
-            elif key.data in self._starting or key.data not in self._requests:
-                self._answer(key.data)  # the hello's; of an idle sampler there is none: it ended
-                self._is_ready(key.data)
-            else:
+            elif self.note(key.data, self._read(key.data)):
                 ready.append(key.data)
         return ready
 
-    def _answer(self, index: int) -> Answer:
+    def _read(self, index: int) -> bytes | Lost:
+        child = self._children[index]
         try:
-            message = self._children[index].receive()
-        except ChildEnded as error:
-            raise SamplerError(f"sampler {index} is lost: {error}") from None
-        return read_answer(message, f"sampler {index}")
+            return child.receive()
+        except ChildEnded as ended:
+            self._selector.unregister(child)  # it would be ready for ever
+            return Lost(str(ended))
 
-    def _receive(self, index: int, request: Request) -> Part:
-        answer = self._answer(index)
+    def _part(self, index: int, request: Request, message: bytes) -> Part:
+        answer = read_answer(message)
         columns = self._columns[request.fragment % 2][index]
         return Part(columns, answer.episodes, answer.environments)
-
-    def _restart(self, index: int) -> None:
-        self._selector.unregister(self._children[index])
-        self._children[index].kill()
-        self._children[index] = self._start(index)
 
     def wake(self) -> None:
         os.eventfd_write(self._waker, 1)
 
     def close(self) -> None:
         self._selector.close()
-        close_all(self._children)
+        close_all(self._children.values())
         os.close(self._waker)
         self.slots, self._columns = [], []
         for memory in (self._rollouts, *self._blocks):
@@ -147,7 +144,8 @@ class LearnersMemory:
 def serve() -> None:
     """Run a sampler process; its descriptors are those of the rollouts and of the weights."""
     connection, (rollouts, weights) = parent()
-    answer_all(connection, Session(LearnersMemory(rollouts, weights)).handle)
+    session = Session(LearnersMemory(rollouts, weights))
+    answer_all(connection, session.handle, lambda: session.progress, PROGRESS)
 
 
 def _pack(weights: Weights) -> bytes:

@@ -13,7 +13,7 @@ import threading
 import time
 
 from cluster.engines.actor import make_host, packages_of, users_files, versions
-from cluster.engines.remote import START_TIMEOUT_S, Call, RemoteEngine
+from cluster.engines.remote import Call, RemoteEngine
 from cluster.session import pack_hello
 from common.errors import UserError
 from common.sources import digest, sources
@@ -92,13 +92,7 @@ class XparlEngine(RemoteEngine):
 
     name = "xparl"
 
-    def __init__(
-        self,
-        config: Config,
-        spec: RolloutSpec,
-        samplers: int,
-        start_timeout_s: float = START_TIMEOUT_S,
-    ):
+    def __init__(self, config: Config, spec: RolloutSpec, samplers: int):
         assert config.xparl_addr is not None
         host, port = _split(config.xparl_addr)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
@@ -115,9 +109,9 @@ class XparlEngine(RemoteEngine):
 
         get_global_client().pyfiles = files
         self._host = parl.remote_class(make_host())
-        super().__init__(config, spec, samplers, start_timeout_s)
+        super().__init__(config, spec, samplers)
 
-    def _start(self, index: int) -> Call:
+    def _make(self, index: int) -> Call:
         return self._host(self._version, self._sources).call
 
     def _hello(self, index: int) -> bytes:

@@ -20,4 +20,4 @@ def serve() -> None:
         answers = {"echo": rest, "niceness": os.nice(0), "leads": os.getpgid(0) == os.getpid()}
         return str(answers[word]).encode()
 
-    answer_all(connection, handle)
+    answer_all(connection, handle, lambda: None, b"")

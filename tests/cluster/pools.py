@@ -15,6 +15,7 @@ from cluster.engines.remote import Call, RemoteEngine
 from cluster.lockstep import LockstepPool
 from cluster.sampler import spec_of
 from cluster.session import Session
+from cluster.supervisor import Supervisor
 from envs import spaces_of
 from model import make_model
 from rollout import Rollout, RolloutSpec, Weights
@@ -36,12 +37,11 @@ class SessionsInThreads(RemoteEngine):
         spec: RolloutSpec,
         samplers: int,
         starts: dict[int, Callable[[], Call]] | None = None,
-        start_timeout_s: float = 60.0,
     ):
         self.starts = starts or {}
-        super().__init__(config, spec, samplers, start_timeout_s)
+        super().__init__(config, spec, samplers)
 
-    def _start(self, index: int) -> Call:
+    def _make(self, index: int) -> Call:
         return self.starts[index]() if index in self.starts else Session().handle
 
 
@@ -68,7 +68,7 @@ def make_engine(config: Config, samplers: int, engine: str = "local") -> tuple[E
 
 def make(config: Config, samplers: int, engine: str = "local") -> tuple[LockstepPool, Weights]:
     made, weights = make_engine(config, samplers, engine)
-    return LockstepPool(made), weights
+    return LockstepPool(Supervisor(made, print)), weights
 
 
 def copy_of(rollout: Rollout) -> Rollout:
@@ -77,7 +77,8 @@ def copy_of(rollout: Rollout) -> Rollout:
 
 
 def assert_equal(one: Rollout, two: Rollout) -> None:
-    assert (one.policy_version, one.reset) == (two.policy_version, two.reset)
+    assert one.policy_version == two.policy_version
+    assert np.array_equal(one.reset, two.reset)
     assert one.episodes == two.episodes
     assert list(one.arrays()) == list(two.arrays())
     for name, array in one.arrays().items():

@@ -91,6 +91,6 @@ def test_the_packages_that_must_match_are_the_familys():
 def test_an_actor_with_other_packages_is_refused_by_name():
     theirs = versions(packages_of("mujoco")) | {"numba": "0.1", "mujoco": "0.2"}
     meta, _ = wire.unpack(ActorSession().handle(wire.pack({"versions": theirs})))
-    assert "(the learner has 0.1)" in meta["error"]
-    assert "(the learner has 0.2)" in meta["error"]
-    assert "torch" not in meta["error"]
+    assert "(the learner has 0.1)" in meta["lost"]["reason"]
+    assert "(the learner has 0.2)" in meta["lost"]["reason"]
+    assert "torch" not in meta["lost"]["reason"]

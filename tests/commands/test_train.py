@@ -266,12 +266,29 @@ def test_bad_input_is_one_clear_error(flags, complaint, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+NOT_A_NUMBER = (
+    "train.py", "--env", "tests.toy_envs:NotANumberReward", "--env_num", "4", "--batch_size", "64",
+    "--minibatch_size", "32", "--test_episodes", "1", "--test_max_steps", "9", "--samplers", "2",
+)  # fmt: skip
+
+
+def test_a_run_goes_on_without_the_parts_that_hold_nan(tmp_path):
+    done = run_command(
+        *NOT_A_NUMBER, "--train_total_steps", "600", "--run_dir", str(tmp_path / "run")
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(
+        r"sampler \d .* lost its part of a fragment: reward of environment", done.stdout
+    )
+    last = metrics_of(tmp_path / "run")[-1]
+    assert last["rows_lost"] > 0
+    assert (last["restarts"], last["refused_updates"]) == (0, 0)
+    assert last["global_step"] >= 600
+
+
 def test_nan_ends_the_run_with_its_place_and_clean_weights(tmp_path):
     run_dir = tmp_path / "run"
-    done = run_command(
-        "train.py", "--env", "tests.toy_envs:NotANumberReward", "--env_num", "4", "--batch_size",
-        "64", "--minibatch_size", "32", "--run_dir", str(run_dir),
-    )  # fmt: skip
+    done = run_command(*NOT_A_NUMBER, "--nan", "stop", "--run_dir", str(run_dir))
     assert done.returncode == 2
     assert re.search(r"reward of environment \d", done.stderr)
     assert "at step" in done.stderr

@@ -85,7 +85,7 @@ def test_environments_without_a_state_are_reset_where_a_checkpoint_is_exact(tmp_
         assert "one checkpoint in 2" in run.remark
         resets = []
         for rollout in run.collect():
-            resets.append(rollout.reset)
+            resets.append(bool(rollout.reset.all()))
             run.record(rollout, run.agent.learn(rollout, run.progress()), {})
             if run.agent.update == 8:
                 break

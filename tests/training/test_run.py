@@ -7,15 +7,18 @@ import os
 import signal
 import time
 
+import numpy as np
 import pytest
 from gymnasium import spaces
 
+from agent import NotFinite
 from envs import Spaces
 from settings.config import Config
 from settings.sources import parse
 from tests.training.runs import SMALL, running
 from training.resets import plan_resets
 from training.signals import Stopped, StopSignals
+from training.summary import weights_digest
 
 
 def metrics_of(run_dir) -> list[dict]:
@@ -58,6 +61,25 @@ def test_no_second_signal_disturbs_the_end(tmp_path, monkeypatch):
         run.__exit__()
     assert saves == [1]
     assert json.loads((tmp_path / "summary.json").read_text())["exit_reason"] == "sigterm"
+
+
+def test_an_update_of_nan_is_refused_and_the_fifth_in_a_row_ends_the_run(tmp_path, capsys):
+    with running("--env", "CartPole-v1", *SMALL, "--run_dir", str(tmp_path)) as run:
+        refused = []
+        for rollout in run.collect():
+            before = weights_digest(run.agent)
+            if run.agent.update != 1:
+                rollout.reward[:] = np.nan
+            if run.agent.update == 6:  # the first was refused; the one after it was not
+                with pytest.raises(NotFinite):
+                    run.learn(rollout)
+                break
+            metrics = run.learn(rollout)
+            assert (weights_digest(run.agent) == before) == (metrics == {})
+            run.record(rollout, metrics, {})
+            refused.append(metrics_of(tmp_path)[-1]["refused_updates"])
+    assert refused == [1, 1, 2, 3, 4, 5]
+    assert "an update was refused: " in capsys.readouterr().out
 
 
 @pytest.mark.slow
