@@ -15,15 +15,18 @@ for each environment step.
 |-----------|----------------------|----------------------|------------------------|--------------------------|
 | sampler   | weights, a request   | its columns of a     | the next request       | the pool's request; the  |
 |           |                      | rollout, episodes    |                        | learner's end ends it    |
-| pool      | samplers' answers    | rollouts             | lockstep: every answer | an answer, the loss of a |
-|           |                      |                      | asynchronous: as many  | sampler, a signal        |
-|           |                      |                      | as there are samplers  |                          |
+| pool      | outcomes: parts or   | rollouts             | lockstep: the outcome  | an outcome, a signal     |
+|           | losses               |                      | of each sampler asked  |                          |
+|           |                      |                      | asynchronous: as many  |                          |
+|           |                      |                      | parts as samplers      |                          |
+| supervisor| samplers' answers,   | outcomes; a sampler  | nothing for longer     | an answer, the end of a  |
+|           | their end or silence | for each lost one    | than half a second     | process, the clock       |
 | learner   | rollouts, scores     | weights, checkpoints | a rollout; at the end, | the pool, the evaluator, |
 |           |                      |                      | the last scores        | a signal                 |
 | evaluator | weights              | scores               | the next weights       | the learner's submission |
 
 Each engine (`engines/`: inline, local, xparl) runs samplers somewhere and reaches them one by one.
-Each schedule (`lockstep`, `asynchronous`) decides when they are asked; it is the pool that the
+The `supervisor` notices one that is lost, and puts another in its place. Each schedule (`lockstep`, `asynchronous`) decides when they are asked; it is the pool that the
 learner sees (`pool`). `session` is the sampler's side of the talk, `wire` the format of a message,
 `child` a process of our own, `shared_memory` what such a process shares with the learner.
 """
