@@ -38,7 +38,15 @@ class BadCheckpoint(UserError):
 
 
 class CannotWrite(UserError):
-    """A checkpoint that could not be written. The message says why."""
+    """A file that could not be written. The message says which, and what is left.
+
+    Attributes:
+        reason: the system's, such as No space left on device.
+    """
+
+    def __init__(self, message: str, error: OSError):
+        super().__init__(message)
+        self.reason = error.strerror or str(error)
 
 
 class Checkpoint(NamedTuple):
@@ -65,8 +73,9 @@ def write(folder: Path, arrays: dict[str, np.ndarray], state: dict[str, Any]) ->
     contents["manifest.json"] = json.dumps({"sha256": digests}, indent=1).encode()
     temporary, old = _temporary(folder), _old(folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove(temporary)
+        folder.parent.mkdir(exist_ok=True)
+        for left in folder.parent.glob(f".{folder.name.partition('-')[0]}*.tmp"):
+            _remove(left)  # a writer was stopped: nobody else writes here now
         temporary.mkdir()
         for name, content in contents.items():
             with open(temporary / name, "wb") as file:
@@ -84,7 +93,8 @@ def write(folder: Path, arrays: dict[str, np.ndarray], state: dict[str, Any]) ->
         shutil.rmtree(temporary, ignore_errors=True)  # it takes the room that is missing
         raise CannotWrite(
             f"checkpoint {folder} cannot be written: {error.strerror}; earlier checkpoints are as"
-            f" they were. Make room, and go on from them"
+            f" they were. Make room",
+            error,
         ) from None
 
 
@@ -102,9 +112,9 @@ def save(
     folder = checkpoints / f"update-{update:08d}"
     write(folder, arrays, state)
     _point(checkpoints / "last", folder)
-    folders = _updates(checkpoints)
-    place = folders.index(folder) + 1
     try:
+        folders = _updates(checkpoints)
+        place = folders.index(folder) + 1
         for corrupt in folders[place:]:
             aside = corrupt.with_name(corrupt.name.replace("update-", "corrupt-"))
             if corrupt.exists():
@@ -116,7 +126,8 @@ def save(
     except OSError as error:
         raise CannotWrite(
             f"old checkpoints in {checkpoints} cannot be removed: {error.strerror}:"
-            f" {error.filename}; the newest, {folder.name}, is whole"
+            f" {error.filename}; the newest, {folder.name}, is whole",
+            error,
         ) from None
 
 
@@ -134,9 +145,16 @@ def save_best(
     before = link.resolve()
     write(folder, arrays, state)
     _point(link, folder)
-    for earlier in checkpoints.glob("best-*"):
-        if earlier not in (folder, before):
-            _remove(earlier)
+    try:
+        for earlier in checkpoints.glob("best-*"):
+            if earlier not in (folder, before):
+                _remove(earlier)
+    except OSError as error:
+        raise CannotWrite(
+            f"an earlier best checkpoint cannot be removed: {error.strerror}: {error.filename}; the"
+            f" best one, {folder.name}, is whole",
+            error,
+        ) from None
 
 
 def _point(link: Path, folder: Path) -> None:
@@ -156,7 +174,9 @@ def _point(link: Path, folder: Path) -> None:
         _sync(link.parent)
         _remove(_old(link))
     except OSError as error:
-        raise CannotWrite(f"link {link} cannot be written: {error.strerror}; make room") from None
+        raise CannotWrite(
+            f"link {link} cannot be written: {error.strerror}. Make room", error
+        ) from None
 
 
 def load(folder: Path) -> Checkpoint:
@@ -233,9 +253,11 @@ def _old(path: Path) -> Path:
     return path.with_name(f".{path.name}.old")
 
 
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
+def _remove(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+    elif path.exists():
+        shutil.rmtree(path)
 
 
 def _sync(folder: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from common import checkpoint
 from evaluation.process import Evaluation, Evaluator
 from rollout import Weights
 from settings.config import Config
+from training.folder import Place
+from training.writes import Writes
 
 
 class Evaluations:
@@ -18,10 +19,11 @@ class Evaluations:
 
     Args:
         config: the run's settings.
-        checkpoints: the folder in which the best weights are kept.
+        place: the run's folder, in which the best weights are kept.
         weights: the first weights, which show how large a message has to be.
         step: environment steps already taken.
         say: prints a line.
+        writes: takes note of those that fail.
 
     Attributes:
         best: the mean return of the best evaluation so far, or None.
@@ -31,12 +33,14 @@ class Evaluations:
     def __init__(
         self,
         config: Config,
-        checkpoints: Path,
+        place: Place,
         weights: Weights,
         step: int,
         say: Callable[[str], None],
+        writes: Writes,
     ):
-        self._checkpoints, self._say = checkpoints, say
+        self._place, self._say, self._writes = place, say, writes
+        self._unsaved: Evaluation | None = None  # the best one, until it is saved
         self._every = config.steps_per_evaluation
         self._next = (step // self._every + 1) * self._every
         self.best: float | None = None
@@ -55,9 +59,9 @@ class Evaluations:
         weights of that one are not to be replaced by worse ones.
         """
         self.best, self.last_mean = state["best"], state["last_evaluation"]
-        if (self._checkpoints / "best").exists():
+        if (best := self._place.checkpoints / "best").exists():
             try:
-                mean = checkpoint.load(self._checkpoints / "best").state["return_mean"]
+                mean = checkpoint.load(best).state["return_mean"]
             except checkpoint.BadCheckpoint as error:
                 print(f"train.py: {error}; the next evaluation replaces it", file=sys.stderr)
                 self.best = None
@@ -90,10 +94,8 @@ class Evaluations:
             f" {scores.std():.2f}, episodes {len(scores.returns)}"
         )
         if self.best is None or mean > self.best:
-            self.best = mean
-            arrays = {f"{checkpoint.MODEL}{n}": a for n, a in evaluation.weights.arrays.items()}
-            state = {"global_step": evaluation.step, "return_mean": mean}
-            checkpoint.save_best(self._checkpoints, evaluation.step, arrays, state)
+            self.best, self._unsaved = mean, evaluation
+            self.save_best()
         return {
             "eval/return_mean": mean,
             "eval/return_std": scores.std(),
@@ -101,6 +103,18 @@ class Evaluations:
             **{f"eval/{name}": value for name, value in scores.means().items()},
             "eval/global_step": evaluation.step,
         }
+
+    def save_best(self) -> None:
+        """Write the weights of the best evaluation, where they have not been written yet."""
+        if self._unsaved is None:
+            return
+        scores, weights, step = self._unsaved
+        arrays = {f"{checkpoint.MODEL}{n}": a for n, a in weights.arrays.items()}
+        state = {"global_step": step, "return_mean": scores.mean()}
+        with self._writes.attempt("the best checkpoint"):
+            self._place.check()
+            checkpoint.save_best(self._place.checkpoints, step, arrays, state)
+            self._unsaved = None
 
     def close(self) -> None:
         self._evaluator.close()

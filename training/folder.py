@@ -1,14 +1,17 @@
-"""A run's folder: made for one run, and used by one process at a time."""
+"""A run's folder: made for one run, and used by one process at a time, also where it is removed."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import itertools
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from common.checkpoint import CannotWrite
 from settings.config import Config, ConfigError
 from training.summary import write_config
 
@@ -25,8 +28,7 @@ def run_folder(config: Config) -> Iterator[Path]:
     with contextlib.ExitStack() as opened:
         try:
             run_dir = _make(config)
-            lock = opened.enter_context(open(run_dir / ".lock", "w"))
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            opened.enter_context(_locked(run_dir))
         except BlockingIOError:
             raise ConfigError(
                 f"run_dir {run_dir} belongs to a run that still runs: wait for its end or stop it,"
@@ -44,6 +46,73 @@ def run_folder(config: Config) -> Iterator[Path]:
         if config.resume is None:
             write_config(run_dir, config)
         yield run_dir
+
+
+class Place:
+    """A run's folder while the run lives, which may be removed under it.
+
+    Args:
+        run_dir: the folder, which exists.
+        config: the run's settings.
+
+    Attributes:
+        checkpoints: where in it the checkpoints are.
+    """
+
+    def __init__(self, run_dir: Path, config: Config):
+        self._run_dir, self._config = run_dir, config
+        self.checkpoints = run_dir / "checkpoints"
+        self._opened = contextlib.ExitStack()
+        self._hold()
+
+    def _hold(self) -> None:
+        # while it is open, no other folder gets its number
+        self._descriptor = os.open(self._run_dir, os.O_RDONLY | os.O_DIRECTORY)
+        self._opened.callback(os.close, self._descriptor)
+
+    def check(self) -> None:
+        """Refuse to write where another folder has the place of this one.
+
+        Raises:
+            CannotWrite: for another folder, or none.
+        """
+        try:
+            is_ours = os.path.samestat(os.stat(self._run_dir), os.fstat(self._descriptor))
+            error = FileExistsError(errno.EEXIST, "another folder has its place")
+        except OSError as missing:
+            is_ours, error = False, missing
+        if not is_ours:
+            raise CannotWrite(
+                f"run folder {self._run_dir} cannot be written: {error.strerror}", error
+            )
+
+    def restore(self) -> bool:
+        """Make the folder anew where it, or what it held, was removed; whether it was.
+
+        Raises:
+            CannotWrite: where another folder has its place.
+            OSError: where it cannot be made.
+        """
+        if not self._run_dir.exists():
+            self._run_dir.mkdir(parents=True)
+            self._hold()
+        self.check()
+        if (self._run_dir / "config.yaml").exists():
+            return False
+        if not (self._run_dir / ".lock").exists():
+            self._opened.enter_context(_locked(self._run_dir))
+        write_config(self._run_dir, self._config)
+        return True
+
+    def close(self) -> None:
+        self._opened.close()
+
+
+@contextlib.contextmanager
+def _locked(run_dir: Path) -> Iterator[None]:
+    with open(run_dir / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 def _make(config: Config) -> Path:

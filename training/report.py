@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
 from rollout import Episode, mean_extras
 from settings.config import Config
+from training.scalars import Scalars
+from training.writes import Appended, Writes
 
+OUTPUT = "the output"
 WINDOW = 100  # episodes behind episode_return_mean
 _LINE_EVERY_S = 3.0  # on a pipe
 _SCALARS_EVERY_S = 0.25
@@ -23,13 +23,19 @@ _RATE_WINDOW_S = 5.0  # behind the rate that the progress line shows
 
 
 class Report:
-    """Writes a run's metrics and shows its progress.
+    """Writes a run's metrics and shows its progress. A disk that takes no more does not stop it.
 
     Args:
         run_dir: the run's folder; files in it are appended to, as a resumed run needs.
         config: the run's settings.
         start_step: environment steps already taken.
         state: the `state` of the run's earlier report, out of a checkpoint.
+
+    Attributes:
+        writes: all writes of the run, with those that fail.
+
+    Raises:
+        OSError: where the files cannot be opened.
     """
 
     def __init__(
@@ -39,10 +45,9 @@ class Report:
         start_step: int = 0,
         state: dict[str, Any] | None = None,
     ):
-        from visualdl import LogWriter
-
-        self._metrics = open(run_dir / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115
-        self._scalars = LogWriter(logdir=str(run_dir / "visualdl"))
+        self.writes = Writes(self.say)
+        self._metrics = Appended(run_dir / "metrics.jsonl")
+        self._scalars = Scalars(run_dir / "visualdl")
         self._scalars_due = 0.0
         state = state or {"time_s": 0.0, "episodes": 0, "returns": []}
         self.returns = deque((Episode(*row) for row in state["returns"]), maxlen=WINDOW)
@@ -79,11 +84,7 @@ class Report:
         )
 
     def write(self, metrics: dict[str, Any]) -> None:
-        """Record one update: a line of metrics.jsonl, VisualDL scalars, the progress line.
-
-        Raises:
-            UserError: where the disk takes no more.
-        """
+        """Record one update: a line of metrics.jsonl, VisualDL scalars, the progress line."""
         mean_return, mean_length = self.means()
         metrics = {
             **metrics,
@@ -93,20 +94,16 @@ class Report:
             "episodes": self.episodes,
             **{f"episode/{k}": v for k, v in mean_extras(e.extras for e in self.returns).items()},
         }
-        with self._writing():
-            self._metrics.write(json.dumps({k: _plain(v) for k, v in metrics.items()}) + "\n")
+        line = json.dumps({k: _plain(v) for k, v in metrics.items()}) + "\n"
+        with self.writes.attempt("metrics.jsonl"):
+            self._metrics.append(line.encode())
         now = time.monotonic()
         evaluated = any(name.startswith("eval/") for name in metrics)
         if now >= self._scalars_due or evaluated:
             self._scalars_due = now + _SCALARS_EVERY_S
-            self._write_scalars(metrics)
+            with self.writes.attempt("visualdl"):
+                self._scalars.append(metrics, int(metrics["global_step"]))
         self._show(metrics, now)
-
-    def _write_scalars(self, metrics: dict[str, Any]) -> None:
-        step = int(metrics["global_step"])
-        for name, value in metrics.items():
-            if isinstance(value, int | float) and math.isfinite(value):
-                self._scalars.add_scalar(tag=name, value=float(value), step=step)
 
     def _show(self, metrics: dict[str, Any], now: float) -> None:
         step = int(metrics["global_step"])
@@ -132,36 +129,36 @@ class Report:
         elif now >= self._line_due or step >= self._total:
             self._line_due = now + _LINE_EVERY_S
             left = _clock(max(0, self._total - step) / rate) if rate > 0 else "-"
-            print(
+            self.say(
                 f"{step:,}/{self._total:,} steps {min(1.0, step / self._total):4.0%}  "
-                f"ETA {left}  {rate:,.0f} steps/s  return {shown}  {losses}",
-                flush=True,
+                f"ETA {left}  {rate:,.0f} steps/s  return {shown}  {losses}"
             )
 
     def say(self, text: str) -> None:
-        """Print a line, above the progress bar where there is one."""
-        if self._progress:
-            self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
-        else:
-            print(text, flush=True)
+        """Print a line, above the progress bar where there is one.
+
+        Whoever reads it may be gone, or write it to a disk that is full: the run goes on.
+        """
+        with self.writes.attempt(OUTPUT):
+            if self._progress:
+                self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            else:
+                print(text, flush=True)
+
+    def reopen(self) -> None:
+        """Go on in new files, as the run's folder was made anew."""
+        with self.writes.attempt("metrics.jsonl"):
+            self._metrics.reopen()
+        with self.writes.attempt("visualdl"):
+            self._scalars.reopen()
 
     def close(self) -> None:
         if self._progress:
             self._progress.stop()
-        with contextlib.ExitStack() as opened:
-            opened.enter_context(self._writing())
-            opened.callback(self._metrics.close)
-            opened.callback(self._scalars.close)
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"cannot write to {self._metrics.name} or visualdl/ beside it: {error.strerror};"
-                f" make room, then go on by --resume"
-            ) from None
+        with self.writes.attempt("metrics.jsonl"):
+            self._metrics.close()
+        with self.writes.attempt("visualdl"):
+            self._scalars.close()
 
 
 def _bar(config: Config) -> Any:

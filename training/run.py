@@ -18,6 +18,7 @@ from algorithm import PPO
 from cluster.make import make_pool
 from common import checkpoint
 from common.cores import usable_cores
+from common.errors import UserError
 from envs import Spaces
 from model import make_model
 from rollout import Rollout
@@ -25,7 +26,8 @@ from settings.config import Config
 from settings.sources import load_run
 from training.collector import Collector, Start
 from training.evaluations import Evaluations
-from training.report import WINDOW, Report
+from training.folder import Place
+from training.report import OUTPUT, WINDOW, Report
 from training.resets import plan_resets
 from training.signals import StopSignals
 from training.summary import note_resume, weights_digest, write_summary
@@ -37,7 +39,7 @@ class Run:
     """Agent, collector, evaluations and report of one run, wired, and what it counts.
 
     Used as a context: its end, however it comes, saves, writes the summary, and leaves no process
-    and no open file behind.
+    and no open file behind. Where the disk takes no more, the run goes on (`training.writes`).
 
     Args:
         config: the settings, checked.
@@ -66,13 +68,16 @@ class Run:
         self._is_new = saved is None
         self.signals = StopSignals(self._abort)
         with contextlib.ExitStack() as opened:
+            self._place = Place(run_dir, config)
+            opened.callback(self._place.close)
             self.report = Report(run_dir, config, self.global_step, saved and saved.state["report"])
             opened.callback(self.report.close)
+            self.writes = self.report.writes
             weights = self.agent.weights()
             self.pool = make_pool(config, model, weights, self.report.say)
             opened.callback(self.pool.close)
             self.evaluations = Evaluations(
-                config, self.checkpoints, weights, self.global_step, self.report.say
+                config, self._place, weights, self.global_step, self.report.say, self.writes
             )
             opened.callback(self.evaluations.close)
             if saved is not None:
@@ -94,9 +99,12 @@ class Run:
         """The fragments of the run's updates; each is to be learned from before the next.
 
         A new run is saved before anything else, so that it can be resumed from then on.
+
+        Raises:
+            CannotWrite: where that is not possible: nothing is lost yet.
         """
         if self._is_new:
-            self.save()
+            self._write_checkpoint()
         self.agent.compile(self.pool.spec)
         if self.config.warms_up and self.global_step == 0:
             self._count(self.collector.warm_up())
@@ -186,7 +194,21 @@ class Run:
         return by_share or time.monotonic() - self._saved >= self.config.checkpoint_seconds
 
     def save(self) -> None:
-        """Write a checkpoint of the state after the last update."""
+        """Write a checkpoint of the state after the last update; it is said where that fails."""
+        self._saved = time.monotonic()  # where it fails, the next one is tried when it is due
+        with self.writes.attempt("the checkpoint"):
+            if self._place.restore():
+                self.report.reopen()
+                self.report.say(f"run folder {self.run_dir} was removed: it is made anew")
+            self._write_checkpoint()
+        self.evaluations.save_best()
+
+    def _write_checkpoint(self) -> None:
+        """Write a checkpoint of the state after the last update.
+
+        Raises:
+            CannotWrite: where that is not possible.
+        """
         arrays, state = self.agent.state()
         start = self.collector.start(state["update"])
         arrays |= start.arrays()
@@ -198,7 +220,6 @@ class Run:
             "report": self.report.state(),
         }
         checkpoint.save(self.checkpoints, state["update"], arrays, state)
-        self._saved = time.monotonic()
 
     def _restore(self) -> checkpoint.Checkpoint | None:
         """Go on from the newest good checkpoint; None where the run has not begun yet."""
@@ -230,43 +251,69 @@ class Run:
             f"{self.exit_reason}: {self.global_step:,} steps in {seconds:.1f} s, {rate:,.0f}"
             f" steps/s, mean return of the last episodes {shown}; {self.run_dir}"
         )
-        write_summary(
-            self.run_dir,
-            {
-                "global_step": self.global_step,
-                "time_s": seconds,
-                "sps": rate,
-                "train_return_last100": mean_return,
-                "eval_return_mean": self.evaluations.last_mean,
-                "eval_return_best": self.evaluations.best,
-                "weights_sha256": weights_digest(self.agent),
-                "exit_reason": self.exit_reason,
-                "samplers": self.pool.samplers,
-                "pool": self.pool.name,
-                "device": self.device,
-            },
-        )
+        content = {
+            "global_step": self.global_step,
+            "time_s": seconds,
+            "sps": rate,
+            "train_return_last100": mean_return,
+            "eval_return_mean": self.evaluations.last_mean,
+            "eval_return_best": self.evaluations.best,
+            "weights_sha256": weights_digest(self.agent),
+            "exit_reason": self.exit_reason,
+            "samplers": self.pool.samplers,
+            "pool": self.pool.name,
+            "device": self.device,
+        }
+        with self.writes.attempt("summary.json"):
+            self._place.check()
+            write_summary(self.run_dir, content)
 
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        """Save, summarise and close; where one of them fails, the others are done nevertheless."""
+    def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
+        """Save, summarise and close; where one of them fails, the others are done nevertheless.
+
+        Raises:
+            UserError: where the run's last state could not be saved, and no other error ends it.
+        """
         self.signals.ignore()
         with contextlib.ExitStack() as last:  # the last one pushed is done first
             assert self._opened is not None
             last.push(self._opened)
             last.callback(self.summarize)
             last.callback(self.save)  # an update that failed has left no trace
+        self.writes.failing.pop(OUTPUT, None)  # it is no part of what is saved
+        if not self.writes.failing:
+            return
+        if error is None:
+            raise UserError(self._unsaved())
+        print(f"train.py: {self._unsaved()}", file=sys.stderr)
+
+    def _unsaved(self) -> str:
+        """What is to be known where a run ends, and not all of it could be saved."""
+        failing = "; ".join(f"{what}: {cause}" for what, cause in self.writes.failing.items())
+        try:
+            newest = checkpoint.load_newest(self.checkpoints)[0].path.name
+        except checkpoint.BadCheckpoint:
+            way = "it left no checkpoint"
+        else:
+            way = f"make room and go on from {newest} by --resume {self.run_dir}"
+        return f"the run's end could not be saved in {self.run_dir} ({failing}): {way}"
 
     def _abort(self, reason: str) -> NoReturn:
         """End now, from within an update, in the state from before it."""
-        if self._opened is not None:  # otherwise the parts do not stand yet: nothing is to be saved
-            self.exit_reason = reason
-            self.__exit__()
+        code = 130  # the parts do not stand yet: nothing is to be saved
+        if self._opened is not None:
+            self.exit_reason, code = reason, 0
+            try:
+                self.__exit__()
+            except UserError as error:
+                print(f"train.py: {error}", file=sys.stderr)
+                code = 2
         _end_children()
         sys.stdout.flush()
-        os._exit(0 if self._opened is not None else 130)
+        os._exit(code)
 
 
 def _reason_to_end(config: Config, progress: float, report: Report) -> str | None:

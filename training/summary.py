@@ -23,8 +23,7 @@ from typing import Any
 import yaml
 
 from agent import PPOAgent
-from common.checkpoint import MODEL, part
-from common.errors import UserError
+from common.checkpoint import MODEL, CannotWrite, part
 from common.sources import ROOT, digest, sources
 from settings.config import Config
 
@@ -52,7 +51,7 @@ def write_config(run_dir: Path, config: Config) -> None:
     """Write config.yaml: everything that is needed to repeat the run.
 
     Raises:
-        UserError: where it cannot be written.
+        CannotWrite: where it cannot be written.
     """
     content = {
         "config": config.to_dict() | {"resume": None},
@@ -70,7 +69,7 @@ def note_resume(run_dir: Path, before: Config, now: Config) -> None:
         before, now: the run's settings until now, and from now on.
 
     Raises:
-        UserError: where it cannot be written.
+        CannotWrite: where it cannot be written.
     """
     path = run_dir / "resumes.yaml"
     earlier = yaml.safe_load(path.read_text()) if path.exists() else []
@@ -91,7 +90,7 @@ def write_summary(run_dir: Path, content: Mapping[str, Any]) -> None:
     """Write summary.json: `content`, the versions, and the project's own.
 
     Raises:
-        UserError: where it cannot be written.
+        CannotWrite: where it cannot be written.
     """
     content = {**content, "versions": versions(), "project": project()}
     write_whole(run_dir / "summary.json", json.dumps(content, indent=2) + "\n")
@@ -108,7 +107,7 @@ def write_whole(path: Path, text: str) -> None:
     """Write a file whole or not at all, also where the machine stops in the midst of it.
 
     Raises:
-        UserError: where it cannot be written; what stood there before is untouched.
+        CannotWrite: where it cannot be written; what stood there before is untouched.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -118,7 +117,8 @@ def write_whole(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror}; what stood there before is untouched. Make"
-            f" room, or give another --run_dir"
+        raise CannotWrite(
+            f"{path} cannot be written: {error.strerror}; what stood there before is untouched. Make"
+            f" room, or give another --run_dir",
+            error,
         ) from None

@@ -222,25 +222,47 @@ def test_a_signal_in_a_long_update_goes_back_to_the_state_before_it(tmp_path):
     assert still_running(children) == []
 
 
-def test_a_full_disk_ends_a_run_with_one_line_and_its_last_checkpoint(tmp_path):
-    """A bound on the size of files stands for it: the operating system refuses to write more."""
-    run_dir = tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, "train.py", "--env", "CartPole-v1", "--run_dir", str(run_dir),
-         "--samplers", "0", "--hidden_sizes", "256", "256", "--checkpoint_minutes", "1e-6"],
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+def test_a_run_goes_on_without_room_for_its_files_and_says_so_at_its_end(tmp_path):
+    """A bound on the size of files stands for a full disk: the system refuses to write more."""
+    run_dir, output = tmp_path / "run", tmp_path / "output"
+    with open(output, "w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "train.py", "--env", "CartPole-v1", "--run_dir", str(run_dir),
+             "--samplers", "0", "--hidden_sizes", "256", "256", "--checkpoint_minutes", "1e-6"],
+            cwd=ROOT, stdout=file, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
     wait_until(lambda: list(run_dir.glob("checkpoints/update-*[1-9]")), 90, "a checkpoint")
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (500_000, 500_000))
+    wait_until(lambda: "cannot be written" in output.read_text(), 30, "the warning")
+    lines = len(metrics_of(run_dir))
+    wait_until(lambda: len(metrics_of(run_dir)) > lines + 3, 30, "the run to go on")
+    process.terminate()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
     assert re.fullmatch(
-        r"train.py: checkpoint .*/update-\d+ cannot be written: File too large; .*\n", errors
+        r"train.py: the run's end could not be saved in .* \(the checkpoint: File too large\):"
+        r" make room and go on from update-\d+ by --resume .*\n",
+        errors,
     )
-    assert summary_of(run_dir)["exit_reason"] == "error"
+    assert len(re.findall("cannot be written: File too large", output.read_text())) == 1
+    assert summary_of(run_dir)["exit_reason"] == "sigterm"
     saved, complaints = load_newest(run_dir / "checkpoints")
     assert complaints == []
     assert saved.state["update"] >= 1
+
+
+def test_a_run_goes_on_when_nobody_reads_what_it_says(tmp_path):
+    run_dir = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "train.py", "--env", "CartPole-v1", "--train_total_steps", "20000",
+         "--samplers", "0", "--compile", "off", "--test_episodes", "1", "--run_dir", str(run_dir)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    process.wait(timeout=60)
+    assert summary_of(run_dir)["exit_reason"] == "finished"
 
 
 @pytest.mark.parametrize(
