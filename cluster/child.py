@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from multiprocessing.connection import Connection
 
-from common.sources import ROOT
+from cluster.nursery import NURSERY
 
 CLOSE_TIMEOUT_S = 2.0
+_LOOKS_EVERY_S = 0.005
 PROGRESS_S = 0.5
 
 
@@ -38,28 +40,16 @@ class Child:
 
     def __init__(self, module: str, descriptors: Sequence[int] = (), niceness: int = 0):
         ours, theirs = socket.socketpair()
-        # SIGTERM may be ignored here, and would be there: exec keeps what is ignored
-        code = (
-            f"import os, signal; os.nice({niceness});"
-            " signal.signal(signal.SIGTERM, signal.SIG_DFL);"
-            f" from {module} import serve; serve()"
-        )
-        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        passed = [theirs.fileno(), *descriptors]
-        self._process = subprocess.Popen(
-            # -P: a `model.py` in the folder worked in must not hide the project's own
-            [sys.executable, "-P", "-W", "ignore", "-c", code, *map(str, passed)],
-            pass_fds=passed,
-            env=os.environ | {"PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
-            process_group=0,  # a Ctrl-C is the parent's to handle
-        )
-        theirs.close()
+        try:
+            self._ticket = NURSERY.fork(module, [theirs.fileno(), *descriptors], niceness)
+        finally:
+            theirs.close()
         self._connection = Connection(ours.detach())
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
+    @cached_property
+    def pid(self) -> int | None:
+        """Its process id; None where it could not be started."""
+        return NURSERY.pid(self._ticket)
 
     def fileno(self) -> int:
         """The connection's descriptor: readable where a message has come or the child has ended."""
@@ -99,23 +89,32 @@ class Child:
 
     def what_became_of_it(self) -> str | None:
         """How the process ended, such as "was killed by signal 9"; None while it runs."""
-        code = self._process.poll()
+        if self.pid is None:
+            return "could not be started"
+        code = NURSERY.exit_code(self.pid)
         if code is None:
             return None
         return f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
 
+    def _wait(self, timeout: float) -> str | None:
+        """How the process ended, or None where it still runs after `timeout` [s]."""
+        deadline = time.monotonic() + timeout
+        while (became := self.what_became_of_it()) is None and time.monotonic() < deadline:
+            time.sleep(_LOOKS_EVERY_S)
+        return became
+
     def _ended(self) -> ChildEnded:
         """The error for a connection that the child has closed: it ends at that moment."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(CLOSE_TIMEOUT_S)
-        became = self.what_became_of_it() or "closed its connection, but has not ended"
+        became = self._wait(CLOSE_TIMEOUT_S) or "closed its connection, but has not ended"
         return ChildEnded(f"process {self.pid} {became}")
 
     def kill(self) -> None:
         """End the process at once."""
         self._connection.close()
-        self._process.kill()
-        self._process.wait()
+        if self.pid is not None and self.what_became_of_it() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            self._wait(CLOSE_TIMEOUT_S)
 
     def close(self) -> None:
         """Let the process end by itself; kill it where that takes long."""
@@ -129,8 +128,7 @@ def close_all(children: Iterable[Child], timeout: float = CLOSE_TIMEOUT_S) -> No
         child._connection.close()
     deadline = time.monotonic() + timeout
     for child in children:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child._process.wait(max(0.0, deadline - time.monotonic()))
+        child._wait(max(0.0, deadline - time.monotonic()))
         child.kill()
 
 

@@ -5,10 +5,11 @@ import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from cluster.child import Child, ChildEnded, close_all
-from tests.conftest import ROOT, processes_mentioning, wait_until
+from tests.conftest import ROOT, wait_until
 
 MODULE = "tests.cluster.obedient_child"
 
@@ -62,6 +63,32 @@ def test_a_child_that_does_not_end_by_itself_is_killed(child):
     assert child.what_became_of_it() == "was killed by signal 9"
 
 
+def test_children_outlive_their_nursery_and_another_one_forks_the_next(child):
+    child.send(b"echo hello")
+    assert child.receive(60) == b"hello"
+    first = psutil.Process(child.pid).parent()
+    assert first is not None
+    first.kill()
+    first.wait(30)
+    child.send(b"echo again")
+    assert child.receive(60) == b"again"
+    other = Child(MODULE)
+    other.send(b"echo hello")
+    assert other.receive(60) == b"hello"
+    assert psutil.Process(other.pid).ppid() != first.pid
+    other.close()
+    assert child.what_became_of_it() is None
+    child.close()
+    assert not psutil.pid_exists(child.pid)
+
+
+def test_a_module_that_cannot_be_imported_is_a_child_that_has_ended():
+    child = Child("tests.no_such_module")
+    with pytest.raises(ChildEnded, match="could not be started"):
+        child.receive(60)
+    child.kill()
+
+
 def test_niceness_is_added():
     child = Child(MODULE, niceness=3)
     child.send(b"niceness")
@@ -90,7 +117,9 @@ def test_a_child_ends_with_its_parent():
     )
     assert middle.stdout is not None
     child = int(middle.stdout.readline())
-    assert child in processes_mentioning(MODULE)
+    nursery = psutil.Process(child).ppid()
+    assert nursery != middle.pid
     middle.kill()
-    wait_until(lambda: child not in processes_mentioning(MODULE), 30, "the child to end")
+    for process in (child, nursery):
+        wait_until(lambda: not psutil.pid_exists(process), 30, f"{process} to end")  # noqa: B023
     middle.communicate()

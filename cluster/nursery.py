@@ -1,0 +1,192 @@
+"""Starts processes of our own in milliseconds: forks of a process that has done their imports.
+
+A sampler or an evaluator begins with some seconds of imports. The nursery does them once, at the
+first start of each module; every child is a copy of it, which shares the memory of the imports. The
+nursery runs one thread and holds no connection but its own, so a copy of it is whole. It ends with
+the learner.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from common.sources import ROOT
+
+_MESSAGE = 2**20  # bytes at most: it holds the variables of the environment
+_FILES = 8  # that a child inherits, at most
+
+
+class Nursery:
+    """The learner's side: requests go out at once, and answers are read when they are needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._asked = 0
+        self._answers: dict[int, dict[str, Any]] = {}
+
+    def fork(self, module: str, descriptors: Sequence[int], niceness: int) -> int:
+        """Start a process that runs `serve()` of a module. Returns at once.
+
+        It has the learner's variables and working folder of this moment.
+
+        Args:
+            descriptors: open files that it inherits; `cluster.child.parent` gives them there.
+            niceness: added to the learner's.
+
+        Returns:
+            a ticket, for `pid`.
+
+        Raises:
+            OSError: where the nursery cannot be started.
+        """
+        request = {"fork": module, "nice": niceness, "cwd": os.getcwd(), "env": dict(os.environ)}
+        with self._lock:
+            try:
+                return self._send(request, descriptors)
+            except ConnectionError:  # it was killed: another one
+                self._end()
+                return self._send(request, descriptors)
+
+    def pid(self, ticket: int) -> int | None:
+        """The process of a ticket; None where it could not be started."""
+        with self._lock:
+            return self._answer(ticket).get("pid")
+
+    def exit_code(self, pid: int) -> int | None:
+        """The exit code of a child that has ended, negative for a signal; None while it runs.
+
+        Where the nursery that forked it is gone, nobody knows the code: it is 0 then.
+        """
+        with self._lock, contextlib.suppress(ConnectionError):
+            answer = self._answer(self._send({"ended": pid}, []))
+            if "code" in answer:
+                return answer["code"]
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return 0
+        return None
+
+    def close(self) -> None:
+        """End the nursery. Its children go on."""
+        with self._lock:
+            self._end()
+
+    def _end(self) -> None:
+        if self._process is not None and self._control is not None:
+            self._control.close()
+            self._process.kill()
+            self._process.wait()
+        self._process = self._control = None
+        self._answers.clear()
+
+    def _send(self, request: dict[str, Any], descriptors: Sequence[int]) -> int:
+        if self._control is None:
+            self._start()
+        assert self._control is not None
+        self._asked += 1
+        message = json.dumps(request | {"ticket": self._asked}).encode()
+        socket.send_fds(self._control, [message], descriptors)
+        return self._asked
+
+    def _answer(self, ticket: int) -> dict[str, Any]:
+        """The answer with a ticket; nothing where the nursery ended before it gave one."""
+        with contextlib.suppress(ConnectionError):
+            while ticket not in self._answers and self._control is not None:
+                message = self._control.recv(_MESSAGE)
+                if not message:
+                    break
+                answer = json.loads(message)
+                self._answers[answer["ticket"]] = answer
+        return self._answers.pop(ticket, {})
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        code = "from cluster.nursery import serve; serve()"
+        self._process = subprocess.Popen(
+            # -P: a `model.py` in the folder worked in must not hide the project's own
+            [sys.executable, "-P", "-W", "ignore", "-c", code, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env=os.environ | {"PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            process_group=0,  # a Ctrl-C is the learner's to handle
+        )
+        theirs.close()
+        self._control = ours
+
+
+NURSERY = Nursery()  # of this process
+atexit.register(NURSERY.close)
+
+
+def serve() -> None:
+    """Run the nursery: fork for as long as the learner lives."""
+    # SIGTERM may be ignored here, and would be in the children: exec keeps what is ignored
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    control = socket.socket(fileno=int(sys.argv[1]))
+    codes: dict[int, int] = {}
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, _MESSAGE, _FILES)
+        if not message:  # the learner closed it, or ended
+            os._exit(0)
+        request = json.loads(message)
+        answer: dict[str, Any] = {"ticket": request["ticket"]}
+        try:
+            if "fork" in request:
+                importlib.import_module(request["fork"])
+                answer["pid"] = os.fork()
+                if answer["pid"] == 0:
+                    control.close()
+                    _become(request, descriptors)
+            else:
+                answer["code"] = _code(request["ended"], codes)
+        except Exception:  # the child's connection closes, which tells its parent
+            traceback.print_exc()
+        for descriptor in descriptors:
+            os.close(descriptor)
+        control.send(json.dumps(answer).encode())
+
+
+def _code(pid: int, codes: dict[int, int]) -> int | None:
+    """The exit code of a child, which stays known once it was asked for."""
+    if pid not in codes:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            codes[pid] = os.waitstatus_to_exitcode(status)
+    return codes.get(pid)
+
+
+def _become(request: dict[str, Any], descriptors: Sequence[int]) -> NoReturn:
+    """In the fork: run `serve()` of a module as a process of its own does, and end."""
+    code = 1
+    try:
+        os.setpgid(0, 0)
+        os.nice(request["nice"])
+        os.environ.clear()
+        os.environ.update(request["env"])
+        os.chdir(request["cwd"])
+        sys.argv[1:] = map(str, descriptors)
+        importlib.import_module(request["fork"]).serve()
+        code = 0
+    except BaseException:  # whatever it is, this process must not go on as a nursery
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
