@@ -189,9 +189,10 @@ def test_a_signal_saves_and_ends_within_ten_seconds(number, tmp_path):
         "--minibatch_size", "64", "--samplers", "2",
     )  # fmt: skip
     wait_until(lambda: (run_dir / "metrics.jsonl").exists(), 60, "the run to start")
-    time.sleep(3)
+    # two samplers, the evaluator, and the process that they are forked from
+    wait_until(lambda: len(children_of(process)) == 4, 60, "its processes")
+    time.sleep(1)
     children = children_of(process)
-    assert len(children) >= 3
     start = time.monotonic()
     process.send_signal(number)
     output, _ = process.communicate(timeout=30)
