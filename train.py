@@ -67,15 +67,19 @@ def check(config: Config) -> Spaces:
             f" {env_spaces.action}: leave the flag out"
         )
     refuse_unfit(env_spaces, config)
-    if config.xparl_addr is not None and config.samplers != 0:
-        from cluster.engines.xparl import cluster_cpus
-
+    address = config.xparl_addr or config.ray_address
+    if address is not None and config.samplers != 0:
+        if config.xparl_addr is not None:
+            from cluster.engines.xparl import cluster_cpus
+        else:
+            from cluster.engines.ray_cluster import cluster_cpus
+        adds = "xparl connect" if config.xparl_addr is not None else "ray start --address"
         wanted = config.samplers or 1
-        free, total = cluster_cpus(config.xparl_addr, wanted)
+        free, total = cluster_cpus(address, wanted)
         if free < wanted:
             raise ConfigError(
-                f"samplers is {wanted}, but the cluster at {config.xparl_addr} has {total} CPUs,"
-                f" {free} of them free: give fewer --samplers, or add CPUs with `xparl connect`"
+                f"samplers is {wanted}, but the cluster at {address} has {total} CPUs, {free} of"
+                f" them free: give fewer --samplers, or add CPUs with `{adds}`"
             )
         if config.samplers is None:
             config.samplers = config.default_samplers(free)

@@ -25,7 +25,7 @@ for each environment step.
 |           |                      |                      | the last scores        | a signal                 |
 | evaluator | weights              | scores               | the next weights       | the learner's submission |
 
-Each engine (`engines/`: inline, local, xparl) runs samplers somewhere and reaches them one by one.
+Each engine (`engines/`: inline, local, xparl, ray) runs samplers somewhere and reaches them one by one.
 The `supervisor` notices one that is lost, and puts another in its place. Each schedule (`lockstep`, `asynchronous`) decides when they are asked; it is the pool that the
 learner sees (`pool`). `session` is the sampler's side of the talk, `wire` the format of a message,
 `child` a process of our own, `shared_memory` what such a process shares with the learner.

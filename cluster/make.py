@@ -39,7 +39,7 @@ def make_pool(
 
 
 def make_engine(config: Config, model: ActorCritic, weights: Weights) -> Engine:
-    """Start samplers: in this process, in local ones, or at an xparl cluster."""
+    """Start samplers: in this process, in local ones, or at an xparl or a Ray cluster."""
     spec = spec_of(model, config)
     if config.samplers == 0:
         return InlineEngine(config, spec)
@@ -48,4 +48,8 @@ def make_engine(config: Config, model: ActorCritic, weights: Weights) -> Engine:
         from cluster.engines.xparl import XparlEngine
 
         return XparlEngine(config, spec, samplers)
+    if config.ray_address is not None:
+        from cluster.engines.ray import RayEngine
+
+        return RayEngine(config, spec, samplers)
     return LocalEngine(config, spec, samplers, weights)

@@ -68,7 +68,7 @@ class SamplerPool(Protocol):
     """Samplers over all environments of a run: consumes `Weights`, produces `Rollout`s.
 
     Attributes:
-        name: where the samplers run: inline, local or xparl.
+        name: where the samplers run: inline, local, xparl or ray.
         samplers: how many there are.
         spec: shapes of the rollouts.
         dropped: fragments that came too late to be learned from.

@@ -26,7 +26,7 @@ from cluster.sampler import Sampler, TimedEpisode
 from common.errors import UserError
 from envs import NotFiniteNumber
 from envs.scalar import where_it_failed
-from rollout import Rollout
+from rollout import Rollout, Weights
 from settings.config import Config
 
 PROGRESS = b""  # the message of a sampler that has made steps since the one before
@@ -65,10 +65,16 @@ class Session:
         self._sampler: Sampler | None = None
         self._slots: list[Rollout] = []
 
-    def handle(self, message: bytes) -> bytes:
-        """Answer one message. Exceptions are answers too."""
+    def handle(self, message: bytes, weights: bytes | None = None) -> bytes:
+        """Answer one message. Exceptions are answers too.
+
+        Args:
+            weights: those of a request (`pack_weights`), where they come beside it.
+        """
         try:
             meta, arrays = wire.unpack(message)
+            if weights is not None:
+                arrays |= wire.unpack(weights)[1]
             if self._sampler is None:
                 return self._start(meta)
             return self._collect(self._sampler, meta, arrays)
@@ -145,6 +151,11 @@ def pack_request(request: Request, weights: Mapping[str, np.ndarray]) -> bytes:
     }
     arrays = wire.prefixed(_WEIGHTS, weights) | wire.prefixed(_ENVIRONMENTS, restore or {})
     return wire.pack(meta, arrays)
+
+
+def pack_weights(weights: Weights) -> bytes:
+    """Weights for themselves, for requests that are packed without them."""
+    return wire.pack({"version": weights.version}, wire.prefixed(_WEIGHTS, weights.arrays))
 
 
 def read_answer(message: bytes) -> Answer:

@@ -60,6 +60,8 @@ class Cluster:
 
     xparl_addr: str | None = None
     """IP:PORT of an xparl master; without it samplers are local processes."""
+    ray_address: str | None = None
+    """HOST:PORT of a Ray cluster's head node, or auto: the one on this machine."""
     samplers: Natural | None = None
     """Sampler processes or remote actors. 0: in the learner's own process. Default: the cores,
     or the cluster's free CPUs; at most env_num."""

@@ -36,11 +36,26 @@ def _samplers(config: Config) -> Iterator[str]:
             f"policy_lag is {config.policy_lag}, but samplers 0 puts the environments in the"
             f" learner's own process, where nothing overlaps: give --samplers 1 or more"
         )
-    if samplers == 0 and config.xparl_addr is not None:
-        yield (
-            f"samplers 0 puts the environments in the learner's own process, but xparl_addr"
-            f" {config.xparl_addr} asks for a cluster: leave one of them out"
-        )
+    for name in ("xparl_addr", "ray_address"):
+        address = getattr(config, name)
+        if samplers == 0 and address is not None:
+            yield (
+                f"samplers 0 puts the environments in the learner's own process, but {name}"
+                f" {address} asks for a cluster: leave one of them out"
+            )
+    if config.ray_address is not None:
+        if config.xparl_addr is not None:
+            yield (
+                f"xparl_addr {config.xparl_addr} and ray_address {config.ray_address} name two"
+                f" clusters, but samplers run at one: leave one of them out"
+            )
+        host, _, port = config.ray_address.rpartition(":")
+        is_port = port.isascii() and port.isdigit() and 0 < int(port) < 65536
+        if config.ray_address != "auto" and not (host and is_port and "/" not in host):
+            yield (
+                f"ray_address is {config.ray_address!r}, but must be auto or HOST:PORT, such as"
+                f" 10.0.0.1:6379, which `ray start --head` prints"
+            )
     if samplers and config.policy_lag > 1 and env_num % samplers:
         yield (
             f"policy_lag {config.policy_lag} needs equally many environments in each sampler, but"

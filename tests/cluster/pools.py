@@ -11,6 +11,7 @@ import numpy as np
 from cluster.engines.base import Engine
 from cluster.engines.inline import InlineEngine
 from cluster.engines.local import LocalEngine
+from cluster.engines.ray import RayEngine
 from cluster.engines.remote import Call, RemoteEngine
 from cluster.lockstep import LockstepPool
 from cluster.sampler import spec_of
@@ -57,8 +58,10 @@ def learners_side(config: Config) -> tuple[RolloutSpec, Weights]:
 
 
 def make_engine(config: Config, samplers: int, engine: str = "local") -> tuple[Engine, Weights]:
-    """Samplers: in this process for 0, otherwise local processes or threads."""
+    """Samplers: in this process for 0, otherwise local processes, threads or Ray's actors."""
     spec, weights = learners_side(config)
+    if config.ray_address is not None:
+        return RayEngine(config, spec, samplers), weights
     if samplers == 0:
         return InlineEngine(config, spec), weights
     if engine == "threads":
