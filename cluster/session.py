@@ -166,9 +166,12 @@ def read_answer(message: bytes) -> Answer:
     """
     try:
         meta, arrays = wire.unpack(message)
-    except wire.WireError as error:
+        if "lost" in meta:
+            lost = Lost(**meta["lost"])
+        else:
+            lost, episodes = None, [TimedEpisode(*row) for row in meta["episodes"]]
+    except (wire.WireError, KeyError, TypeError) as error:
         raise Lost(f"it gave an answer that cannot be read: {error}") from None
-    if "lost" in meta:
-        raise Lost(**meta["lost"])
-    episodes = [TimedEpisode(*row) for row in meta["episodes"]]
+    if lost is not None:
+        raise lost
     return Answer(episodes, wire.group(_ROLLOUT, arrays), wire.group(_ENVIRONMENTS, arrays) or None)

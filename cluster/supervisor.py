@@ -21,6 +21,7 @@ from cluster.pool import Lost, Request, SamplerError
 from rollout import Weights
 
 LOOK_S = 0.5  # between two looks at samplers that nobody waits for
+LONGEST_LOOK_S = 2.0  # what is beyond this between two looks is no silence of a sampler
 SAME_ERROR_LIMIT = 5  # the same error at the same step, without a fragment between
 LOSS_LIMIT = 20  # losses of any kind, without a fragment between
 LONGEST_PAUSE_S = 30.0  # before a sampler that cannot be started is tried again
@@ -80,6 +81,7 @@ class Supervisor:
         self._given_up: set[int] = set()  # nobody waits for their answers any more
         self._told: set[str] = set()  # errors that the user has seen in full
         self._error: BaseException | None = None
+        self._looked = time.monotonic()  # when it was last known who had been silent for too long
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         if engine.works_aside:
@@ -164,6 +166,10 @@ class Supervisor:
                 assert request is not None
                 self._rows.pop(index, None)
                 self._keep(index, request, part)
+        # the learner's process may have been stopped, with its samplers or while they answered
+        now = time.monotonic()
+        self.engine.excuse(max(0.0, now - self._looked - LONGEST_LOOK_S))
+        self._looked = now
         for index, seconds in self.engine.overdue().items():
             request = self.engine.request(index)
             doing = "starting" if index in self.engine.starting else "in one step"

@@ -12,6 +12,8 @@ travels inside PARL's own messages, which are pickles: see "What is safe" in doc
 from __future__ import annotations
 
 import json
+import math
+import re
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +23,8 @@ import numpy as np
 MAGIC = b"DPPOwir1"
 _ALIGN = 64
 _PREFIX = len(MAGIC) + 8
-_KINDS = "biuf"  # bool, integers, floats: nothing that could run code
+# bool, integers, floats: nothing that could run code
+_DTYPE = re.compile(r"\|b1|[<>|][iu][1248]|[<>][f](2|4|8|16)")
 
 
 class WireError(ValueError):
@@ -68,16 +71,20 @@ def unpack(message: bytes | memoryview) -> tuple[dict[str, Any], dict[str, np.nd
         header = json.loads(bytes(message[_PREFIX : _PREFIX + length]))
         arrays = {}
         for name, dtype, shape, offset in header["arrays"]:
-            kind = np.dtype(dtype)
-            count = int(np.prod(shape, dtype=np.int64))
-            if kind.kind not in _KINDS or min(shape, default=0) < 0 or offset < 0:
+            if not isinstance(name, str):
+                raise WireError(f"array name {name!r} is no text")
+            if not _DTYPE.fullmatch(dtype) or min(shape, default=0) < 0 or offset < 0:
                 raise WireError(f"array {name!r} of dtype {dtype!r}, shape {shape}: not allowed")
+            kind, count = np.dtype(dtype), math.prod(shape)
             if start + offset + count * kind.itemsize > len(message):
                 raise WireError(f"array {name!r} lies outside the message: cut short")
             arrays[name] = np.frombuffer(message, kind, count, start + offset).reshape(shape)
             arrays[name].flags.writeable = False
+        if not isinstance(header["meta"], dict):
+            raise WireError("its meta is no JSON object")
         return header["meta"], arrays
-    except (ValueError, KeyError, TypeError) as error:
+    # OverflowError: for a count beyond 64 bits; RecursionError: for JSON that is too deep
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise error if isinstance(error, WireError) else WireError(f"bad header: {error}") from None
 
 

@@ -56,6 +56,18 @@ class Checkpoint(NamedTuple):
     state: dict[str, Any]
     path: Path
 
+    @property
+    def step(self) -> int:
+        """Environment steps that its weights were trained for.
+
+        Raises:
+            BadCheckpoint: where it does not say so.
+        """
+        step = self.state.get("global_step")
+        if not isinstance(step, int):
+            raise BadCheckpoint(f"checkpoint {self.path} is of no run: its global_step is {step!r}")
+        return step
+
 
 def write(folder: Path, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
     """Write one checkpoint at `folder`, replacing the one that is there, all or nothing.
@@ -149,6 +161,9 @@ def save_best(
         for earlier in checkpoints.glob("best-*"):
             if earlier not in (folder, before):
                 _remove(earlier)
+        for replaced in checkpoints.glob(".best-*.old"):
+            if before.exists() or replaced != _old(before):
+                _remove(replaced)
     except OSError as error:
         raise CannotWrite(
             f"an earlier best checkpoint cannot be removed: {error.strerror}: {error.filename}; the"
@@ -165,7 +180,7 @@ def _point(link: Path, folder: Path) -> None:
     """
     temporary = _temporary(link)
     try:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
         temporary.symlink_to(folder.name)
         if link.is_dir() and not link.is_symlink():
             _remove(_old(link))
@@ -198,10 +213,14 @@ def load(folder: Path) -> Checkpoint:
         for name, content in contents.items():
             if hashlib.sha256(content).hexdigest() != digests[name]:
                 raise ValueError(f"{name} does not match its hash")
-        return Checkpoint(
-            parse_arrays(contents["arrays.safetensors"]), json.loads(contents["state.json"]), folder
+        arrays, state = (
+            parse_arrays(contents["arrays.safetensors"]),
+            json.loads(contents["state.json"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        if not isinstance(state, dict):
+            raise ValueError("state.json holds no JSON object")
+        return Checkpoint(arrays, state, folder)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise BadCheckpoint(f"checkpoint {folder} is corrupt: {error}") from None
 
 

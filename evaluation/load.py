@@ -62,4 +62,4 @@ def load_policy(run_dir: Path, which: str = "last", filmed: bool = False) -> Pol
             f" describes: put back the config.yaml that the run was started with"
         )
     model.set_weights(arrays)
-    return Policy(model, config, saved.path.name, saved.state["global_step"], complaints)
+    return Policy(model, config, saved.path.name, saved.step, complaints)

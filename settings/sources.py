@@ -24,6 +24,12 @@ from settings.config import FIELDS, HINTS, MAY_CHANGE_ON_RESUME, MOST_OFF, Confi
 from settings.flags import print_help, read_flags
 from settings.rules import validate
 
+# yaml's own errors are not all that it raises: `2001-99-99` is a ValueError, `!!int ""` an IndexError
+_UNREADABLE = (
+    OSError, yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError,
+    RecursionError,
+)  # fmt: skip
+
 
 def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
     """Build the configuration that a command line asks for.
@@ -105,12 +111,25 @@ def load_run(folder: Path) -> Config:
     settings = _read_yaml(path)
     resumes = folder / "resumes.yaml"
     if resumes.exists():
-        for resume in _load_yaml(resumes):
-            settings |= resume["config"]
+        settings |= _changes(resumes)
     unknown = sorted(set(settings) - FIELDS)
     if unknown:
         _warn_once(f"{path}: this version has no {', '.join(unknown)}: left out")
     return Config(**_converted({n: v for n, v in settings.items() if n in FIELDS}, path))
+
+
+def _changes(resumes: Path) -> dict[str, Any]:
+    """The settings that the resumes of a run have changed."""
+    content, changes = _load_yaml(resumes), {}
+    for resume in content if isinstance(content, list) else [content]:
+        changed = resume.get("config") if isinstance(resume, dict) else None
+        if not isinstance(changed, dict):
+            raise ConfigError(
+                f"{resumes} is no list of resumes, each with its config: put back the file that"
+                f" train.py wrote, or remove it to resume with the settings of config.yaml"
+            )
+        changes |= {str(name): value for name, value in changed.items()}
+    return changes
 
 
 @cache
@@ -131,7 +150,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
 def _load_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except _UNREADABLE as error:
         raise ConfigError(f"cannot read the settings in {path}: {error}") from None
 
 

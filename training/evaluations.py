@@ -61,7 +61,7 @@ class Evaluations:
         self.best, self.last_mean = state["best"], state["last_evaluation"]
         if (best := self._place.checkpoints / "best").exists():
             try:
-                mean = checkpoint.load(best).state["return_mean"]
+                mean = _return_mean(checkpoint.load(best))
             except checkpoint.BadCheckpoint as error:
                 print(f"train.py: {error}; the next evaluation replaces it", file=sys.stderr)
                 self.best = None
@@ -118,3 +118,10 @@ class Evaluations:
 
     def close(self) -> None:
         self._evaluator.close()
+
+
+def _return_mean(saved: checkpoint.Checkpoint) -> float:
+    mean = saved.state.get("return_mean")
+    if not isinstance(mean, int | float):
+        raise checkpoint.BadCheckpoint(f"checkpoint {saved.path} has no return_mean")
+    return mean

@@ -32,6 +32,8 @@ from training.resets import plan_resets
 from training.signals import StopSignals
 from training.summary import note_resume, weights_digest, write_summary
 
+# what a checkpoint's state has, beside the agent's own
+_SAVED = ("behaviour_version", "global_step", "best", "last_evaluation", "report")
 _REFUSED_LIMIT = 5  # updates in a row that came to NaN or infinity: the next ones would too
 
 
@@ -234,8 +236,17 @@ class Run:
         saved, complaints = checkpoint.load_newest(self.checkpoints)
         for complaint in complaints:
             print(f"train.py: {complaint}; using the one before it", file=sys.stderr)
-        self.agent.load_state(saved.arrays, saved.state)
-        self.global_step = saved.state["global_step"]
+        try:
+            lacks = [name for name in _SAVED if name not in saved.state]
+            if lacks:
+                raise ValueError(f"it lacks {', '.join(lacks)}")
+            self.agent.load_state(saved.arrays, saved.state)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise checkpoint.BadCheckpoint(
+                f"checkpoint {saved.path} does not fit the run that {self.run_dir / 'config.yaml'}"
+                f" describes: {error}; put back the config.yaml that the run was started with"
+            ) from None
+        self.global_step = saved.step
         return saved
 
     def summarize(self) -> None:

@@ -136,6 +136,11 @@ class Engine(abc.ABC):
         late = {i: s for i, s in limits.items() if now - self._heard[i] > s}
         return {i: s for i, s in late.items() if i not in self._answers}
 
+    def excuse(self, seconds: float) -> None:
+        """Count so much less silence of all samplers [s], as nobody listened."""
+        now = time.monotonic()
+        self._heard = {i: min(heard + seconds, now) for i, heard in self._heard.items()}
+
     def _patience(self, index: int) -> float:
         """How long sampler `index`, which has something to do, may be silent [s]."""
         if index in self.starting:
