@@ -70,7 +70,9 @@ def check(config: Config) -> Spaces:
     address = config.xparl_addr or config.ray_address
     if address is not None and config.samplers != 0:
         if config.xparl_addr is not None:
-            from cluster.engines.xparl import cluster_cpus
+            from cluster.engines.xparl import choose_key, cluster_cpus
+
+            choose_key(config.key, address)
         else:
             from cluster.engines.ray_cluster import cluster_cpus
         adds = "xparl connect" if config.xparl_addr is not None else "ray start --address"

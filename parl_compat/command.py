@@ -1,6 +1,7 @@
 """The console command `xparl`, and the processes that it starts.
 
-`main` is PARL's own command line, same flags, plus `--host IP` for start and connect. As
+`main` is PARL's own command line, same flags, plus `--host IP` and `--key FILE` for start and
+connect, and `xparl keygen FILE`. As
 `python -m parl_compat.command SCRIPT ARGS` this module runs one of PARL's own processes
 (master, worker, job, monitor, log server) with the shim in place.
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+from parl_compat import keys
 from parl_compat.shim import (
     HOST_VARIABLE,
     SKIP_CORE_VARIABLE,
@@ -24,6 +26,7 @@ from parl_compat.shim import (
     bind_host,
     load_parl,
     parl_modules,
+    web_host,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,8 +60,19 @@ def _take_host(context: Any, option: Any, value: str | None) -> None:
     os.environ[HOST_VARIABLE] = value
 
 
+def _take_key(context: Any, option: Any, value: str | None) -> None:
+    """The callback of `--key`: this process and its children use that file."""
+    import click
+
+    try:
+        if value is not None:
+            keys.choose(value)
+    except keys.BadKey as error:
+        raise click.BadParameter(str(error)) from None
+
+
 def _at_host(start: FunctionType) -> Callable[..., None]:
-    """PARL's `xparl start`, mended in two of its words.
+    """PARL's `xparl start`, with a key, and mended in three of its words.
 
     It says localhost:PORT to the processes that it starts, where nothing listens when the cluster
     has another address. It looks for its monitor by `ps -ef`, which cuts lines at 80 characters
@@ -66,7 +80,9 @@ def _at_host(start: FunctionType) -> Callable[..., None]:
     """
 
     def start_there(**options: Any) -> None:
-        words = {"ps -ef ": "ps -efww "}
+        keys.choose(None, bind_host())
+        # the monitor's page is on loopback, wherever the rest is
+        words = {"ps -ef ": "ps -efww ", "http://{}:{}": f"http://{web_host()}:{{1}}"}
         if HOST_VARIABLE in os.environ:
             words["localhost:"] = f"{bind_host()}:"
         constants = list(start.__code__.co_consts)
@@ -98,13 +114,14 @@ def _reachable(connect: Callable[..., None]) -> Callable[..., None]:
                 f" worker would listen: add --host {own}, the address from which this machine"
                 f" reaches the master"
             )
+        keys.choose(None, str(master), bind_host())
         connect(address=address, **options)
 
     return connect_there
 
 
 def main() -> None:
-    """The console command `xparl`: PARL's own, same flags, plus `--host IP` for start and connect."""
+    """The console command `xparl`: see this module's docstring."""
     os.environ[SKIP_CORE_VARIABLE] = "true"  # a cluster command has no use for torch
     try:
         load_parl()
@@ -113,7 +130,7 @@ def main() -> None:
     import click
     from parl.remote import scripts
 
-    from parl_compat.local_clusters import status, stop
+    from parl_compat.local_clusters import keygen, status, stop
 
     for command, mended in ((scripts.start_master, _at_host), (scripts.start_worker, _reachable)):
         command.callback = mended(command.callback)  # pyright: ignore[reportArgumentType]
@@ -126,6 +143,20 @@ def main() -> None:
                 help="The address at which other machines reach this one. Default: 127.0.0.1",
             )
         )
+        command.params.append(
+            click.Option(
+                ["--key"],
+                expose_value=False,
+                callback=_take_key,
+                metavar="FILE",
+                help="The cluster's key, made by `xparl keygen`. Default: DPPO_KEY_FILE, or your"
+                " own key in ~/.config/dppo, on this machine only",
+            )
+        )
+    # PARL asks its log server whether it is there at the cluster's address
+    asked = scripts.check_log_server_started
+    scripts.check_log_server_started = lambda address, port: asked(web_host(), port)
+    scripts.cli.add_command(keygen)
     scripts.cli.add_command(status)
     scripts.cli.add_command(stop)
     _mend_children()

@@ -1,17 +1,21 @@
-"""The clusters that this user runs on this machine: `xparl status` and `xparl stop`.
+"""The clusters that this user runs on this machine: `xparl keygen`, `xparl status`, `xparl stop`.
 
-PARL's own two commands ask `ps` and `grep`. They miss a cluster that does not listen on localhost,
+PARL's own two, status and stop, ask `ps` and `grep`. They miss a cluster that does not listen on localhost,
 print errors of `kill` and `xargs`, and stop every cluster of the machine.
 """
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 import click
 import psutil
 import zmq
+
+from parl_compat import keys
+from parl_compat.shim import web_host
 
 SCRIPTS = ("start.py", "job.py", "monitor.py", "log_server.py")
 MASTER_TIMEOUT_S = 10.0
@@ -62,10 +66,23 @@ def _is_parls(word: str) -> bool:
     return name in SCRIPTS and folder.endswith(os.path.join("parl", "remote"))
 
 
-def ask_status(address: str) -> str | None:
-    """The master's sentence about its CPUs, or None where it does not answer."""
+def keys_in_use(address: str, processes: list[ClusterProcess]) -> set[keys.Key]:
+    """The keys of this user's processes that belong to the master at an address."""
+    files = set()
+    for process in processes:
+        if process.options.get("address") == address:
+            try:
+                files.add(process.process.environ().get(keys.KEY_VARIABLE))
+            except psutil.Error:
+                continue
+    return {keys.read(Path(file)) for file in files if file} or {keys.current()}
+
+
+def ask_status(address: str, key: keys.Key | None = None) -> str | None:
+    """The master's sentence about its CPUs, or None where it does not answer to the key."""
     with zmq.Context() as context, context.socket(zmq.REQ) as request:
         request.linger = 0
+        keys.secure(request, key)
         request.setsockopt(zmq.RCVTIMEO, int(MASTER_TIMEOUT_S * 1000))
         request.connect(f"tcp://{address}")
         request.send_multipart([b"[STATUS]"])
@@ -73,6 +90,14 @@ def ask_status(address: str) -> str | None:
             return request.recv_multipart()[1].decode()
         except zmq.error.Again:
             return None
+
+
+@click.command("keygen", short_help="Make the key of a cluster.")
+@click.argument("file", type=click.Path(path_type=Path))
+def keygen(file: Path) -> None:
+    """Write a new key into FILE. Every machine of the cluster needs a copy; nobody else may see it."""
+    keys.write(file)
+    click.echo(f"{file}: give it to `xparl start`, `xparl connect` and `train.py` as --key {file}")
 
 
 @click.command("status")
@@ -83,14 +108,15 @@ def status() -> None:
     if not addresses:
         click.echo("No active cluster is found.")
     for address in sorted(addresses):
-        answer = ask_status(address)
+        answers = [ask_status(address, key) for key in keys_in_use(address, processes)]
+        answer = next(filter(None, answers), None)
         if answer is None:
             click.echo(f"Can not connect to cluster {address}, please try later.")
             continue
         click.echo(f"\n            # Cluster {address} {answer}\n")
         for process in processes:
             if process.script == "monitor.py" and process.options["address"] == address:
-                host = address.rpartition(":")[0].replace("localhost", "127.0.0.1")
+                host = web_host(address.rpartition(":")[0].replace("localhost", "127.0.0.1"))
                 click.echo(
                     "            # If you want to check cluster status, please view:"
                     f" http://{host}:{process.options['monitor_port']}\n"

@@ -14,27 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
-import flask
 import zmq
 from parl.remote import cluster_monitor, master, remote_constants, worker
 
-from parl_compat.shim import bind_host
-
-
-def run_on_host(run: Callable[..., None]) -> Callable[..., None]:
-    """A Flask.run that listens on `bind_host()`, and whose log server gives no other files."""
-
-    def run_there(self: flask.Flask, host: str | None = None, *args: Any, **options: Any) -> None:
-        self.before_request(_refuse_paths)
-        run(self, bind_host(), *args, **options)
-
-    return run_there
-
-
-def _refuse_paths() -> None:
-    """PARL's log server joins the job's name to its folder: a path would lead out of it."""
-    if "/" in flask.request.args.get("job_id", ""):
-        flask.abort(400)
+from parl_compat import web
 
 
 def receive_or_reply(receive: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -132,7 +115,7 @@ def send_status(self: worker.Worker) -> None:
 
 
 def mend() -> None:
-    flask.Flask.run = run_on_host(flask.Flask.run)  # pyright: ignore
+    web.mend()
     master.Master._receive_message = receive_or_reply(master.Master._receive_message)
     guard_monitor()
     worker.Worker._remove_job = remove_job

@@ -6,7 +6,8 @@ mends them from outside and leaves PARL's own files alone:
 * Its pins do not resolve. Its protobuf code is replaced by the same messages built at run time,
   and `pkg_resources` by a stub, so that any current protobuf and no setuptools will do.
 * It listens on every interface, without authentication. Here it listens on one address:
-  127.0.0.1, unless `xparl start --host IP` says otherwise.
+  127.0.0.1, unless `xparl start --host IP` says otherwise; and it speaks only to who has the
+  cluster's key (`keys`).
 * With any grpcio that has wheels for Python 3.11, every remote actor dies 20 s after its
   creation: PARL builds its heartbeat server in the parent and serves it from a forked child,
   which modern gRPC cannot do. `heartbeats` builds and starts the server in one process.
@@ -24,6 +25,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import io
+import ipaddress
 import logging
 import os
 import socket
@@ -45,6 +47,16 @@ class ParlMissing(RuntimeError):
 def bind_host() -> str:
     """The one address that this process and its children listen on."""
     return os.environ.get(HOST_VARIABLE, "127.0.0.1")
+
+
+def web_host(host: str | None = None) -> str:
+    """The address of PARL's web pages, which know no key: loopback, also where the rest is not.
+
+    Args:
+        host: where the rest listens; `bind_host()` by default.
+    """
+    host = bind_host() if host is None else host
+    return host if ipaddress.ip_address(host).is_loopback else "127.0.0.1"
 
 
 def load_parl() -> Any:
@@ -71,8 +83,9 @@ def load_parl() -> Any:
     _mend_addresses(parl.__path__[0])
     # PARL compares the versions of pyarrow, which it does not get to use here
     _replace_everywhere("get_version", lambda name: None)
-    from parl_compat import heartbeats, learner
+    from parl_compat import heartbeats, keys, learner
 
+    keys.mend(parl.__path__[0], os.path.dirname(__file__))
     heartbeats.mend()
     learner.mend()
     return parl

@@ -60,6 +60,9 @@ class Cluster:
 
     xparl_addr: str | None = None
     """IP:PORT of an xparl master; without it samplers are local processes."""
+    key: Annotated[str | None, Needs(xparl_addr=ON)] = None
+    """File with the cluster's key, made by `xparl keygen`. Default: DPPO_KEY_FILE, or your own key in
+    ~/.config/dppo, which is enough for a cluster on this machine."""
     ray_address: str | None = None
     """HOST:PORT of a Ray cluster's head node, or auto: the one on this machine."""
     samplers: Natural | None = None

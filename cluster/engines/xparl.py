@@ -18,6 +18,7 @@ from cluster.session import pack_hello
 from common.errors import UserError
 from common.sources import digest, sources
 from envs import family_of
+from parl_compat import keys
 from parl_compat.shim import HOST_VARIABLE, load_parl
 from rollout import RolloutSpec
 from settings.config import Config
@@ -39,17 +40,34 @@ def _split(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def choose_key(file: str | None, address: str) -> keys.Key:
+    """The key for the cluster at an address; this process and its children use it from now on.
+
+    Args:
+        file: the setting `key`; None: what was chosen before, DPPO_KEY_FILE's, or the user's own.
+
+    Raises:
+        ClusterError: where it must not be used, or must be named.
+    """
+    try:
+        keys.choose(file, _split(address)[0])
+        return keys.current()
+    except keys.BadKey as error:
+        raise ClusterError(f"xparl_addr {address}: {error}") from None
+
+
 def cluster_cpus(address: str, wanted: int = 1) -> tuple[int, int]:
     """The cluster's (free, total) CPUs; waits some seconds while fewer than `wanted` are free.
 
     The numbers can be 10 s old: a run that started meanwhile may have taken those that are free.
 
     Raises:
-        ClusterError: where no xparl master answers at the address.
+        ClusterError: where no xparl master answers at the address to the key (see `choose_key`).
     """
     import zmq
 
     host, port = _split(address)
+    curve = choose_key(None, address)
     try:
         socket.create_connection((host, port), CONNECT_TIMEOUT_S).close()
     except OSError as error:
@@ -62,6 +80,7 @@ def cluster_cpus(address: str, wanted: int = 1) -> tuple[int, int]:
     try:
         while True:
             with context.socket(zmq.REQ) as request:
+                keys.secure(request, curve)
                 request.setsockopt(zmq.LINGER, 0)
                 request.setsockopt(zmq.RCVTIMEO, int(CONNECT_TIMEOUT_S * 1000))
                 request.connect(f"tcp://{host}:{port}")
@@ -71,7 +90,8 @@ def cluster_cpus(address: str, wanted: int = 1) -> tuple[int, int]:
                 except zmq.error.Again:
                     raise ClusterError(
                         f"what listens at xparl_addr {address} does not answer as an xparl master"
-                        f" does: check the port"
+                        f" with this key does: check the port, and that --key (or"
+                        f" {keys.KEY_VARIABLE}) is the key that the master was started with"
                     ) from None
             # "has 1 used cpus, 7 vacant cpus, ..."
             used, free = int(words[1]), int(words[4])
@@ -95,6 +115,7 @@ class XparlEngine(RemoteEngine):
     def __init__(self, config: Config, spec: RolloutSpec, samplers: int):
         assert config.xparl_addr is not None
         host, port = _split(config.xparl_addr)
+        choose_key(config.key, config.xparl_addr)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
             route.connect((socket.gethostbyname(host), port))
             # actors must reach this process at the address from which it reaches the master

@@ -1,0 +1,238 @@
+"""The cluster's key: who does not have it gets no answer from any of PARL's ZMQ sockets.
+
+PARL's messages are pickles, so whoever can send one runs code. Here every one of its sockets speaks
+CURVE (ZMQ's encryption), with one key pair for a whole cluster: it is the server's and the client's.
+A client must know it to be heard by a server, and a ZAP handler of each server's lets only it in.
+
+The key is a file that only its user can read: the one that `--key` or DPPO_KEY_FILE names, or, for
+clusters that listen on loopback only, one that is made for the user at the first need. Processes
+hand on the file's path, in DPPO_KEY_FILE; never the key itself, and nothing on a command line.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import os
+import secrets
+import socket
+import stat
+import sys
+import threading
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import zmq
+from zmq.utils import z85
+
+KEY_VARIABLE = "DPPO_KEY_FILE"
+USERS_KEY = Path(".config") / "dppo" / "key"  # below the home folder
+# A server closes the connection of whoever announces more, even before it has shown its key.
+LARGEST_MESSAGE = 2**31  # bytes
+_PREFIX = "dppo-xparl-key-1 "
+_ZAP_ADDRESS = "inproc://zeromq.zap.01"
+_plain_socket = zmq.Context.socket
+
+
+class BadKey(ValueError):
+    """There is no key that may be used. The message says why, and the remedy."""
+
+
+class Key(NamedTuple):
+    """A CURVE key pair, in Z85."""
+
+    public: bytes
+    secret: bytes
+
+
+def write(path: Path) -> None:
+    """Make a new key, in a file that only this user can read.
+
+    Raises:
+        BadKey: where the file exists or cannot be written.
+    """
+    _, secret = zmq.curve_keypair()
+    whole = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(descriptor, f"{_PREFIX}{secret.decode()}\n".encode())
+            os.fchmod(descriptor, 0o600)  # whatever the umask takes away
+            os.link(whole, path)  # whoever reads it sees all of it; it overwrites nothing
+        finally:
+            os.close(descriptor)
+            os.unlink(whole)
+    except FileExistsError:
+        raise BadKey(f"{path} exists, and is not overwritten: give another name") from None
+    except OSError as error:
+        raise BadKey(
+            f"the key {path} cannot be written ({error.strerror}): give a file in a folder of yours"
+        ) from None
+
+
+def read(path: Path) -> Key:
+    """The key in a file.
+
+    Raises:
+        BadKey: where it cannot be read, is no key, or is not this user's alone.
+    """
+    remedy = f"make one with `xparl keygen {path}`, or copy the master's"
+    try:
+        # a pipe must not be waited for
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            about = os.fstat(file.fileno())
+            content = file.read(200) if stat.S_ISREG(about.st_mode) else b""
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BadKey(f"the key {str(path)!r} cannot be read ({reason}): {remedy}") from None
+    if about.st_uid != os.getuid():
+        raise BadKey(
+            f"the key {path} belongs to user {about.st_uid}, who could read it: use a copy of your"
+            f" own, `install -m 600 {path} FILE`"
+        )
+    if about.st_mode & 0o077:
+        raise BadKey(
+            f"the key {path} can be read or written by others (mode {about.st_mode & 0o777:03o}):"
+            f" run `chmod 600 {path}`, and make a new key if somebody may have read it"
+        )
+    secret = content.decode("ascii", errors="replace").removesuffix("\n").removeprefix(_PREFIX)
+    if content == f"{_PREFIX}{secret}\n".encode() and len(secret) == 40:
+        try:
+            return Key(zmq.curve_public(secret.encode()), secret.encode())
+        except zmq.ZMQError:
+            pass  # it is no Z85: said below
+    raise BadKey(f"{path} holds no key: {remedy}")
+
+
+@functools.cache
+def _read_once(path: Path) -> Key:
+    return read(path)
+
+
+def is_given() -> bool:
+    """Whether the user has named a key."""
+    return bool(os.environ.get(KEY_VARIABLE))
+
+
+def current() -> Key:
+    """The key of this process.
+
+    Raises:
+        BadKey: see `read`.
+    """
+    if is_given():
+        return _read_once(Path(os.environ[KEY_VARIABLE]))
+    path = Path.home() / USERS_KEY
+    if not os.path.lexists(path):
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.parent.chmod(0o700)
+            write(path)
+        except OSError as error:
+            raise BadKey(
+                f"no key can be made at {path} ({error.strerror}): make one elsewhere with"
+                f" `xparl keygen FILE`, and give --key FILE"
+            ) from None
+        except BadKey:
+            if not path.exists():  # else another process was faster
+                raise
+    return _read_once(path)
+
+
+def choose(file: str | None, *hosts: str) -> None:
+    """Decide on the key of this process, and of all that it starts.
+
+    Args:
+        file: named by the user; None: DPPO_KEY_FILE's, or the user's own.
+        hosts: the addresses that will be listened at or connected to.
+
+    Raises:
+        BadKey: where it must not be used (see `read`), or must be named: the user's own key is for
+            loopback only.
+    """
+    if file is not None:
+        os.environ[KEY_VARIABLE] = str(Path(file).expanduser().absolute())
+    elif not is_given():
+        for host in hosts:
+            if not is_loopback(host):
+                raise BadKey(
+                    f"{host} can be reached from other machines, and whoever reaches a cluster"
+                    f" without a key of its own runs code there: make one with `xparl keygen FILE`,"
+                    f" copy it to every machine, and give --key FILE (or set {KEY_VARIABLE})"
+                )
+    current()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address, or the host of a name, can be reached from this machine only."""
+    try:
+        return ipaddress.ip_address(socket.gethostbyname(host)).is_loopback
+    except (OSError, ValueError):
+        return False  # an unknown host is said elsewhere
+
+
+def secure(connection: zmq.Socket, key: Key | None = None) -> None:
+    """Make a REQ or REP socket, not bound or connected yet, speak to holders of the key only.
+
+    Args:
+        key: `current` by default.
+    """
+    key = key or current()
+    connection.curve_publickey, connection.curve_secretkey = key.public, key.secret
+    if connection.socket_type == zmq.REP:
+        _let_in(connection.context, key)
+        connection.curve_server = True
+        connection.zap_domain = b"dppo"
+        connection.setsockopt(zmq.MAXMSGSIZE, LARGEST_MESSAGE)
+    else:
+        connection.curve_serverkey = key.public
+
+
+_letting_in = threading.Lock()
+
+
+def _let_in(context: zmq.Context, key: Key) -> None:
+    """Start the thread that answers ZMQ's question who may connect to this context's servers."""
+    with _letting_in:
+        reply = _plain_socket(context, zmq.REP)
+        try:
+            reply.bind(_ZAP_ADDRESS)
+        except zmq.ZMQError as error:
+            reply.close()
+            if error.errno != zmq.EADDRINUSE:
+                raise
+            return  # an earlier server of the context has started it
+        name = "xparl-key"
+        threading.Thread(target=_answer, args=(reply, key), daemon=True, name=name).start()
+
+
+def _answer(reply: zmq.Socket, key: Key) -> None:
+    """Answer by ZMQ's authentication protocol (RFC 27) until the context ends."""
+    allowed = [z85.decode(key.public)]
+    while True:
+        try:
+            version, request, _, _, _, mechanism, *credentials = reply.recv_multipart()
+            if mechanism == b"CURVE" and credentials == allowed:
+                answer = [b"200", b"OK", b"key holder", b""]
+            else:
+                answer = [b"400", b"another key", b"", b""]
+            reply.send_multipart([version, request, *answer])
+        except zmq.ContextTerminated:
+            reply.close(linger=0)
+            return
+
+
+def mend(*folders: str) -> None:
+    """Make every socket that code in these folders makes a secure one.
+
+    An environment of the user's may make sockets of its own: those stay as they are.
+    """
+
+    def secured(self: zmq.Context, socket_type: int, *args: Any, **options: Any) -> Any:
+        made = _plain_socket(self, socket_type, *args, **options)
+        caller = sys._getframe(1).f_code.co_filename
+        if socket_type in (zmq.REQ, zmq.REP) and caller.startswith(folders):
+            secure(made)
+        return made
+
+    zmq.Context.socket = secured

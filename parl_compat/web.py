@@ -1,0 +1,67 @@
+"""PARL's log server and monitor: web pages for the user who runs the cluster, and for nobody else.
+
+Their answers name machines, paths and what actors print. They listen on loopback, give what lies in
+the folders of actors, and answer neither other users of this machine nor pages of other sites.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+from typing import Any
+from urllib.parse import urlsplit
+
+import flask
+import flask_cors
+
+from parl_compat.shim import web_host
+
+_ACTOR = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]*")  # a name such as 127.0.0.1_40123_1700000000
+
+
+def _refuse() -> None:
+    """Answer no request but the user's own."""
+    request = flask.request
+    if not _ACTOR.fullmatch(request.args.get("job_id", "_")):
+        flask.abort(400, "job_id is not an actor's name")
+    # a site whose name is made to mean this address can make a browser ask
+    if urlsplit(f"http://{request.host}").hostname not in (web_host(), "localhost"):
+        flask.abort(403, "not a name of this server")
+    peer = request.environ["REMOTE_ADDR"], int(request.environ["REMOTE_PORT"])
+    if _user_of(*peer) not in (os.getuid(), 0):
+        flask.abort(403, "the cluster of another user")
+
+
+def _user_of(address: str, port: int) -> int | None:
+    """The user whose process has the TCP socket at an IPv4 address of this machine."""
+    host = int.from_bytes(socket.inet_aton(address), sys.byteorder)
+    with open("/proc/net/tcp") as table:
+        for line in table:
+            fields = line.split()
+            if fields[1] == f"{host:08X}:{port:04X}":
+                return int(fields[7])
+    return None
+
+
+def _let_own_pages_read(response: flask.Response) -> flask.Response:
+    """Let the monitor's page, which is at another port, show an actor's log."""
+    origin = flask.request.headers.get("Origin", "")
+    if urlsplit(origin).hostname in (web_host(), "localhost"):
+        response.headers["Access-Control-Allow-Origin"] = origin
+        response.headers["Vary"] = "Origin"
+    return response
+
+
+def mend() -> None:
+    """Put these rules into every Flask server of this process."""
+    run = flask.Flask.run
+
+    def run_there(self: flask.Flask, host: str | None = None, *args: Any, **options: Any) -> None:
+        self.before_request(_refuse)
+        self.after_request(_let_own_pages_read)
+        run(self, web_host(), *args, **options)
+
+    flask.Flask.run = run_there  # pyright: ignore
+    flask_cors.CORS = lambda app: None  # PARL lets the pages of every site read the logs
