@@ -194,7 +194,8 @@ _letting_in = threading.Lock()
 def _let_in(context: zmq.Context, key: Key) -> None:
     """Start the thread that answers ZMQ's question who may connect to this context's servers."""
     with _letting_in:
-        reply = _plain_socket(context, zmq.REP)
+        # by a second name of the context: its thread closes it, whatever else closes sockets
+        reply = _plain_socket(zmq.Context.shadow(context), zmq.REP)
         try:
             reply.bind(_ZAP_ADDRESS)
         except zmq.ZMQError as error:

@@ -1,0 +1,244 @@
+"""Who does not have the cluster's key, before a real cluster with a run on it."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import pickle
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import zmq
+
+from cluster.engines.xparl import cluster_cpus
+from parl_compat import keys, local_clusters
+from tests.conftest import ROOT, cluster_processes, wait_until
+
+pytestmark = [pytest.mark.xdist_group("xparl"), pytest.mark.slow]
+
+# what a master, a worker and an actor unpickle
+TAGS = (
+    b"[WORKER_INITIALIZED]", b"[CLIENT_STATUS_UPDATE_TAG]", b"[WORKER_STATUS_UPDATE_TAG]",
+    b"[NEW_JOB]", b"[NORMAL]", b"[SEND_FILE]", b"[INIT_OBJECT]", b"[CALL]",
+)  # fmt: skip
+BOMBS = 104  # for each port
+
+
+class Bomb:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path: Path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def listening(processes: list[int]) -> set[tuple[str, int]]:
+    """The (address, port) of every listening socket of some processes."""
+    found = set()
+    for pid in processes:
+        try:
+            connections = psutil.Process(pid).net_connections(kind="tcp")
+        except psutil.NoSuchProcess:
+            continue
+        for connection in connections:
+            if connection.status == psutil.CONN_LISTEN:
+                found.add((connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port))
+    return found
+
+
+def throw(ports: list[int], bomb: bytes, key: keys.Key | None) -> None:
+    """Send bombs to each port, all at once, without CURVE or with a stranger's key."""
+    with zmq.Context() as context:
+        senders = []
+        for port in ports:
+            for tag in TAGS:
+                sender = context.socket(zmq.DEALER)
+                if key is not None:
+                    sender.curve_publickey, sender.curve_secretkey = key
+                    sender.curve_serverkey = key.public
+                sender.linger = 0
+                sender.connect(f"tcp://127.0.0.1:{port}")
+                for _ in range(BOMBS // len(TAGS)):
+                    sender.send_multipart([b"", tag, bomb, bomb])
+                senders.append(sender)
+        poller = zmq.Poller()
+        for sender in senders:
+            poller.register(sender, zmq.POLLIN)
+        assert poller.poll(3000) == []  # nobody answers
+        for sender in senders:
+            sender.close()
+
+
+def zmtp_greeting() -> bytes:
+    """ZMQ's first 64 bytes, of a client that wants no security; then READY, by RFC 23."""
+    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+    ready = b"\x05READY" + b"\x0bSocket-Type" + struct.pack(">I", 3) + b"REQ"
+    return greeting + bytes([4, len(ready)]) + ready
+
+
+def send_raw(port: int, content: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", port), 5) as connection:
+        try:
+            connection.sendall(content)
+        except OSError:  # it has been thrown out already
+            return
+
+
+@pytest.fixture(scope="module")
+def run(xparl_cluster, tmp_path_factory):
+    """A run that lasts as long as the tests of this file."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    process = subprocess.Popen(
+        [sys.executable, "train.py", "--env", "CartPole-v1", "--samplers", "2", "--xparl_addr",
+         xparl_cluster, "--train_total_steps", "100000000", "--test_every_steps", "3000",
+         "--run_dir", str(folder)],
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait_until(lambda: "eval/return_mean" in metrics(folder), 120, "an evaluation")
+        yield process, folder
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def metrics(folder: Path) -> str:
+    path = folder / "metrics.jsonl"
+    return path.read_text() if path.exists() else ""
+
+
+def everybody(cluster: str, run: subprocess.Popen) -> list[int]:
+    """The processes of the cluster, its actors, the learner and the evaluator."""
+    learner = psutil.Process(run.pid)
+    port = int(cluster.partition(":")[2])
+    own = [process.pid for process in (learner, *learner.children(recursive=True))]
+    return cluster_processes(port) + own
+
+
+def test_a_whole_run_listens_on_this_machine_only(xparl_cluster, run):
+    processes = everybody(xparl_cluster, run[0])
+    assert len(processes) >= 14  # 11 of the cluster with 4 CPUs, the learner and the evaluator
+    found = listening(processes)
+    assert len(found) > 20
+    assert {address for address, _ in found} == {"127.0.0.1"}
+
+
+def test_pickles_of_strangers_execute_nothing_and_kill_nothing(xparl_cluster, run, tmp_path):
+    bomb = pickle.dumps(Bomb(tmp_path / "executed"))
+    before = everybody(xparl_cluster, run[0])
+    ports = sorted(port for _, port in listening(before))
+    for key in (None, keys.Key(*zmq.curve_keypair())):
+        throw(ports, bomb, key)
+    for port in ports:
+        frames = b"".join(bytes([flags, len(part)]) + part for flags, part in (
+            (1, b""), (1, b"[SEND_FILE]"), (0, bomb)))  # fmt: skip
+        send_raw(port, zmtp_greeting() + frames)
+        send_raw(port, zmtp_greeting() + b"\x02" + b"\xff" * 8 + bytes(100_000))  # oversized
+        send_raw(port, b"\xff" * 1000)
+    assert not (tmp_path / "executed").exists()
+    assert {pid for pid in before if psutil.pid_exists(pid)} == set(before)
+    updates = metrics(run[1]).count("\n")
+    wait_until(lambda: metrics(run[1]).count("\n") > updates + 2, 20, "the run to go on")
+    assert cluster_cpus(xparl_cluster)[1] == 4
+
+
+def test_nothing_malformed_of_the_keys_holder_kills_the_master(xparl_cluster, tmp_path):
+    import cloudpickle
+
+    bomb = cloudpickle.dumps(Bomb(tmp_path / "executed"))
+    with zmq.Context() as context:
+        for tag in (*TAGS[:4], b"[CLIENT_SUBMIT]", b"[MONITOR]", b"", os.urandom(9)):
+            for more in ([], [b"\x80"], [b"a:1", b"\xff" * 99], [b"\xff" * 9] * 5, [bomb, bomb]):
+                with context.socket(zmq.REQ) as request:
+                    request.linger = 0
+                    request.setsockopt(zmq.RCVTIMEO, 5000)
+                    keys.secure(request)
+                    request.connect(f"tcp://{xparl_cluster}")
+                    request.send_multipart([tag, *more])
+                    assert request.recv_multipart()
+    assert cluster_cpus(xparl_cluster)[1] == 4
+    # the bombs are real: whoever holds the key runs code
+    assert (tmp_path / "executed").exists()
+
+
+def web_port(cluster: str, name: str) -> int:
+    option = {"log_server.py": "port", "monitor.py": "monitor_port"}[name]
+    port = cluster.partition(":")[2]
+    for found in local_clusters.cluster_processes():
+        session = os.getsid(found.process.pid)
+        if found.script == name and session in map(os.getsid, cluster_processes(int(port))):
+            return int(found.options[option])
+    raise AssertionError(f"the cluster has no {name}")
+
+
+def get(port: int, path: str, **headers: str) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", path, headers=headers)
+    response = connection.getresponse()
+    response.read()
+    connection.close()
+    return response
+
+
+def test_the_log_server_gives_the_logs_of_actors_and_nothing_else(xparl_cluster, tmp_path):
+    port = web_port(xparl_cluster, "log_server.py")
+    job_folder = Path.home() / ".parl_data" / "job"
+    job_folder.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "stdout.log").write_text("of another folder")
+    above = job_folder.parent / "stdout.log"
+    made = not above.exists()
+    above.touch()
+    try:
+        for name in (str(tmp_path), "..", ".", "", "%2e%2e", "a/../..", "a%00", "..%2f.."):
+            for page in ("get-log", "download-log"):
+                assert get(port, f"/{page}?job_id={name}").status == 400, name
+    finally:
+        if made:
+            above.unlink()
+    logs = [path.parent.name for path in job_folder.glob("127.0.0.1_*/stdout.log")]
+    assert get(port, f"/get-log?job_id={logs[0]}").status == 200
+
+
+@pytest.mark.parametrize("name", ["log_server.py", "monitor.py"])
+def test_pages_of_other_sites_read_nothing(xparl_cluster, name):
+    port = web_port(xparl_cluster, name)
+    allowed = "Access-Control-Allow-Origin"
+    path = "/get-log?job_id=none"
+    for origin in ("http://evil.example", "null", "http://127.0.0.1.evil.example", "http://[::1]"):
+        assert get(port, path, Origin=origin).getheader(allowed) is None
+    own = "http://127.0.0.1:8210"  # the monitor's page
+    assert get(port, path, Origin=own).getheader(allowed) == own
+    assert get(port, path, Host="evil.example").status == 403  # a name that is made to mean us
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("name", ["log_server.py", "monitor.py"])
+def test_another_user_of_the_machine_reads_nothing(xparl_cluster, name):
+    port = web_port(xparl_cluster, name)
+    program = (
+        "import encodings.idna, http.client, os\n"
+        "os.setuid(65534)\n"
+        f"connection = http.client.HTTPConnection('127.0.0.1', {port}, timeout=10)\n"
+        "connection.request('GET', '/')\n"
+        "print(connection.getresponse().status)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "403\n", done.stderr
+
+
+def test_no_command_line_shows_a_key(xparl_cluster, run):
+    secret = keys.current().secret.decode()
+    for pid in everybody(xparl_cluster, run[0]):
+        try:
+            words = psutil.Process(pid).cmdline()
+        except psutil.NoSuchProcess:
+            continue
+        assert not any(secret in word for word in words)
