@@ -34,6 +34,9 @@ class Arguments:
     """Seed of the episodes."""
     video: Annotated[Path | None, tyro.conf.arg(metavar="FILE.mp4")] = None
     """Also film one episode into this .mp4 file."""
+    trust: bool = False
+    """Import the module of a class that the run's settings name, `module:Class`, from the folder
+    worked in or from PYTHONPATH."""
     opponents: Annotated[tuple[str, ...], tyro.conf.arg(metavar="BOT...")] = ()
     """microRTS bots for a league table, which is also drawn in RUN_DIR/league.png; `all` stands for
     every bot. Default: play against the run's own opponents in turn, without a table."""
@@ -90,7 +93,8 @@ def evaluate(arguments: Arguments) -> None:
 
     if arguments.episodes < 1:
         raise ConfigError(f"episodes is {arguments.episodes}, but must be at least 1")
-    policy = load_policy(arguments.run_dir, arguments.checkpoint, arguments.video is not None)
+    filmed = arguments.video is not None
+    policy = load_policy(arguments.run_dir, arguments.checkpoint, filmed, arguments.trust)
     for complaint in policy.complaints:
         print(f"evaluate.py: {complaint}; using the one before it", file=sys.stderr)
     opponents = opponents_of(arguments.opponents, policy.config)

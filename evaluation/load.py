@@ -8,7 +8,7 @@ from typing import NamedTuple
 from common import checkpoint
 from envs import family
 from model import ActorCritic, build_model
-from settings.config import Config
+from settings.config import Config, ConfigError
 from settings.sources import load_run
 
 
@@ -26,19 +26,40 @@ class Policy(NamedTuple):
     complaints: list[str]
 
 
-def load_policy(run_dir: Path, which: str = "last", filmed: bool = False) -> Policy:
+def refuse_named_code(config: Config, run_dir: Path) -> None:
+    """Refuse a run whose settings name a class of somebody's own: making it would run its module.
+
+    Raises:
+        ConfigError: with the remedy.
+    """
+    for name in ("env", "network"):
+        value = getattr(config, name)
+        if ":" in value:
+            module = value.partition(":")[0]
+            raise ConfigError(
+                f"{name} {value} of {run_dir} is code: it would import the module {module} of this"
+                f" folder or of PYTHONPATH. Give --trust if you know that module"
+            )
+
+
+def load_policy(
+    run_dir: Path, which: str = "last", filmed: bool = False, trust: bool = False
+) -> Policy:
     """The policy of a run's newest good checkpoint, or of its best evaluation.
 
     Args:
         which: last or best.
         filmed: prepare this process for filming the policy (see `envs.Family.prepare_film`).
+        trust: import the modules that the run's settings name, `module:Class`.
 
     Raises:
-        ConfigError: where the folder is not a run's.
+        ConfigError: where the folder is not a run's, or names code that is not trusted.
         BadCheckpoint: where there is no such checkpoint, or it does not fit the run's settings.
         BadEnvironment: where the environment cannot be made, or filmed.
     """
     config = load_run(run_dir)
+    if not trust:
+        refuse_named_code(config, run_dir)
     if filmed:
         family(config.env).prepare_film(config.env)
     checkpoints = run_dir / "checkpoints"
