@@ -12,6 +12,7 @@ from typing import Any
 import imageio.v2 as imageio
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 import evaluate
@@ -61,7 +62,7 @@ def command(monkeypatch):
 
 def test_the_scores_are_printed(tmp_path, command, capsys):
     folder = untrained("tests.toy_envs:ConstantReward", tmp_path)
-    command(str(folder), "--episodes", "3", "--stochastic")
+    command(str(folder), "--episodes", "3", "--stochastic", "--trust")
     assert capsys.readouterr().out == (
         "tests.toy_envs:ConstantReward, update-00000001 (0 steps), stochastic: return mean 10.00,"
         " std 0.00, episodes 3, mean length 10.0\n"
@@ -105,7 +106,7 @@ TOY, GAME = "tests.toy_envs:ConstantReward", "microrts-4x4"
 def test_bad_input_is_one_line(env, arguments, complaint, tmp_path, command, capsys):
     folder = str(untrained(env, tmp_path))
     with pytest.raises(SystemExit) as end:
-        command(*[folder if argument == "RUN" else argument for argument in arguments])
+        command("--trust", *[folder if argument == "RUN" else argument for argument in arguments])
     assert end.value.code == 2
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -113,11 +114,33 @@ def test_bad_input_is_one_line(env, arguments, complaint, tmp_path, command, cap
     assert re.match(f"evaluate.py: .*{complaint}", printed.err)
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"), [("env", "strangers:Env"), ("network", "strangers:Net")]
+)
+def test_code_that_a_run_folder_names_is_not_imported_unasked(
+    setting, value, tmp_path, command, capsys, monkeypatch
+):
+    folder = untrained("CartPole-v1", tmp_path)
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    settings["config"][setting] = value
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    (folder / "strangers.py").write_text("open('executed', 'w')\n")
+    monkeypatch.chdir(folder)
+    with pytest.raises(SystemExit) as end:
+        command(".", "--episodes", "1")
+    assert end.value.code == 2
+    assert re.match(f"evaluate.py: {setting} {value} .*Give --trust if", capsys.readouterr().err)
+    assert not (folder / "executed").exists()
+    with pytest.raises(SystemExit):  # the module lacks the class
+        command(".", "--episodes", "1", "--trust")
+    assert (folder / "executed").exists()
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_without_a_traceback(tmp_path):
     folder = untrained("tests.evaluation.fragile_env:Fragile", tmp_path)
     process = subprocess.Popen(
-        [sys.executable, "evaluate.py", str(folder), "--episodes", "1000000"],
+        [sys.executable, "evaluate.py", str(folder), "--episodes", "1000000", "--trust"],
         cwd=ROOT, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT), FOLDER: str(tmp_path)},
     )  # fmt: skip

@@ -86,9 +86,9 @@ def zmtp_greeting() -> bytes:
 
 
 def send_raw(port: int, content: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", port), 5) as connection:
-        with contextlib.suppress(OSError):  # it has been thrown out already
-            connection.sendall(content)
+    connection = socket.create_connection(("127.0.0.1", port), 5)
+    with connection, contextlib.suppress(OSError):  # it has been thrown out already
+        connection.sendall(content)
 
 
 @pytest.fixture(scope="module")

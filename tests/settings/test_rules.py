@@ -74,6 +74,7 @@ NO_EFFECT = [
     ("--reward_clip 5", "reward_clip 5.0", "reward_transform return_std"),
     ("--observation_clip 5", "observation_clip 5.0", "normalize_observation"),
     ("--rho_clip 2", "rho_clip 2.0", "estimator vtrace"),
+    ("--key cluster.key", "key cluster.key", "xparl_addr"),
     ("--c_clip 2", "c_clip 2.0", "estimator vtrace"),
     ("--estimator monte_carlo --gae_lambda 0.5", "gae_lambda 0.5", "estimator gae or td_lambda"),
     ("--mix_weight 0.2", "mix_weight 0.2", "joint_loss mix_ratio or mix_loss"),
