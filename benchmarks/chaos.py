@@ -1,0 +1,237 @@
+"""What becomes of runs that are disturbed: `python benchmarks/chaos.py NAME ...`.
+
+Each experiment of `EXPERIMENTS` disturbs real runs of train.py time and again, and gives a row of
+the table that is printed in the end. Without names all of them are done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import platform
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import psutil
+import tyro
+
+from common import checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent
+START_S = 120.0  # for a run to come to the phase in which it is disturbed
+END_S = 60.0  # after which an end is no longer waited for
+SMALL = ("--env", "CartPole-v1", "--compile", "off", "--samplers", "2")
+
+
+class Row(NamedTuple):
+    """A row of the table: the experiment, how often it went as it should, and what was measured."""
+
+    name: str
+    good: int
+    times: int
+    measured: str
+
+
+@dataclass
+class Arguments:
+    """Disturb runs, and print what became of them."""
+
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """The experiments; none: all of them."""
+    times: int | None = None
+    """How often each is done; None: as often as it is by default."""
+
+
+class Training:
+    """A run of train.py, in a session of its own.
+
+    Args:
+        folder: an empty folder.
+        flags: of train.py.
+    """
+
+    def __init__(self, folder: Path, *flags: str):
+        self.run_dir, self._output = folder / "run", folder / "output"
+        with open(self._output, "w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "train.py", *flags, "--run_dir", str(self.run_dir)],
+                cwd=ROOT, stdout=output, stderr=output, stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def rows(self) -> list[dict]:
+        path = self.run_dir / "metrics.jsonl"
+        return [json.loads(line) for line in path.open()] if path.exists() else []
+
+    def has(self, pattern: str) -> bool:
+        return any(self.run_dir.glob(pattern))
+
+    def wait_for(self, condition: Callable[[], object], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                self.process.kill()
+                raise RuntimeError(f"waited in vain for the run:\n{self._output.read_text()}")
+            time.sleep(0.01)
+
+    def terminate(self) -> tuple[float, list[str]]:
+        """End the run by SIGTERM: the seconds that took, and what was wrong."""
+        others = psutil.Process(self.process.pid).children(recursive=True)
+        start, wrong = time.monotonic(), []
+        self.process.terminate()
+        try:
+            self.process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            wrong.append("it did not end")
+        seconds = time.monotonic() - start
+        if self.process.returncode not in (0, 130):  # 130: nothing had begun
+            wrong.append(f"it ended with {self.process.returncode}: {self._output.read_text()}")
+        if psutil.wait_procs(others, timeout=0.5)[1]:
+            wrong.append("it left processes behind")
+        if self.process.returncode == 0:
+            try:
+                wrong += checkpoint.load_newest(self.run_dir / "checkpoints")[1]
+            except checkpoint.BadCheckpoint as error:
+                wrong.append(str(error))
+        return seconds, wrong
+
+
+class Phase(NamedTuple):
+    """Something that a run does: the flags for it to take long, and how it shows that it begins.
+
+    `seconds`: then the signal comes after so many, drawn evenly between the two.
+    """
+
+    flags: tuple[str, ...]
+    begins: Callable[[Training], object]
+    seconds: tuple[float, float]
+
+
+def has_started(run: Training) -> bool:
+    return run.has("checkpoints/update-*")
+
+
+PHASES = {
+    "connecting": Phase(SMALL, lambda run: run.has("metrics.jsonl"), (0, 1)),
+    "compiling": Phase((*SMALL, "--compile", "on"), has_started, (0, 1)),
+    "collecting": Phase(
+        ("--env", "tests.toy_envs:Slow", "--env_num", "2", "--batch_size", "2048",
+         "--minibatch_size", "64", "--samplers", "2", "--compile", "off"),
+        has_started, (0, 3),
+    ),
+    "learning": Phase((*SMALL, "--update_epochs", "100000"), has_started, (1, 3)),
+    "evaluating": Phase(
+        ("--env", "tests.toy_envs:Slow", "--env_num", "2", "--batch_size", "64", "--minibatch_size",
+         "64", "--train_total_steps", "64", "--test_episodes", "100000", "--samplers", "1",
+         "--compile", "off"),
+        has_started, (4, 6),
+    ),
+    "saving": Phase(
+        (*SMALL, "--hidden_sizes", "1500", "1500", "--checkpoint_minutes", "1e-6", "--update_epochs", "1"),
+        lambda run: run.has("checkpoints/update-*[1-9]") and run.has("checkpoints/.update-*.tmp"),
+        (0, 0.2),
+    ),
+}  # fmt: skip
+
+
+def sigterm(phase: str, times: int) -> Row:
+    """SIGTERM while a run is in a phase: how soon it ends, with a checkpoint and without orphans."""
+    flags, begins, bounds = PHASES[phase]
+    seconds, good = [], 0
+    for number in range(times):
+        with tempfile.TemporaryDirectory() as folder:
+            run = Training(Path(folder), *flags)
+            try:
+                run.wait_for(functools.partial(begins, run), START_S)
+            except RuntimeError as error:
+                wrong = [str(error)]
+            else:
+                time.sleep(random.Random(number).uniform(*bounds))
+                took, wrong = run.terminate()
+                seconds.append(took)
+        good += not wrong
+        for sentence in wrong:
+            print(f"sigterm_{phase}, run {number}: {sentence}", file=sys.stderr)
+    p95 = np.percentile(seconds, 95)
+    return Row(
+        f"sigterm_{phase}", good, times, f"ends after {p95:.1f} s (p95), {max(seconds):.1f} s at most"
+    )  # fmt: skip
+
+
+def saving_killed(times: int) -> Row:
+    """SIGKILL while checkpoints are saved, on a real disk, over what earlier kills left behind."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.common.killed_saver", folder, str(times)],
+            cwd=ROOT, check=True, capture_output=True, text=True,
+        )  # fmt: skip
+    resumed, left_behind = map(int, done.stdout.split())
+    return Row("saving_killed", resumed, times, f"{left_behind} kills left files behind")
+
+
+def learner_paused(times: int) -> Row:
+    """SIGSTOP of the learner for 60 s, then SIGCONT: whether it goes on, and with which samplers."""
+    good, restarts = 0, 0
+    for _ in range(times):
+        with tempfile.TemporaryDirectory() as folder:
+            run = Training(
+                Path(folder), *SMALL, "--sampler_timeout", "10", "--train_total_steps", "1e9"
+            )
+            run.wait_for(lambda run=run: len(run.rows()) > 20, START_S)
+            os.kill(run.process.pid, signal.SIGSTOP)
+            time.sleep(60)
+            before = len(run.rows())
+            os.kill(run.process.pid, signal.SIGCONT)
+            with contextlib.suppress(RuntimeError):
+                run.wait_for(lambda run=run, n=before: len(run.rows()) > n + 20, 30)
+                good += 1
+            restarts += run.rows()[-1]["restarts"]
+            run.terminate()
+    return Row("learner_paused", good, times, f"{restarts} samplers restarted")
+
+
+class Experiment(NamedTuple):
+    """`run` is given how often the experiment is to be done, which is `times` by default."""
+
+    run: Callable[[int], Row]
+    times: int
+
+
+EXPERIMENTS = {
+    **{f"sigterm_{phase}": Experiment(functools.partial(sigterm, phase), 10) for phase in PHASES},
+    "saving_killed": Experiment(saving_killed, 200),
+    "learner_paused": Experiment(learner_paused, 1),
+}
+
+
+def main() -> None:
+    arguments = tyro.cli(Arguments)
+    unknown = set(arguments.names) - EXPERIMENTS.keys()
+    if unknown:
+        sys.exit(
+            f"no experiment {', '.join(sorted(unknown))}: give some of {', '.join(EXPERIMENTS)}"
+        )
+    print(f"{platform.machine()}, {os.cpu_count()} cores, {date.today()}\n")
+    print("| experiment | as it should be | measured |\n|---|---|---|")
+    for name in arguments.names or EXPERIMENTS:
+        run, times = EXPERIMENTS[name]
+        row = run(arguments.times or times)
+        print(f"| {row.name} | {row.good} of {row.times} | {row.measured} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
