@@ -58,16 +58,19 @@ def read(run_dir: Path, metric: str = RETURN) -> Curve:
         ConfigError: where no line has the metric, for example because no episode has ended yet.
     """
     path = run_dir / "metrics.jsonl"
-    rows: dict[int, tuple[int, float]] = {}
+    rows: dict[float, tuple[float, float]] = {}
     known: set[str] = set()
-    for line in path.read_text().splitlines() if path.exists() else []:
+    text = path.read_text(errors="replace") if path.is_file() else ""
+    for line in text.splitlines():
         try:
             metrics = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the line that a killed run was writing
-        known |= metrics.keys()
-        if metrics.get(metric) is not None:
-            rows[metrics["update"]] = (metrics["global_step"], metrics[metric])
+            known |= {name for name in metrics if isinstance(name, str)}
+            update, step, value = (float(metrics[n]) for n in ("update", "global_step", metric))
+        # the line that a killed run was writing, a metric that is null, or no line of a run
+        except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
+            continue
+        if np.isfinite([update, step, value]).all():
+            rows[update] = (step, value)
     if not rows and metric not in known and known:
         raise ConfigError(
             f"{path} has no metric {metric!r}: give one of {', '.join(sorted(known))}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from collections import deque
@@ -47,6 +48,9 @@ class Report:
     ):
         self.writes = Writes(self.say)
         self._metrics = Appended(run_dir / "metrics.jsonl")
+        if _ends_within_a_line(run_dir / "metrics.jsonl"):
+            with self.writes.attempt("metrics.jsonl"):
+                self._metrics.append(b"\n")
         self._scalars = Scalars(run_dir / "visualdl")
         self._scalars_due = 0.0
         state = state or {"time_s": 0.0, "episodes": 0, "returns": []}
@@ -175,6 +179,14 @@ def _bar(config: Config) -> Any:
     )  # fmt: skip
     bar.add_task("train", total=config.train_total_steps, rate="-", shown="-", losses="")
     return bar
+
+
+def _ends_within_a_line(path: Path) -> bool:
+    """Whether a run was killed while it wrote the last line."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        return file.read() not in (b"", b"\n")
 
 
 def _clock(seconds: float) -> str:

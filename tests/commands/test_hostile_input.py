@@ -27,6 +27,7 @@ from cluster.session import read_answer
 from common import checkpoint
 from common.errors import UserError
 from evaluation.load import load_policy
+from plot import read
 from settings.config import FIELDS, Config
 from settings.sources import load_run, parse
 from train import check
@@ -237,3 +238,15 @@ def test_run_folders(data: st.DataObject, run_dir, tmp_path):
         refused_or_done(lambda: load_run(folder))
         refused_or_done(lambda: parse_and_check(["--resume", str(folder)]))
         refused_or_done(lambda: load_policy(folder))
+
+
+LINES = [{"update": n, "global_step": 10 * n, "episode_return_mean": 1.5 * n} for n in range(3)]
+METRICS = b"".join(in_json(line) + b"\n" for line in LINES)
+
+
+@fuzzed
+@given(mutated(METRICS) | st.lists(st.sampled_from(LINES).flatmap(restructured).map(in_json), max_size=3)
+       .map(b"\n".join))  # fmt: skip
+def test_metrics(tmp_path, content: bytes):
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    refused_or_done(lambda: read(tmp_path))

@@ -65,6 +65,16 @@ def test_a_resumed_report_goes_on(tmp_path):
     assert lines[1]["time_s"] >= lines[0]["time_s"]
 
 
+def test_a_line_that_a_killed_run_was_writing_spoils_no_other(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"update": 1}\n{"upd')
+    report = make(tmp_path)
+    report.write(LINE | {"update": 2, "global_step": 20})
+    report.close()
+    first, torn, second = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert (first, torn) == ('{"update": 1}', '{"upd')
+    assert json.loads(second)["update"] == 2
+
+
 def test_visualdl_serves_the_page_and_the_scalars(tmp_path):
     report = make(tmp_path)
     for update in range(3):
