@@ -8,7 +8,6 @@ against batch size, network width and observation bytes. Writes `<out>.md`, `.js
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import platform
@@ -40,8 +39,8 @@ class Arguments:
 
     samplers: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     """Numbers of samplers to measure."""
-    pools: tuple[Literal["local", "xparl"], ...] = ("local", "xparl")
-    """The pools to measure."""
+    pools: tuple[Literal["local", "xparl", "ray"], ...] = ("local", "xparl")
+    """The pools to measure; ray where `make ray` was run."""
     seconds: float = 10.0
     """Seconds to measure, per point."""
     out: Path = Path("benchmarks/results/scaling")
@@ -53,9 +52,8 @@ def throughput(samplers: int, pool: str, seconds: float, made: Cluster | None) -
     batch = str(samplers * STEPS)
     flags = ["--env", "sleeping_env:Sleeping", "--env_num", str(samplers), "--samplers",
              str(samplers), "--batch_size", batch, "--minibatch_size", batch, *SMALL]  # fmt: skip
-    if pool == "xparl":
-        assert made is not None
-        flags += ["--xparl_addr", made.address]
+    if made is not None:
+        flags += made.flags
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(ROOT / "benchmarks" / "sleeping_env.py", folder)
         row = run_and_measure(flags, seconds, Path(folder))
@@ -232,8 +230,8 @@ def main() -> None:
     arguments = tyro.cli(Arguments)
     points = []
     cpus = max(arguments.samplers)
-    with cluster(cpus) if "xparl" in arguments.pools else contextlib.nullcontext() as made:
-        for pool in arguments.pools:
+    for pool in arguments.pools:
+        with cluster(pool, cpus) as made:
             for samplers in arguments.samplers:
                 points.append(throughput(samplers, pool, arguments.seconds, made))
                 print(f"{pool}, {samplers} samplers: {points[-1]['steps_per_s']:,.0f} steps/s,"

@@ -15,6 +15,7 @@ import math
 import multiprocessing
 import os
 import platform
+import secrets
 import signal
 import statistics
 import subprocess
@@ -51,8 +52,8 @@ class Arguments:
     """Number of environments. Default: the preset's."""
     samplers: int | None = None
     """Number of samplers. Default: what train.py chooses."""
-    pools: tuple[Literal["inline", "local", "xparl"], ...] = ("inline", "local", "xparl")
-    """The pools to measure."""
+    pools: tuple[Literal["inline", "local", "xparl", "ray"], ...] = ("inline", "local", "xparl")
+    """The pools to measure; ray where `make ray` was run."""
     policy_lag: tuple[int, ...] = (0, 1)
     """The policy lags to measure."""
     seconds: float = 30.0
@@ -86,9 +87,9 @@ def raw_rate(env: str, count: int, seconds: float) -> float:
 
 
 class Cluster(NamedTuple):
-    """An xparl cluster: where it listens, and the session that all its processes are in."""
+    """A cluster: the flags that name it, and the session that all its processes are in."""
 
-    address: str
+    flags: list[str]
     session: int
 
     def processes(self) -> list[int]:
@@ -105,16 +106,14 @@ def train_for(arguments: Arguments, pool: str, lag: int, made: Cluster | None) -
     flags = ["--env", arguments.env, "--policy_lag", str(lag)]
     if arguments.env_num is not None:
         flags += ["--env_num", str(arguments.env_num)]
-    if pool == "xparl":
-        assert made is not None
-        flags += ["--xparl_addr", made.address]
+    if made is not None:
+        flags += made.flags
     if pool == "inline":
         flags += ["--samplers", "0"]
-    elif arguments.samplers is not None or pool == "xparl":
+    elif arguments.samplers is not None or made is not None:
         flags += ["--samplers", str(arguments.samplers or os.cpu_count() or 1)]
     with tempfile.TemporaryDirectory() as folder:
-        of_pool = made if pool == "xparl" else None
-        return run_and_measure(flags, arguments.seconds, Path(folder), of_pool)
+        return run_and_measure(flags, arguments.seconds, Path(folder), made)
 
 
 def run_and_measure(
@@ -191,7 +190,7 @@ def bytes_per_step(config: Config, pool: str, samplers: int) -> float:
         dtype.itemsize * math.prod(shape) for shape, dtype in spec.arrays(config.env_num).values()
     )
     weights = sum(array.nbytes for array in model.get_weights().values())
-    copies = samplers if pool == "xparl" else 1  # local samplers read one shared copy
+    copies = samplers if pool == "xparl" else 1  # those of a machine read one shared copy
     return (rollout + weights * copies) / config.steps_per_update
 
 
@@ -241,19 +240,33 @@ def draw(arguments: Arguments, raw: float, rows: list[dict[str, Any]]) -> None:
 
 
 @contextlib.contextmanager
-def cluster(cpus: int, port: int = 8013) -> Iterator[Cluster]:
-    """An xparl cluster on this machine, for as long as the block lasts."""
-    xparl = Path(sys.executable).with_name("xparl")
-    command = [str(xparl), "start", "--port", str(port), "--cpu_num", str(cpus)]
-    starter = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-    starter.wait()
-    made = Cluster(f"localhost:{port}", starter.pid)
-    try:
-        yield made
-    finally:
-        for pid in made.processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+def cluster(pool: str, cpus: int) -> Iterator[Cluster | None]:
+    """The cluster on this machine that a pool needs, for as long as the block lasts, or None."""
+    if pool not in ("xparl", "ray"):
+        yield None
+        return
+    port, bin = str(8013 if pool == "xparl" else 8014), Path(sys.executable).parent
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:  # a socket's path has to be short
+        if pool == "xparl":
+            flags = ["--xparl_addr", f"localhost:{port}"]
+            command = [str(bin / "xparl"), "start", "--port", port, "--cpu_num", str(cpus)]
+        else:
+            flags = ["--ray_address", f"127.0.0.1:{port}"]
+            token = Path(folder) / "token"
+            token.write_text(secrets.token_hex(32))
+            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+            command = [str(bin / "ray"), "start", "--head", "--port", port, "--num-cpus", str(cpus),
+                       "--include-dashboard", "false", "--disable-usage-stats",
+                       "--temp-dir", folder]  # fmt: skip
+        starter = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+        starter.wait()
+        made = Cluster(flags, starter.pid)
+        try:
+            yield made
+        finally:
+            for pid in made.processes():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 def main() -> None:
@@ -267,8 +280,8 @@ def main() -> None:
     raw = raw_rate(arguments.env, config.env_num, 4.0)
     rows = []
     cpus = max(arguments.samplers or 1, os.cpu_count() or 1)
-    with cluster(cpus) if "xparl" in arguments.pools else contextlib.nullcontext() as made:
-        for pool in arguments.pools:
+    for pool in arguments.pools:
+        with cluster(pool, cpus) as made:
             for lag in arguments.policy_lag:
                 row = train_for(arguments, pool, lag, made)
                 row |= {"pool": pool, "policy_lag": lag}
