@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-import psutil
 import torch
 
 from agent import NotFinite, PPOAgent
@@ -25,9 +24,10 @@ from rollout import Rollout
 from settings.config import Config
 from settings.sources import load_run
 from training.collector import Collector, Start
+from training.endings import end_children, reason_to_end, solves
 from training.evaluations import Evaluations
 from training.folder import Place
-from training.report import OUTPUT, WINDOW, Report
+from training.report import OUTPUT, Report
 from training.resets import plan_resets
 from training.signals import StopSignals
 from training.summary import note_resume, weights_digest, write_summary
@@ -157,10 +157,10 @@ class Run:
         before = self.global_step
         self._count(rollout)
         line = self._line(self.global_step - before) | metrics | times
-        over = _reason_to_end(self.config, self.progress(), self.report)
+        over = reason_to_end(self.config, self.progress(), self.report)
         try:
             line |= self.evaluations.finished()
-            if over is None and _solves(self.config, line.get("eval/return_mean")):
+            if over is None and solves(self.config, line.get("eval/return_mean")):
                 over = "solved"
             if over is None:
                 self.evaluations.start(self.agent.weights, self.global_step)
@@ -322,35 +322,6 @@ class Run:
             except UserError as error:
                 print(f"train.py: {error}", file=sys.stderr)
                 code = 2
-        _end_children()
+        end_children()
         sys.stdout.flush()
         os._exit(code)
-
-
-def _reason_to_end(config: Config, progress: float, report: Report) -> str | None:
-    """Why a run is over, by its counters and training episodes: None where it is not."""
-    if progress >= 1.0:
-        return "finished"
-    mean_return, _ = report.means()
-    if len(report.returns) == WINDOW and _solves(config, mean_return):
-        return "solved"
-    limit = config.max_minutes
-    return "max_minutes" if limit is not None and report.time_s >= 60 * limit else None
-
-
-def _solves(config: Config, score: float | None) -> bool:
-    wanted = config.solve_score
-    return wanted is not None and score is not None and score >= wanted
-
-
-def _end_children() -> None:
-    """Kill the processes that compile, also those that another thread starts meanwhile."""
-    deadline = time.monotonic() + 3
-    while children := psutil.Process().children(recursive=True):
-        # the leaves first, so that each one left over is reaped by its parent
-        for process in reversed(children):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(children, timeout=0.5)
-        if time.monotonic() > deadline:
-            return

@@ -1,0 +1,41 @@
+"""When a run is over, and how its processes are ended where nothing else ends them."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+import psutil
+
+from settings.config import Config
+from training.report import WINDOW, Report
+
+
+def reason_to_end(config: Config, progress: float, report: Report) -> str | None:
+    """Why a run is over, by its counters and training episodes: None where it is not."""
+    if progress >= 1.0:
+        return "finished"
+    mean_return, _ = report.means()
+    if len(report.returns) == WINDOW and solves(config, mean_return):
+        return "solved"
+    limit = config.max_minutes
+    return "max_minutes" if limit is not None and report.time_s >= 60 * limit else None
+
+
+def solves(config: Config, score: float | None) -> bool:
+    """Whether a score is the one that the run is to stop at."""
+    wanted = config.solve_score
+    return wanted is not None and score is not None and score >= wanted
+
+
+def end_children() -> None:
+    """Kill the processes that compile, also those that another thread starts meanwhile."""
+    deadline = time.monotonic() + 3
+    while children := psutil.Process().children(recursive=True):
+        # the leaves first, so that each one left over is reaped by its parent
+        for process in reversed(children):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(children, timeout=0.5)
+        if time.monotonic() > deadline:
+            return
