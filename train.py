@@ -76,7 +76,7 @@ def check(config: Config) -> Spaces:
         else:
             from cluster.engines.ray_cluster import cluster_cpus
         adds = "xparl connect" if config.xparl_addr is not None else "ray start --address"
-        wanted = config.samplers or 1
+        wanted = config.samplers or 1 if config.wait_for_cpus is None else 0
         free, total = cluster_cpus(address, wanted)
         if free < wanted:
             raise ConfigError(
@@ -84,7 +84,7 @@ def check(config: Config) -> Spaces:
                 f" them free: give fewer --samplers, or add CPUs with `{adds}`"
             )
         if config.samplers is None:
-            config.samplers = config.default_samplers(free)
+            config.samplers = config.default_samplers(max(1, free))
     return env_spaces
 
 
@@ -119,7 +119,7 @@ def main() -> None:
             run.exit_reason = train(run)
     except UserError as error:
         print(f"train.py: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:  # before the run had begun
         sys.exit(130)
 

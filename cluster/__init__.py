@@ -28,5 +28,6 @@ for each environment step.
 Each engine (`engines/`: inline, local, xparl, ray) runs samplers somewhere and reaches them one by one.
 The `supervisor` notices one that is lost, and puts another in its place. Each schedule (`lockstep`, `asynchronous`) decides when they are asked; it is the pool that the
 learner sees (`pool`). `session` is the sampler's side of the talk, `wire` the format of a message,
-`child` a process of our own, `shared_memory` what such a process shares with the learner.
+`child` a process of our own, `shared_memory` what such a process shares with the learner,
+`engines.exchange` the connection between learner and remote actors.
 """

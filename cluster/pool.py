@@ -20,6 +20,12 @@ class SamplerError(UserError):
     """The samplers cannot go on. The message names one and says why."""
 
 
+class MasterLost(SamplerError):
+    """The cluster's master has been away for too long."""
+
+    exit_code = 75  # sysexits.h: a temporary failure, try again later
+
+
 class Lost(Exception):
     """What was asked of a sampler will not come: the sampler is of no use any more.
 

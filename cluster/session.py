@@ -65,7 +65,7 @@ class Session:
         self._sampler: Sampler | None = None
         self._slots: list[Rollout] = []
 
-    def handle(self, message: bytes, weights: bytes | None = None) -> bytes:
+    def handle(self, message: bytes | memoryview, weights: bytes | None = None) -> bytes:
         """Answer one message. Exceptions are answers too.
 
         Args:
@@ -158,7 +158,7 @@ def pack_weights(weights: Weights) -> bytes:
     return wire.pack({"version": weights.version}, wire.prefixed(_WEIGHTS, weights.arrays))
 
 
-def read_answer(message: bytes) -> Answer:
+def read_answer(message: bytes | memoryview) -> Answer:
     """What a sampler answered.
 
     Raises:

@@ -106,6 +106,9 @@ class Supervisor:
         with self._lock:
             if self.engine.request(index) is not None or index in self._due:
                 return False
+            if index not in self._away and self.engine.is_missed(index):
+                self._away[index] = time.monotonic()
+                self._fresh.add(index)
             if index in self._away and not waits:
                 return False
             if index in self._fresh:
@@ -156,6 +159,8 @@ class Supervisor:
 
     def _look(self, timeout: float) -> None:
         """Take in what samplers have answered, and replace those that are lost."""
+        for sentence in self.engine.news():
+            self._say(sentence)
         for index in self.engine.answered(timeout):
             request = self.engine.request(index)
             try:

@@ -5,8 +5,7 @@
     header    UTF-8 JSON: {"meta": {...}, "arrays": [[name, dtype, shape, offset], ...]}
     data      from the next multiple of 64: each array in C order at its offset
 
-No message of this format is ever unpickled, and arrays are read in place. At an xparl cluster it
-travels inside PARL's own messages, which are pickles: see "What is safe" in docs/cluster.md.
+No message of this format is ever unpickled, and arrays are read in place.
 """
 
 from __future__ import annotations

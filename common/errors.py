@@ -4,5 +4,7 @@
 class UserError(Exception):
     """Something that the user can mend. The message names the value, the rule and the remedy.
 
-    Commands print it as one line and exit with 2.
+    Commands print it as one line and exit with `exit_code`.
     """
+
+    exit_code = 2

@@ -172,14 +172,16 @@ def is_loopback(host: str) -> bool:
 
 
 def secure(connection: zmq.Socket, key: Key | None = None) -> None:
-    """Make a REQ or REP socket, not bound or connected yet, speak to holders of the key only.
+    """Make a socket, not bound or connected yet, speak to holders of the key only.
+
+    A REP or ROUTER socket is a server's, any other a client's.
 
     Args:
         key: `current` by default.
     """
     key = key or current()
     connection.curve_publickey, connection.curve_secretkey = key.public, key.secret
-    if connection.socket_type == zmq.REP:
+    if connection.socket_type in (zmq.REP, zmq.ROUTER):
         _let_in(connection.context, key)
         connection.curve_server = True
         connection.zap_domain = b"dppo"

@@ -8,20 +8,24 @@ This module is imported by `load_parl`, once PARL is.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import secrets
+import socket
 import time
 from typing import Any
 
 import cloudpickle
 import zmq
-from parl.remote import client, remote_constants, remote_wrapper
+from parl.remote import client, remote_constants, remote_decorator, remote_wrapper
 from parl.remote.grpc_heartbeat import HeartbeatServerThread
 
 from parl_compat.heartbeats import TICK_S, HeartbeatServerInProcess
+from parl_compat.placement import GivenUp, Placement
 
 MASTER_TIMEOUT_S = 20.0
 PING_TIMEOUT_S = 10.0  # PARL waits 0.9 s; an actor on a busy host needs longer
+CONNECT_TIMEOUT_S = 3.0  # the kernel of its host connects, however busy that is
 ACTOR_POLL_S = 1.0  # how often a waiting call asks whether its actor is alive
 
 
@@ -44,20 +48,41 @@ class AnswersToMaster(HeartbeatServerThread):
 def ask_master(self: client.Client, *message: bytes) -> list[bytes]:
     """Send the master a message, and return its answer. Threads take turns.
 
+    A master that is there again later, at the same address, is asked as if nothing had happened.
+
     Raises:
-        ConnectionError: where it has not answered for `MASTER_TIMEOUT_S`, now or before.
+        ConnectionError: where none listens, or has not answered for `MASTER_TIMEOUT_S`.
     """
     with self.lock:
-        if self.connected_to_master:
-            self.submit_job_socket.setsockopt(zmq.RCVTIMEO, int(MASTER_TIMEOUT_S * 1000))
-            try:
-                self.submit_job_socket.send_multipart(message)
-                return self.submit_job_socket.recv_multipart()
-            except zmq.error.Again:
-                self.connected_to_master = False
+        reach_master(self.master_address)
+        question = self.submit_job_socket
+        question.setsockopt(zmq.RCVTIMEO, int(MASTER_TIMEOUT_S * 1000))
+        try:
+            question.send_multipart(message)
+            return question.recv_multipart()
+        except zmq.error.Again:
+            question.close(0)  # it would wait for that answer for ever
+            self.submit_job_socket = self.ctx.socket(zmq.REQ)
+            self.submit_job_socket.linger = 0
+            self.submit_job_socket.connect(f"tcp://{self.master_address}")
     raise ConnectionError(
         f"the xparl master at {self.master_address} has not answered for {MASTER_TIMEOUT_S:.0f} s"
     )
+
+
+def reach_master(address: str) -> None:
+    """Return where something listens at the master's address.
+
+    Raises:
+        ConnectionError: otherwise, with the reason.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ConnectionError(
+            f"the xparl master at {address} cannot be reached ({error.strerror or error})"
+        ) from None
 
 
 def submit_job(self: client.Client, max_memory: Any, n_gpu: int, job_is_alive: Any) -> Any:
@@ -96,21 +121,28 @@ def ping(self: client.Client, job: Any, max_memory: Any, job_is_alive: Any) -> b
     """Tell a job whose actor it is. Return whether it answered.
 
     The id is known before the job is: a job may send its first heartbeat at once. A job that
-    answers too late finds its heartbeats refused, and gives its CPU back.
+    answers too late finds its heartbeats refused, and gives its CPU back. The master can offer
+    jobs of a worker that has ended for some 10 s more: those refuse the connection.
     """
+    host, _, port = job.ping_heartbeat_address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
+    except OSError:
+        return False
     instance = secrets.token_hex(8)  # nobody who cannot read our messages can keep it alive
+    job.instance_id = instance
     self.instance_id_to_job[instance] = job_is_alive
     self.job_heartbeat_process.actors.expect(instance)
     request = [self.job_heartbeat_server_addr, str(max_memory), job.allocated_gpu.gpu, instance]
-    with self.ctx.socket(zmq.REQ) as socket:
-        socket.linger = 0
-        socket.setsockopt(zmq.RCVTIMEO, int(PING_TIMEOUT_S * 1000))
-        socket.connect(f"tcp://{job.ping_heartbeat_address}")
-        socket.send_multipart(
+    with self.ctx.socket(zmq.REQ) as question:
+        question.linger = 0
+        question.setsockopt(zmq.RCVTIMEO, int(PING_TIMEOUT_S * 1000))
+        question.connect(f"tcp://{job.ping_heartbeat_address}")
+        question.send_multipart(
             [remote_constants.HEARTBEAT_TAG, *(part.encode() for part in request)]
         )
         try:
-            socket.recv_multipart()
+            question.recv_multipart()
         except zmq.error.Again:
             self.job_heartbeat_process.actors.forget(instance)
             return False
@@ -127,7 +159,7 @@ def _update_job_status(self: client.Client, dead_job_queue: Any) -> None:
 
 
 def send_status(self: client.Client) -> None:
-    """Tell the master every 10 s that this learner is there; end where it does not answer."""
+    """Tell the master every 10 s that this learner is there, as long as it is."""
     while self.connected_to_master:
         status = {
             "file_path": self.executable_path,
@@ -136,21 +168,45 @@ def send_status(self: client.Client) -> None:
             "log_monitor_url": self.log_monitor_url,
         }
         address = self.reply_master_heartbeat_address.encode()
-        try:
+        with contextlib.suppress(ConnectionError):  # it may come back
             ask_master(
                 self,
                 remote_constants.CLIENT_STATUS_UPDATE_TAG,
                 address,
                 cloudpickle.dumps(status),
             )
-        except ConnectionError:  # `connected_to_master` says so to everybody
-            return
         time.sleep(remote_constants.HEARTBEAT_INTERVAL_S)
 
 
 def read_local_files(self: client.Client, distributed_files: Any = ()) -> bytes:
     """No files: PARL would send every *.py beside the program, and fail on a dangling link."""
     return cloudpickle.dumps({"python_files": {}, "other_files": {}, "empty_subfolders": set()})
+
+
+class PlacedObject(remote_wrapper.RemoteWrapper):
+    """A remote object that waits for its CPU, and keeps it, as long as its placement is wanted.
+
+    It waits for a master that is away, too.
+    """
+
+    def __init__(self, *args: Any, placement: Placement | None = None, **options: Any):
+        self.placement = placement
+        super().__init__(*args, **options)
+
+    def request_resource(self, global_client: client.Client, max_memory: Any, n_gpu: int) -> Any:
+        place = self.placement
+        if place is None:
+            return super().request_resource(global_client, max_memory, n_gpu)
+        while not place.is_given_up:
+            try:
+                job = global_client.submit_job(max_memory, n_gpu, self.job_is_alive)
+            except ConnectionError:
+                time.sleep(1.0)
+                continue
+            if job is not None:
+                place.take(global_client, job, self.job_is_alive)
+                return job
+        raise GivenUp
 
 
 def receive(self: remote_wrapper.RemoteWrapper, attr: str) -> list[bytes]:
@@ -176,6 +232,7 @@ def send_file(self: remote_wrapper.RemoteWrapper) -> None:
 def mend() -> None:
     client.HeartbeatServerProcess = HeartbeatServerInProcess  # pyright: ignore
     client.HeartbeatServerThread = AnswersToMaster
+    remote_decorator.RemoteWrapper = PlacedObject
     client.Client.submit_job = submit_job
     client.Client._update_job_status = _update_job_status
     client.Client._update_client_status_to_master = send_status

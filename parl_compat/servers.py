@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
+import queue
+import signal
+import subprocess
 import threading
 import time
 import types
@@ -15,9 +19,11 @@ from typing import Any
 
 import cloudpickle
 import zmq
-from parl.remote import cluster_monitor, master, remote_constants, worker
+from parl.remote import cluster_monitor, master, remote_constants, status, worker
 
 from parl_compat import web
+
+LAUNCHER_LOOK_S = 1.0  # how often it looks whether its worker is there
 
 
 def receive_or_reply(receive: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -73,6 +79,26 @@ def guard_monitor() -> None:
     monitor.update_worker_status = update_known
 
 
+def tell_free_cpus(init: Callable[..., None]) -> Callable[..., None]:
+    """A master whose status says what it would give now. PARL says what its workers last reported."""
+
+    def initialize(self: master.Master, *arguments: Any, **options: Any) -> None:
+        init(self, *arguments, **options)
+        manager = self.worker_manager
+
+        def status_info() -> str:
+            with manager.lock:
+                cpus, gpus = manager.cpu_resource, manager.gpu_resource
+                used = sum(cpus.worker_used_cpus.values())
+                used_gpus = sum(len(ids) for ids in gpus.worker_used_gpus.values())
+                counts = used, cpus.cpu_num(), used_gpus, gpus.gpu_num()
+            return "has {} used cpus, {} vacant cpus, {} used_gpus, {} vacant_gpus.".format(*counts)
+
+        self.cluster_monitor.get_status_info = status_info
+
+    return initialize
+
+
 def ask_master(self: worker.Worker, *message: bytes) -> list[bytes]:
     """Send the master a message and wait for its answer, as long as this worker lives.
 
@@ -88,6 +114,76 @@ def ask_master(self: worker.Worker, *message: bytes) -> list[bytes]:
             with contextlib.suppress(zmq.error.Again):
                 return self.request_master_socket.recv_multipart()
     raise ConnectionError("the worker has ended")
+
+
+def launch(self: worker.Worker, commands: Any) -> None:
+    """In the worker's launcher: start the jobs that it asks for, and end them when it has ended.
+
+    PARL's launcher outlived its worker, and left zombies.
+    """
+    parent = os.getppid()
+    jobs: list[subprocess.Popen] = []
+    while os.getppid() == parent:
+        jobs = [job for job in jobs if job.poll() is None]
+        with contextlib.suppress(queue.Empty):
+            command = commands.get(timeout=LAUNCHER_LOOK_S)
+            jobs.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+    for job in jobs:
+        job.kill()
+        job.wait()
+
+
+def say_who_removes(init_jobs: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+    """New jobs know the address at which their worker can be asked to kill them."""
+
+    def init_jobs_with_address(self: worker.Worker, job_num: int) -> list[Any]:
+        jobs = init_jobs(self, job_num)
+        for job in jobs:
+            job.remove_job_address = self.remove_job_address
+        return jobs
+
+    return init_jobs_with_address
+
+
+def _kill(job: Any) -> None:
+    """End a job at once, whatever it is doing: one that is stopped handles no SIGTERM."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(job.pid, signal.SIGKILL)
+
+
+def kill_job(self: status.WorkerStatus, address: str) -> bool:
+    """Kill one of the worker's jobs; whether it had it still."""
+    with self._lock:
+        job = self.jobs.pop(address, None)
+        if job is not None:
+            _kill(job)
+        return job is not None
+
+
+def kill_jobs(self: status.WorkerStatus) -> None:
+    """Kill all of the worker's jobs."""
+    with self._lock:
+        for job in self.jobs.values():
+            _kill(job)
+        self.jobs = {}
+
+
+def answer_removals(self: worker.Worker) -> None:
+    """Kill the jobs that jobs themselves, or their learners, ask this worker to kill.
+
+    A new job can take some seconds to come, so each request is worked on in a thread of its own.
+    """
+    self.remove_job_socket.linger = 0
+    self.remove_job_socket.setsockopt(zmq.RCVTIMEO, 1000)
+    while self.worker_is_alive and self.master_is_alive:
+        try:
+            message = self.remove_job_socket.recv_multipart()
+        except zmq.error.Again:
+            continue
+        tag, address = message[0], message[-1].decode(errors="replace")
+        if tag == remote_constants.KILLJOB_TAG:
+            threading.Thread(target=self._remove_job, args=(address,), daemon=True).start()
+        self.remove_job_socket.send_multipart([remote_constants.NORMAL_TAG])
 
 
 def remove_job(self: worker.Worker, job_address: str) -> None:
@@ -117,6 +213,12 @@ def send_status(self: worker.Worker) -> None:
 def mend() -> None:
     web.mend()
     master.Master._receive_message = receive_or_reply(master.Master._receive_message)
+    master.Master.__init__ = tell_free_cpus(master.Master.__init__)
     guard_monitor()
+    status.WorkerStatus.remove_job = kill_job
+    status.WorkerStatus.clear = kill_jobs
+    worker.Worker._launch_cmd = launch
+    worker.Worker._init_jobs = say_who_removes(worker.Worker._init_jobs)
+    worker.Worker._reply_remove_job = answer_removals
     worker.Worker._remove_job = remove_job
     worker.Worker._update_worker_status_to_master = send_status

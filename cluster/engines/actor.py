@@ -1,4 +1,8 @@
-"""The part of an xparl actor that the learner sends: the host, and the modules that it needs."""
+"""The part of an xparl actor that the learner sends: the host, and the modules that it needs.
+
+PARL finds the actor a process, sends it this code and calls `Host.serve`. From then on the actor
+talks to the learner over a connection of its own, in the format of `cluster.wire`.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,10 @@ import tempfile
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cluster import wire
+from cluster.engines.exchange import answer_all
 from common import user_class
 
 if TYPE_CHECKING:
@@ -64,7 +69,7 @@ class ActorSession:
         """It changes with every step that the sampler makes."""
         return None if self._session is None else self._session.progress
 
-    def handle(self, message: bytes, weights: bytes | None = None) -> bytes:
+    def handle(self, message: bytes | memoryview, weights: bytes | None = None) -> bytes:
         """Answer one message: see `Session`."""
         if self._session is None:
             meta, _ = wire.unpack(message)
@@ -86,6 +91,18 @@ class ActorSession:
         return self._session.handle(message, weights)
 
 
+def serve(endpoint: str, token: bytes) -> None:
+    """Serve the learner that listens at `endpoint`, until it is gone.
+
+    Raises:
+        ConnectionError: then, which is how PARL is told that this process has done its work.
+    """
+    from cluster.session import PROGRESS
+
+    session = ActorSession()
+    answer_all(endpoint, token, session.handle, lambda: session.progress, PROGRESS)
+
+
 def make_host() -> type:
     """The remote class. Its made-up module makes PARL send it by value, wherever it is used."""
 
@@ -103,12 +120,9 @@ def make_host() -> type:
             there = [os.getcwd(), os.path.dirname(sys.modules["__main__"].__file__ or "")]
             sys.path[:] = [str(home), *(path for path in sys.path if path not in there)]
             os.chdir(USERS_FOLDER)
-            self.session: Any = None
 
-        def call(self, message: bytes) -> bytes:
-            if self.session is None:
-                self.session = importlib.import_module("cluster.engines.actor").ActorSession()
-            return self.session.handle(message)
+        def serve(self, endpoint: str, token: bytes) -> None:
+            importlib.import_module("cluster.engines.actor").serve(endpoint, token)
 
         @classmethod
         def prepare(cls, home: Path, sources: dict[str, bytes]) -> None:
@@ -128,9 +142,15 @@ def make_host() -> type:
             for name, content in sources.items():
                 (fresh / name).parent.mkdir(parents=True, exist_ok=True)
                 (fresh / name).write_bytes(content)
+            with contextlib.suppress(OSError):  # there is one already
+                fresh.rename(home)
+                return
+            if cls.holds(home, sources):  # another actor's, which may run from there by now
+                shutil.rmtree(fresh, ignore_errors=True)
+                return
             old = Path(tempfile.mkdtemp(dir=above))
             try:
-                with contextlib.suppress(FileNotFoundError):  # there was none, or no longer is
+                with contextlib.suppress(FileNotFoundError):  # there no longer is one
                     home.rename(old / "replaced")
                 fresh.rename(home)
             except OSError:  # another actor did the same at the same time

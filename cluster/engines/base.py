@@ -63,7 +63,9 @@ class Engine(abc.ABC):
         self._requests: dict[int, Request] = {}  # what each busy sampler works on
         self._heard: dict[int, float] = {}  # when a sampler last began something, or made a step
         self._stepped: set[int] = set()  # samplers that have made a step since their start
-        self._answers: dict[int, bytes | Lost] = {}  # those that `receive` has not taken yet
+        self._answers: dict[
+            int, bytes | memoryview | Lost
+        ] = {}  # those that `receive` has not taken yet
         self._weights: Weights | None = None
         self._packed: tuple[Request, Weights | None, bytes] | None = None
 
@@ -110,13 +112,13 @@ class Engine(abc.ABC):
             raise Lost("it answered without having been asked")
         return self._part(index, request, answer)
 
-    def note(self, index: int, message: bytes | Lost) -> bool:
+    def note(self, index: int, message: bytes | memoryview | Lost) -> bool:
         """Take in a message of sampler `index`, or its end; whether `receive` has one to give."""
         self._heard[index] = time.monotonic()
-        if isinstance(message, bytes) and message == PROGRESS:
+        if not isinstance(message, Lost) and message == PROGRESS:
             self._stepped.add(index)
             return False
-        if index in self.starting and isinstance(message, bytes):
+        if index in self.starting and not isinstance(message, Lost):
             try:
                 read_answer(message)
             except Lost as lost:
@@ -128,6 +130,18 @@ class Engine(abc.ABC):
             self._stepped.add(index)
         self._answers[index] = message
         return True
+
+    def is_missed(self, index: int) -> bool:
+        """Whether sampler `index` has no place to run yet, and nobody knows when it will."""
+        return False
+
+    def news(self) -> list[str]:
+        """Sentences for the user about where the samplers run, told once.
+
+        Raises:
+            SamplerError: where nothing will run there any more.
+        """
+        return []
 
     def overdue(self) -> dict[int, float]:
         """Samplers that have been silent for too long, and for how long that is [s]."""
@@ -185,7 +199,7 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def _send(self, index: int, request: Request) -> None: ...
 
-    def _part(self, index: int, request: Request, message: bytes) -> Part:
+    def _part(self, index: int, request: Request, message: bytes | memoryview) -> Part:
         """The part that an answer brings.
 
         Raises:

@@ -105,7 +105,7 @@ class LocalEngine(Engine):
             self._selector.unregister(child)  # it would be ready for ever
             return Lost(str(ended))
 
-    def _part(self, index: int, request: Request, message: bytes) -> Part:
+    def _part(self, index: int, request: Request, message: bytes | memoryview) -> Part:
         answer = read_answer(message)
         columns = self._columns[request.fragment % 2][index]
         return Part(columns, answer.episodes, answer.environments)

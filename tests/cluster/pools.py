@@ -13,6 +13,7 @@ from cluster.engines.inline import InlineEngine
 from cluster.engines.local import LocalEngine
 from cluster.engines.ray import RayEngine
 from cluster.engines.remote import Call, RemoteEngine
+from cluster.engines.xparl import XparlEngine
 from cluster.lockstep import LockstepPool
 from cluster.sampler import spec_of
 from cluster.session import Session
@@ -58,7 +59,7 @@ def learners_side(config: Config) -> tuple[RolloutSpec, Weights]:
 
 
 def make_engine(config: Config, samplers: int, engine: str = "local") -> tuple[Engine, Weights]:
-    """Samplers: in this process for 0, otherwise local processes, threads or Ray's actors."""
+    """Samplers: in this process for 0, otherwise local processes, threads or remote actors."""
     spec, weights = learners_side(config)
     if config.ray_address is not None:
         return RayEngine(config, spec, samplers), weights
@@ -66,6 +67,8 @@ def make_engine(config: Config, samplers: int, engine: str = "local") -> tuple[E
         return InlineEngine(config, spec), weights
     if engine == "threads":
         return SessionsInThreads(config, spec, samplers), weights
+    if engine == "xparl":
+        return XparlEngine(config, spec, samplers), weights
     return LocalEngine(config, spec, samplers, weights), weights
 
 

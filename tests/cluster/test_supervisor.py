@@ -40,12 +40,16 @@ def faulty(**settings) -> Config:
 
 
 class Watched:
-    """A pool over faulty environments, and what it said."""
+    """A pool over faulty environments, and what it said.
 
-    def __init__(self, samplers: int = 2, **settings):
+    Args:
+        engine_name: where its samplers run, as `make_engine` has it.
+    """
+
+    def __init__(self, samplers: int = 2, engine_name: str = "local", **settings):
         config = faulty(**settings)
         self.told: list[str] = []
-        engine, self.weights = make_engine(config, samplers)
+        engine, self.weights = make_engine(config, samplers, engine_name)
         supervisor = Supervisor(engine, self.told.append)
         lag = config.policy_lag
         self.pool = AsynchronousPool(supervisor, lag) if lag > 1 else LockstepPool(supervisor)

@@ -1,0 +1,71 @@
+"""Whether the xparl master is there. Without one no new actor can start."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+import time
+from contextlib import suppress
+
+from cluster.pool import MasterLost
+
+LOOK_S = 2.0
+_CONNECT_TIMEOUT_S = 3.0
+
+
+class MasterWatch:
+    """Looks every two seconds, in a thread, whether something listens at the master's address.
+
+    Args:
+        host, port: the master's.
+        patience: how long it may be away [s].
+        resume: the command that goes on with the run.
+    """
+
+    def __init__(self, host: str, port: int, patience: float, resume: str):
+        self._address, self._patience, self._resume = (host, port), patience, resume
+        self._since: float | None = None  # when it was first found to be away
+        self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._closed = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def news(self) -> list[str]:
+        """What the user has not been told yet.
+
+        Raises:
+            MasterLost: where the master has been away for longer than it may.
+        """
+        since, sentences = self._since, []
+        with suppress(queue.Empty):
+            while True:
+                sentences.append(self._news.get_nowait())
+        if since is not None and time.monotonic() - since > self._patience:
+            raise MasterLost(
+                f"the xparl master at {self._name} has been away for {self._patience:g} s"
+                f" (master_timeout): once it is there again, go on with `{self._resume}`"
+            )
+        return sentences
+
+    def close(self) -> None:
+        self._closed.set()
+
+    @property
+    def _name(self) -> str:
+        return "{}:{}".format(*self._address)
+
+    def _watch(self) -> None:
+        while not self._closed.wait(LOOK_S):
+            try:
+                socket.create_connection(self._address, _CONNECT_TIMEOUT_S).close()
+            except OSError as error:
+                if self._since is None:
+                    self._since = time.monotonic()
+                    self._news.put(
+                        f"the xparl master at {self._name} is away ({error.strerror or error}):"
+                        f" samplers that live go on, and it is waited for for {self._patience:g} s"
+                    )
+            else:
+                if self._since is not None:
+                    seconds, self._since = time.monotonic() - self._since, None
+                    self._news.put(f"the xparl master is back after {seconds:.1f} s")

@@ -1,0 +1,237 @@
+"""What happens at an xparl cluster when samplers, workers and learners are lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster.engines.xparl import XparlEngine, cluster_cpus
+from parl_compat.shim import load_parl
+from tests.cluster.test_supervisor import NOTICED_S, REPLACED_S, Watched, lost_columns
+from tests.conftest import ROOT, free_port, wait_until
+
+pytestmark = [pytest.mark.xdist_group("xparl_faults"), pytest.mark.slow]
+
+
+class Cluster:
+    """A master, and workers of two CPUs each, in whose environments faults are made in a folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.port = free_port()
+        self.address = f"localhost:{self.port}"
+        self.processes: list[subprocess.Popen] = []
+        self.workers: list[subprocess.Popen] = []
+
+    def start(self) -> None:
+        self.start_master()
+        for _ in range(2):
+            self.connect()
+        self.wait_for_cpus(4, 60)
+
+    def start_master(self) -> None:
+        options = ["--port", str(self.port), "--monitor_port", "1"]
+        self.master = self._start("master", *options)
+        wait_until(self._listens, 60, "the master")
+
+    def _start(self, name: str, *options: str) -> subprocess.Popen:
+        script = os.path.join(load_parl().__path__[0], "remote", "start.py")
+        process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "parl_compat.command", script, "--name", name,
+             *options],
+            cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "FAULTS_FOLDER": str(self.folder)},
+        )  # fmt: skip
+        self.processes.append(process)
+        return process
+
+    def connect(self) -> None:
+        """Start another worker."""
+        options = ["--address", self.address, "--cpu_num", "2"]
+        options += ["--log_server_port", str(free_port())]
+        self.workers.append(self._start("worker", *options))
+
+    def _listens(self) -> bool:
+        return any(
+            connection.laddr.port == self.port
+            for connection in psutil.Process(self.master.pid).net_connections()
+        )
+
+    def wait_for_cpus(self, free: int, seconds: float) -> None:
+        wait_until(lambda: cluster_cpus(self.address, 0)[0] == free, seconds, f"{free} free CPUs")
+
+    def close(self) -> None:
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):  # a test has killed it
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("faults"))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture
+def run(cluster, monkeypatch) -> Iterator[Watched]:
+    """Two samplers that have collected a fragment, at a cluster of four CPUs."""
+    monkeypatch.setenv("FAULTS_FOLDER", str(cluster.folder))
+    with Watched(engine_name="xparl", xparl_addr=cluster.address) as run:
+        while lost_columns(run.collect()):
+            pass
+        yield run
+
+
+def job_of(run: Watched, index: int) -> psutil.Process:
+    """The process in which a sampler runs: the one that listens at its place."""
+    engine = run.pool.engine
+    assert isinstance(engine, XparlEngine)
+    address = engine._actors[index].placement.address
+    assert address is not None
+    port = int(address.rpartition(":")[2])
+    return next(
+        psutil.Process(connection.pid)
+        for connection in psutil.net_connections("tcp4")
+        if connection.laddr.port == port and connection.status == psutil.CONN_LISTEN
+    )
+
+
+def is_there(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def collect_until_all_are_there(run: Watched, seconds: float) -> None:
+    start = time.monotonic()
+    while lost_columns(run.collect()):
+        assert time.monotonic() - start < seconds
+
+
+def test_a_lost_sampler_is_left_out_and_replaced(run, cluster):
+    for fault in NOTICED_S:
+        restarts = run.pool.restarts
+        jobs = [job_of(run, index) for index in range(2)]
+        (cluster.folder / fault).touch()
+        start = time.monotonic()
+        lost = lost_columns(run.collect())
+        assert time.monotonic() - start <= NOTICED_S[fault], fault
+        assert lost in ([0, 1], [2, 3]), fault
+        collect_until_all_are_there(run, REPLACED_S)
+        assert run.pool.restarts == restarts + 1, run.told
+        old = jobs[lost[0] // 2]
+        assert not is_there(old), fault
+        assert job_of(run, 1 - lost[0] // 2) == jobs[1 - lost[0] // 2], "the other one goes on"
+    cluster.wait_for_cpus(2, 15)
+    told = [text.splitlines()[0] for text in run.told if "is lost" in text]
+    assert len(told) >= len(NOTICED_S)
+    assert all("(remote actor) is lost: " in text for text in told)
+
+
+def worker_of(run: Watched, index: int) -> int:
+    """The process id of a sampler's worker, whose launcher has started its job."""
+    worker = job_of(run, index).parents()[1]
+    return worker.pid
+
+
+def test_samplers_of_a_killed_worker_move_to_free_cpus(run, cluster):
+    killed = worker_of(run, 0)
+    worker = next(worker for worker in cluster.workers if worker.pid == killed)
+    family = psutil.Process(killed).children(recursive=True)
+    jobs = [process for process in family if "job.py" in " ".join(process.cmdline())]
+    restarts = run.pool.restarts
+    worker.kill()
+    start = time.monotonic()
+    while run.pool.restarts == restarts:
+        assert time.monotonic() - start < 2.0 + REPLACED_S
+        run.collect()
+    collect_until_all_are_there(run, REPLACED_S)
+    assert killed not in {worker_of(run, index) for index in range(2)}
+    wait_until(lambda: not any(map(is_there, jobs)), 15, "its jobs to end")
+    # no CPU is free now: a sampler is missed until a worker brings some
+    job_of(run, 0).kill()
+    while run.pool.samplers_alive == 2:
+        run.collect()
+    for _ in range(5):
+        assert lost_columns(run.collect()) == [0, 1]
+    cluster.connect()
+    collect_until_all_are_there(run, 2 * REPLACED_S)
+
+
+def start_learner(cluster: Cluster, run_dir: Path, *flags: str) -> subprocess.Popen:
+    """A run of two samplers that has done its first update."""
+    learner = subprocess.Popen(
+        [sys.executable, "train.py", "--env", "tests.faulty_env:Faulty", "--env_num", "2",
+         "--samplers", "2", "--xparl_addr", cluster.address, "--run_dir", str(run_dir),
+         "--batch_size", "256", "--compile", "off", "--test_every_steps", "1000000", *flags],
+        cwd=ROOT, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env=os.environ | {"FAULTS_FOLDER": str(cluster.folder)},
+    )  # fmt: skip
+    metrics = run_dir / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and metrics.read_text(), 90, "the run's first update")
+    return learner
+
+
+def test_the_cpus_of_a_killed_learner_are_free_again(cluster, tmp_path):
+    total = 2 * sum(worker.poll() is None for worker in cluster.workers)
+    cluster.wait_for_cpus(total, 15)
+    learner = start_learner(cluster, tmp_path / "run")
+    cluster.wait_for_cpus(total - 2, 1)
+    learner.kill()
+    learner.communicate()
+    cluster.wait_for_cpus(total, 15)
+
+
+def test_samplers_for_which_there_is_no_cpu_yet_join_later(cluster, monkeypatch):
+    monkeypatch.setenv("FAULTS_FOLDER", str(cluster.folder))
+    _, *others = [worker for worker in cluster.workers if worker.poll() is None]
+    for worker in others:
+        worker.kill()
+        worker.wait()
+    cluster.wait_for_cpus(2, 30)
+    settings = {"xparl_addr": cluster.address, "wait_for_cpus": 5.0}
+    with Watched(samplers=3, engine_name="xparl", **settings) as run:
+        assert lost_columns(run.collect())
+        assert "1 of 3 samplers have no CPU yet" in run.told[0]
+        cluster.connect()
+        collect_until_all_are_there(run, 2 * REPLACED_S)
+        assert (run.pool.restarts, run.pool.samplers_alive) == (0, 3)
+
+
+def test_a_run_goes_on_without_its_master_and_with_the_next_one(run, cluster):
+    cluster.master.kill()
+    start = time.monotonic()
+    while not any("is away" in text for text in run.told):
+        assert lost_columns(run.collect()) == []
+        assert time.monotonic() - start < 15
+    assert lost_columns(run.collect()) == []
+    cluster.start_master()
+    cluster.connect()
+    cluster.wait_for_cpus(2, 30)
+    job_of(run, 0).kill()
+    while not run.pool.restarts:
+        run.collect()
+    collect_until_all_are_there(run, REPLACED_S)
+    assert any("the xparl master is back after" in text for text in run.told)
+
+
+def test_a_run_whose_master_stays_away_ends_with_a_checkpoint(cluster, tmp_path):
+    learner = start_learner(cluster, tmp_path / "run", "--master_timeout", "3")
+    cluster.master.kill()
+    output, errors = learner.communicate(timeout=30)
+    assert learner.returncode == 75, errors
+    assert "is away" in output
+    assert f"go on with `python train.py --resume {tmp_path / 'run'}`" in errors
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
