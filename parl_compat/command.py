@@ -71,6 +71,12 @@ def _take_key(context: Any, option: Any, value: str | None) -> None:
         raise click.BadParameter(str(error)) from None
 
 
+def _hand_on_key(*hosts: str) -> None:
+    """Tell the processes of the cluster, and `xparl status` by them, where its key lies."""
+    keys.choose(None, *hosts)
+    os.environ[keys.KEY_VARIABLE] = str(keys.current_file())
+
+
 def _at_host(start: FunctionType) -> Callable[..., None]:
     """PARL's `xparl start`, with a key, and mended in three of its words.
 
@@ -80,7 +86,7 @@ def _at_host(start: FunctionType) -> Callable[..., None]:
     """
 
     def start_there(**options: Any) -> None:
-        keys.choose(None, bind_host())
+        _hand_on_key(bind_host())
         # the monitor's page is on loopback, wherever the rest is
         words = {"ps -ef ": "ps -efww ", "http://{}:{}": f"http://{web_host()}:{{1}}"}
         if HOST_VARIABLE in os.environ:
@@ -114,7 +120,7 @@ def _reachable(connect: Callable[..., None]) -> Callable[..., None]:
                 f" worker would listen: add --host {own}, the address from which this machine"
                 f" reaches the master"
             )
-        keys.choose(None, str(master), bind_host())
+        _hand_on_key(str(master), bind_host())
         connect(address=address, **options)
 
     return connect_there

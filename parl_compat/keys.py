@@ -114,16 +114,19 @@ def is_given() -> bool:
     return bool(os.environ.get(KEY_VARIABLE))
 
 
+def current_file() -> Path:
+    """The file with the key of this process."""
+    return Path(os.environ[KEY_VARIABLE]) if is_given() else Path.home() / USERS_KEY
+
+
 def current() -> Key:
     """The key of this process.
 
     Raises:
         BadKey: see `read`.
     """
-    if is_given():
-        return _read_once(Path(os.environ[KEY_VARIABLE]))
-    path = Path.home() / USERS_KEY
-    if not os.path.lexists(path):
+    path = current_file()
+    if not is_given() and not os.path.lexists(path):
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.parent.chmod(0o700)

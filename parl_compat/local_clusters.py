@@ -108,7 +108,11 @@ def status() -> None:
     if not addresses:
         click.echo("No active cluster is found.")
     for address in sorted(addresses):
-        answers = [ask_status(address, key) for key in keys_in_use(address, processes)]
+        try:
+            answers = [ask_status(address, key) for key in keys_in_use(address, processes)]
+        except keys.BadKey as error:
+            click.echo(f"Can not connect to cluster {address}: {error}")
+            continue
         answer = next(filter(None, answers), None)
         if answer is None:
             click.echo(f"Can not connect to cluster {address}, please try later.")

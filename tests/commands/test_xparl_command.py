@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from cluster.engines.xparl import cluster_cpus
+from parl_compat import keys
 from parl_compat.local_clusters import cluster_processes
 from tests.conftest import BIN, free_port, run_command
 
@@ -140,3 +141,45 @@ def test_the_command_line_is_parls_own():
     done = xparl("start", "--port", "9", "--host")
     assert done.returncode == 2
     assert "'--host' requires an argument" in done.stderr
+
+
+def test_a_cluster_beyond_this_machine_answers_to_its_key_only(tmp_path, monkeypatch):
+    monkeypatch.delenv(keys.KEY_VARIABLE, raising=False)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
+        try:
+            route.connect(("203.0.113.7", 9))
+        except OSError:
+            pytest.skip("this machine has no route to any other")
+        host = route.getsockname()[0]
+    port, key = free_port(host), str(tmp_path / "cluster.key")
+    address = f"{host}:{port}"
+    assert xparl("keygen", key).returncode == 0
+    flags = ["--port", str(port), "--cpu_num", "1", "--host", host, "--key", key]
+    try:
+        started = xparl("start", *flags)
+        assert started.returncode == 0, started.stderr
+        assert "Fail to start" not in started.stdout
+        assert "please view:\n\n            http://127.0.0.1:" in started.stdout
+        # processes say in their environment where the key lies
+        status = xparl("status").stdout
+        assert f"# Cluster {address} has 0 used cpus" in status
+        assert status.count("please view: http://127.0.0.1:") >= 1
+        with monkeypatch.context() as change:
+            change.setenv(keys.KEY_VARIABLE, key)
+            assert cluster_cpus(address, 1) == (1, 1)
+            assert (
+                xparl("connect", "--address", address, "--cpu_num", "1", "--host", host).stderr
+                == ""
+            )
+            assert cluster_cpus(address, 2) == (2, 2)
+        keys.write(tmp_path / "another.key")
+        with monkeypatch.context() as change:  # the cluster's own key counts
+            change.setenv(keys.KEY_VARIABLE, str(tmp_path / "another.key"))
+            assert f"# Cluster {address} has 0 used cpus" in xparl("status").stdout
+        run = ["train.py", "--env", "CartPole-v1", "--xparl_addr", address]
+        refused = run_command(*run, "--key", str(tmp_path / "another.key"))
+        assert refused.returncode == 2
+        assert "does not answer as an xparl master with this key does" in refused.stderr
+        assert "make one with `xparl keygen FILE`" in run_command(*run).stderr
+    finally:
+        xparl("stop", "--port", str(port))
