@@ -89,6 +89,8 @@ NO_EFFECT = [
     ("--network transformer --activation relu", "activation relu", "network mlp or lstm"),
     ("--memory_steps 4", "memory_steps 4", "network transformer"),
     ("--critic_obs all", "critic_obs all", "family custom"),
+    ("--wait_for_cpus 5", "wait_for_cpus 5.0", "xparl_addr"),
+    ("--master_timeout 5", "master_timeout 5.0", "xparl_addr"),
     ("--policy_lag 2 --on_loss collect_again", "on_loss collect_again", "policy_lag 0 or 1"),
     ("--policy_lag 2 --straggler_share 0.5", "straggler_share 0.5", "policy_lag 0 or 1"),
     ("--batch_size 512 --rollout_steps 32", "batch_size 512", "no rollout_steps"),
