@@ -204,7 +204,7 @@ def test_closing_gives_back_descriptors_and_memory():
         maps = Path("/proc/self/maps").read_text().count("memfd:dppo")
         return len(list(Path("/proc/self/fd").iterdir())), maps
 
-    make_engine(CONFIG, 0)[0].close()  # what is opened once, is by now
+    make_engine(CONFIG, 2)[0].close()  # what is opened once, is by now
     before = held()
     engine, weights = make_engine(CONFIG, 2)
     pool = supervised(engine)
