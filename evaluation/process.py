@@ -50,6 +50,7 @@ class Evaluator:
 
     Attributes:
         lost: how many evaluations were given up; `say` was told of each.
+        patience_s: how long an evaluation may make no step [s].
     """
 
     def __init__(

@@ -126,6 +126,13 @@ def _reachable(connect: Callable[..., None]) -> Callable[..., None]:
     return connect_there
 
 
+HOST_HELP = "The address at which other machines reach this one. Default: 127.0.0.1"
+KEY_HELP = (
+    "The cluster's key, made by `xparl keygen`. Default: DPPO_KEY_FILE, or your own key in"
+    " ~/.config/dppo, on this machine only"
+)
+
+
 def main() -> None:
     """The console command `xparl`: see this module's docstring."""
     os.environ[SKIP_CORE_VARIABLE] = "true"  # a cluster command has no use for torch
@@ -140,25 +147,14 @@ def main() -> None:
 
     for command, mended in ((scripts.start_master, _at_host), (scripts.start_worker, _reachable)):
         command.callback = mended(command.callback)  # pyright: ignore[reportArgumentType]
-        command.params.append(
-            click.Option(
-                ["--host"],
-                expose_value=False,
-                callback=_take_host,
-                metavar="IP",
-                help="The address at which other machines reach this one. Default: 127.0.0.1",
+        for flag, metavar, take, text in (
+            ("--host", "IP", _take_host, HOST_HELP),
+            ("--key", "FILE", _take_key, KEY_HELP),
+        ):
+            option = click.Option(
+                [flag], expose_value=False, callback=take, metavar=metavar, help=text
             )
-        )
-        command.params.append(
-            click.Option(
-                ["--key"],
-                expose_value=False,
-                callback=_take_key,
-                metavar="FILE",
-                help="The cluster's key, made by `xparl keygen`. Default: DPPO_KEY_FILE, or your"
-                " own key in ~/.config/dppo, on this machine only",
-            )
-        )
+            command.params.append(option)
     # PARL asks its log server whether it is there at the cluster's address
     asked = scripts.check_log_server_started
     scripts.check_log_server_started = lambda address, port: asked(web_host(), port)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,39 +11,15 @@ from cluster.engines.base import Engine
 from cluster.engines.inline import InlineEngine
 from cluster.engines.local import LocalEngine
 from cluster.engines.ray import RayEngine
-from cluster.engines.remote import Call, RemoteEngine
 from cluster.engines.xparl import XparlEngine
 from cluster.lockstep import LockstepPool
 from cluster.sampler import spec_of
-from cluster.session import Session
 from cluster.supervisor import Supervisor
 from envs import spaces_of
 from model import make_model
 from rollout import Rollout, RolloutSpec, Weights
 from settings.config import Config
-
-
-class SessionsInThreads(RemoteEngine):
-    """Samplers in threads of this process, reached by messages as remote actors are.
-
-    Args:
-        starts: what some samplers' threads run instead of making a session, by index.
-    """
-
-    name = "threads"
-
-    def __init__(
-        self,
-        config: Config,
-        spec: RolloutSpec,
-        samplers: int,
-        starts: dict[int, Callable[[], Call]] | None = None,
-    ):
-        self.starts = starts or {}
-        super().__init__(config, spec, samplers)
-
-    def _make(self, index: int) -> Call:
-        return self.starts[index]() if index in self.starts else Session().handle
+from tests.cluster.threads import SessionsInThreads
 
 
 def toy(name: str, **settings) -> Config:

@@ -120,6 +120,6 @@ def test_a_child_ends_with_its_parent():
     nursery = psutil.Process(child).ppid()
     assert nursery != middle.pid
     middle.kill()
-    for process in (child, nursery):
-        wait_until(lambda: not psutil.pid_exists(process), 30, f"{process} to end")  # noqa: B023
+    both = (child, nursery)
+    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in both), 30, "both to end")
     middle.communicate()

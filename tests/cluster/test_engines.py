@@ -17,13 +17,13 @@ from cluster.engines import base
 from cluster.engines.base import Engine, Part
 from cluster.engines.inline import InlineEngine
 from cluster.engines.local import LocalEngine
-from cluster.engines.remote import Call
 from cluster.lockstep import LockstepPool
 from cluster.pool import Request, SamplerError
 from cluster.supervisor import Supervisor
 from cluster.wire import pack
 from rollout import Weights
-from tests.cluster.pools import SessionsInThreads, learners_side, make_engine, toy
+from tests.cluster.pools import learners_side, make_engine, toy
+from tests.cluster.threads import Call, SessionsInThreads
 from tests.conftest import wait_until
 
 pytestmark = pytest.mark.slow  # these start runs, clusters or processes
