@@ -19,7 +19,7 @@ from training.writes import Appended, Writes
 OUTPUT = "the output"
 WINDOW = 100  # episodes behind episode_return_mean
 _LINE_EVERY_S = 3.0  # on a pipe
-_SCALARS_EVERY_S = 0.25
+SCALARS_EVERY_S = 0.25
 _RATE_WINDOW_S = 5.0  # behind the rate that the progress line shows
 
 
@@ -104,7 +104,7 @@ class Report:
         now = time.monotonic()
         evaluated = any(name.startswith("eval/") for name in metrics)
         if now >= self._scalars_due or evaluated:
-            self._scalars_due = now + _SCALARS_EVERY_S
+            self._scalars_due = now + SCALARS_EVERY_S
             with self.writes.attempt("visualdl"):
                 self._scalars.append(metrics, int(metrics["global_step"]))
         self._show(metrics, now)

@@ -29,11 +29,10 @@ from training.evaluations import Evaluations
 from training.folder import Place
 from training.report import OUTPUT, Report
 from training.resets import plan_resets
+from training.restoring import not_saved, restored
 from training.signals import StopSignals
 from training.summary import note_resume, weights_digest, write_summary
 
-# what a checkpoint's state has, beside the agent's own
-_SAVED = ("behaviour_version", "global_step", "best", "last_evaluation", "report")
 _REFUSED_LIMIT = 5  # updates in a row that came to NaN or infinity: the next ones would too
 
 
@@ -66,8 +65,10 @@ class Run:
         self.exit_reason = "error"
         self._refused = self._refused_in_a_row = 0  # updates
         self._opened: contextlib.ExitStack | None = None  # until all parts of the run stand
-        saved = self._restore()
+        saved = restored(config, run_dir, self.agent)
         self._is_new = saved is None
+        if saved is not None:
+            self.global_step = saved.step
         self.signals = StopSignals(self._abort)
         with contextlib.ExitStack() as opened:
             self._place = Place(run_dir, config)
@@ -223,32 +224,6 @@ class Run:
         }
         checkpoint.save(self.checkpoints, state["update"], arrays, state)
 
-    def _restore(self) -> checkpoint.Checkpoint | None:
-        """Go on from the newest good checkpoint; None where the run has not begun yet."""
-        if self.config.resume is None:
-            return None
-        metrics = self.run_dir / "metrics.jsonl"
-        has_begun = metrics.exists() and metrics.stat().st_size > 0
-        if checkpoint.is_empty(self.checkpoints) and not has_begun:
-            print("train.py: the run was stopped before its first checkpoint: it begins now",
-                  file=sys.stderr)  # fmt: skip
-            return None
-        saved, complaints = checkpoint.load_newest(self.checkpoints)
-        for complaint in complaints:
-            print(f"train.py: {complaint}; using the one before it", file=sys.stderr)
-        try:
-            lacks = [name for name in _SAVED if name not in saved.state]
-            if lacks:
-                raise ValueError(f"it lacks {', '.join(lacks)}")
-            self.agent.load_state(saved.arrays, saved.state)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise checkpoint.BadCheckpoint(
-                f"checkpoint {saved.path} does not fit the run that {self.run_dir / 'config.yaml'}"
-                f" describes: {error}; put back the config.yaml that the run was started with"
-            ) from None
-        self.global_step = saved.step
-        return saved
-
     def summarize(self) -> None:
         """Write summary.json and say how the run ended."""
         mean_return, _ = self.report.means()
@@ -297,20 +272,10 @@ class Run:
         self.writes.failing.pop(OUTPUT, None)  # it is no part of what is saved
         if not self.writes.failing:
             return
+        lost = not_saved(self.run_dir, self.writes.failing)
         if error is None:
-            raise UserError(self._unsaved())
-        print(f"train.py: {self._unsaved()}", file=sys.stderr)
-
-    def _unsaved(self) -> str:
-        """What is to be known where a run ends, and not all of it could be saved."""
-        failing = "; ".join(f"{what}: {cause}" for what, cause in self.writes.failing.items())
-        try:
-            newest = checkpoint.load_newest(self.checkpoints)[0].path.name
-        except checkpoint.BadCheckpoint:
-            way = "it left no checkpoint"
-        else:
-            way = f"make room and go on from {newest} by --resume {self.run_dir}"
-        return f"the run's end could not be saved in {self.run_dir} ({failing}): {way}"
+            raise UserError(lost)
+        print(f"train.py: {lost}", file=sys.stderr)
 
     def _abort(self, reason: str) -> NoReturn:
         """End now, from within an update, in the state from before it."""

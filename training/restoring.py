@@ -1,0 +1,63 @@
+"""The checkpoint that a run goes on from, at its start; and the one to go on from, at its end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from agent import PPOAgent
+from common import checkpoint
+from settings.config import Config
+
+# what a checkpoint's state has, beside the agent's own
+_SAVED = ("behaviour_version", "global_step", "best", "last_evaluation", "report")
+
+
+def restored(config: Config, run_dir: Path, agent: PPOAgent) -> checkpoint.Checkpoint | None:
+    """The newest good checkpoint of the run that is resumed, once the agent goes on from it.
+
+    Returns:
+        None where the run has not begun yet.
+
+    Raises:
+        BadCheckpoint: where there is none, or it does not fit the run.
+    """
+    if config.resume is None:
+        return None
+    checkpoints, metrics = run_dir / "checkpoints", run_dir / "metrics.jsonl"
+    has_begun = metrics.exists() and metrics.stat().st_size > 0
+    if checkpoint.is_empty(checkpoints) and not has_begun:
+        print("train.py: the run was stopped before its first checkpoint: it begins now",
+              file=sys.stderr)  # fmt: skip
+        return None
+    saved, complaints = checkpoint.load_newest(checkpoints)
+    for complaint in complaints:
+        print(f"train.py: {complaint}; using the one before it", file=sys.stderr)
+    try:
+        lacks = [name for name in _SAVED if name not in saved.state]
+        if lacks:
+            raise ValueError(f"it lacks {', '.join(lacks)}")
+        agent.load_state(saved.arrays, saved.state)
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise checkpoint.BadCheckpoint(
+            f"checkpoint {saved.path} does not fit the run that {run_dir / 'config.yaml'}"
+            f" describes: {error}; put back the config.yaml that the run was started with"
+        ) from None
+    return saved
+
+
+def not_saved(run_dir: Path, failing: Mapping[str, str]) -> str:
+    """What is to be known where a run ends, and not all of it could be saved.
+
+    Args:
+        failing: the causes, by what could not be written.
+    """
+    causes = "; ".join(f"{what}: {cause}" for what, cause in failing.items())
+    try:
+        newest = checkpoint.load_newest(run_dir / "checkpoints")[0].path.name
+    except checkpoint.BadCheckpoint:
+        way = "it left no checkpoint"
+    else:
+        way = f"make room and go on from {newest} by --resume {run_dir}"
+    return f"the run's end could not be saved in {run_dir} ({causes}): {way}"
