@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -77,7 +78,11 @@ def actors(address: str) -> list[psutil.Process]:
         if process.info["name"] == "raylet" and f":{port}" in " ".join(process.info["cmdline"])
     ]
     assert len(raylets) == 1
-    return [p for p in raylets[0].children() if p.cmdline()[:1] and "Actor" in p.cmdline()[0]]
+    commands = []
+    for process in raylets[0].children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            commands.append((process, "".join(process.cmdline()[:1])))
+    return [process for process, command in commands if "Actor" in command]
 
 
 class TestWithoutACluster:

@@ -202,7 +202,8 @@ def test_asynchronous_samplers_are_replaced_while_the_others_go_on(folder):
 
 def test_stragglers_are_given_up_for_a_fragment(folder):
     with Watched(samplers=4, straggler_share=0.75, sampler_timeout=60.0) as run:
-        run.collect()
+        while lost_columns(run.collect()):  # one may have been given up because it started last
+            pass
         slow = psutil.Process(run.pids()[2])
         slow.suspend()
         start = time.monotonic()
@@ -213,7 +214,7 @@ def test_stragglers_are_given_up_for_a_fragment(folder):
         while lost_columns(run.collect()):
             assert time.monotonic() - start < 20.0
         assert run.pool.restarts == 0
-        assert run.pool.rows_lost >= 5 * 16
+        assert run.pool.rows_lost >= 5 * 16  # one column of 16 rows in five fragments
 
 
 def test_without_a_fault_nothing_is_different(folder):

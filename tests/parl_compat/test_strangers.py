@@ -101,6 +101,7 @@ def run(xparl_cluster, tmp_path_factory):
          "--run_dir", str(folder)],
         cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
+        start_new_session=True,  # the cluster's processes are told apart by their sessions
     )  # fmt: skip
     try:
         wait_until(lambda: metrics(folder), 120, "the first update")
