@@ -104,6 +104,7 @@ def test_a_slow_learner_drops_nothing():
     ages = []
     try:
         start(pool, weights)
+        time.sleep(0.5)  # until nothing is in flight: the slower starter's would be overtaken
         for update in range(1, 7):
             pool.request(Weights(update, weights.arrays), update, False)
             ages.append(update - pool.gather().policy_version)

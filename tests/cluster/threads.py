@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 from cluster.engines.base import Engine
@@ -13,6 +14,7 @@ from cluster.session import Session, pack_hello
 from rollout import RolloutSpec
 from settings.config import Config
 
+CLOSE_TIMEOUT_S = 2.0
 Call = Callable[[bytes], bytes]
 
 
@@ -93,5 +95,9 @@ class SessionsInThreads(Engine):
         self._done.put(None)
 
     def close(self) -> None:
+        actors = list(self._actors.values())
         for index in list(self._actors):
             self._end(index)
+        deadline = time.monotonic() + CLOSE_TIMEOUT_S  # for all of them
+        for actor in actors:
+            actor.thread.join(max(0.0, deadline - time.monotonic()))
