@@ -19,6 +19,7 @@ import flask_cors
 from parl_compat.shim import web_host
 
 _ACTOR = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]*")  # a name such as 127.0.0.1_40123_1700000000
+_ESTABLISHED = "01"  # of the state column of /proc/net/tcp
 
 
 def _refuse() -> None:
@@ -29,18 +30,25 @@ def _refuse() -> None:
     # a site whose name is made to mean this address can make a browser ask
     if urlsplit(f"http://{request.host}").hostname not in (web_host(), "localhost"):
         flask.abort(403, "not a name of this server")
-    peer = request.environ["REMOTE_ADDR"], int(request.environ["REMOTE_PORT"])
-    if _user_of(*peer) not in (os.getuid(), 0):
+    if _user_behind(request.environ["werkzeug.socket"]) not in (os.getuid(), 0):
         flask.abort(403, "the cluster of another user")
 
 
-def _user_of(address: str, port: int) -> int | None:
-    """The user whose process has the TCP socket at an IPv4 address of this machine."""
-    host = int.from_bytes(socket.inet_aton(address), sys.byteorder)
+def _user_behind(connection: socket.socket) -> int | None:
+    """The user whose process has the other end of an IPv4 connection within this machine.
+
+    Both addresses and the state must agree. The kernel gives a closed connection to root, and a
+    client can have the port of a closed connection to another server.
+    """
+    ends = [connection.getpeername(), connection.getsockname()]
+    wanted = [
+        f"{int.from_bytes(socket.inet_aton(host), sys.byteorder):08X}:{port:04X}"
+        for host, port in ends
+    ]
     with open("/proc/net/tcp") as table:
         for line in table:
             fields = line.split()
-            if fields[1] == f"{host:08X}:{port:04X}":
+            if fields[1:4] == [*wanted, _ESTABLISHED]:
                 return int(fields[7])
     return None
 

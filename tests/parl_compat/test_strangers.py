@@ -225,10 +225,24 @@ def test_pages_of_other_sites_read_nothing(xparl_cluster, name):
 @pytest.mark.parametrize("name", ["log_server.py", "monitor.py"])
 def test_another_user_of_the_machine_reads_nothing(xparl_cluster, name):
     port = web_port(xparl_cluster, name)
+    # its own port is that of a connection which root closed: the kernel lists both
     program = (
-        "import encodings.idna, http.client, os\n"
+        "import encodings.idna, http.client, os, socket\n"
+        "def connect(source, there):\n"
+        "    connection = socket.socket()\n"
+        "    connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n"
+        "    connection.bind(source)\n"
+        "    connection.connect(there)\n"
+        "    return connection\n"
+        "with socket.create_server(('127.0.0.1', 0)) as server:\n"
+        "    closed = connect(('127.0.0.1', 0), server.getsockname())\n"
+        "    source = closed.getsockname()\n"
+        "    there, _ = server.accept()\n"
+        "    closed.close()\n"
+        "    there.close()\n"
         "os.setuid(65534)\n"
         f"connection = http.client.HTTPConnection('127.0.0.1', {port}, timeout=10)\n"
+        f"connection.sock = connect(source, ('127.0.0.1', {port}))\n"
         "connection.request('GET', '/')\n"
         "print(connection.getresponse().status)\n"
     )
