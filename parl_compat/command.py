@@ -191,14 +191,15 @@ def _run_child() -> None:
     sys.path[0] = os.path.dirname(script)
     os.environ[SKIP_CORE_VARIABLE] = "true"
     load_parl()
-    from parl_compat import servers
+    from parl_compat import messages, servers
 
     _mend_children()
     servers.mend()
+    own_builtins = messages.imports_of(os.path.basename(script))
     # an actor must import the learner's own `parl_compat` package, not the one that started it
     for name in [name for name in sys.modules if name.partition(".")[0] == "parl_compat"]:
         del sys.modules[name]
-    runpy.run_path(script, run_name="__main__")
+    runpy.run_path(script, {"__builtins__": own_builtins}, run_name="__main__")
 
 
 if __name__ == "__main__":

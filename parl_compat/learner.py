@@ -20,6 +20,7 @@ import zmq
 from parl.remote import client, remote_constants, remote_decorator, remote_wrapper
 from parl.remote.grpc_heartbeat import HeartbeatServerThread
 
+from parl_compat import messages
 from parl_compat.heartbeats import TICK_S, HeartbeatServerInProcess
 from parl_compat.placement import GivenUp, Placement
 
@@ -96,6 +97,7 @@ def submit_job(self: client.Client, max_memory: Any, n_gpu: int, job_is_alive: A
 
     Raises:
         ConnectionError: where the master does not answer.
+        BadMessage: where its answer is none.
         RuntimeError: where the cluster has no such device.
     """
     devices = [str(int(n_gpu == 0)).encode(), str(n_gpu).encode()]
@@ -112,7 +114,7 @@ def submit_job(self: client.Client, max_memory: Any, n_gpu: int, job_is_alive: A
                 f"the xparl master at {self.master_address} gives no {'GPU' if n_gpu else 'CPU'}:"
                 f" it answered {tag.decode()}"
             )
-        job = cloudpickle.loads(content[0])
+        job = messages.unpack_granted(content[0])
         if ping(self, job, max_memory, job_is_alive):
             return job
 
@@ -173,7 +175,7 @@ def send_status(self: client.Client) -> None:
                 self,
                 remote_constants.CLIENT_STATUS_UPDATE_TAG,
                 address,
-                cloudpickle.dumps(status),
+                messages.pack(status),
             )
         time.sleep(remote_constants.HEARTBEAT_INTERVAL_S)
 
@@ -237,5 +239,6 @@ def mend() -> None:
     client.Client._update_job_status = _update_job_status
     client.Client._update_client_status_to_master = send_status
     client.Client.read_local_files = read_local_files
+    remote_wrapper.loads_return = messages.unpack
     remote_wrapper.RemoteWrapper._receive_from_remote_instance = receive
     remote_wrapper.RemoteWrapper.send_file = send_file

@@ -17,11 +17,20 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-import cloudpickle
+import psutil
 import zmq
-from parl.remote import cluster_monitor, master, remote_constants, status, worker
+from parl.remote import (
+    cluster_monitor,
+    communication,
+    master,
+    message,
+    remote_constants,
+    status,
+    worker,
+)
+from parl.remote.grpc_heartbeat import HeartbeatClientThread
 
-from parl_compat import web
+from parl_compat import messages, web
 
 LAUNCHER_LOOK_S = 1.0  # how often it looks whether its worker is there
 
@@ -133,16 +142,62 @@ def launch(self: worker.Worker, commands: Any) -> None:
         job.wait()
 
 
-def say_who_removes(init_jobs: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
-    """New jobs know the address at which their worker can be asked to kill them."""
+def init_jobs(self: worker.Worker, job_num: int) -> list[Any]:
+    """Have the launcher start jobs, and wait until each has told of itself.
 
-    def init_jobs_with_address(self: worker.Worker, job_num: int) -> list[Any]:
-        jobs = init_jobs(self, job_num)
-        for job in jobs:
+    PARL's own took anybody's word for it. A job knows the address at which its worker can be asked to
+    kill it.
+    """
+    script = os.path.join(os.path.dirname(worker.__file__), "job.py")
+    addresses = {
+        "--worker_address": self.reply_job_address,
+        "--log_server_address": self.log_server_address,
+    }
+    command = [*worker.XPARL_PYTHON, script, *(word for pair in addresses.items() for word in pair)]
+
+    def lost(job: Any) -> None:
+        job.is_alive = False
+        if self.master_is_alive and self.worker_is_alive:
+            self._remove_job(job.job_address)
+
+    jobs: list[Any] = []
+    with self.lock:  # not many jobs are to be killed and started at once
+        for _ in range(job_num):
+            self.cmd_queue.put(command)
+        while len(jobs) < job_num:
+            job = receive_job(self)
+            if job is None:
+                continue
+            jobs.append(job)
             job.remove_job_address = self.remove_job_address
-        return jobs
+            heartbeats = HeartbeatClientThread(
+                job.worker_heartbeat_address,
+                heartbeat_exit_callback_func=lost,
+                exit_func_args=(job,),
+            )
+            heartbeats.daemon = True
+            heartbeats.start()
+    return jobs
 
-    return init_jobs_with_address
+
+def receive_job(self: worker.Worker) -> Any:
+    """A job that has told this worker of itself; None for a message that is not a job's of its own."""
+    content = self.reply_job_socket.recv_multipart()
+    address, pid = self.remove_job_address.encode(), self.pid.encode()
+    self.reply_job_socket.send_multipart([remote_constants.NORMAL_TAG, address, pid])
+    try:
+        job = messages.unpack(content[-1])
+        # whoever has the key could name any process of this user's to be killed
+        launchers = {child.pid for child in psutil.Process().children()}
+        if isinstance(job, message.InitializedJob) and psutil.Process(job.pid).ppid() in launchers:
+            return job
+        reason = "it names no job of this worker"
+    except psutil.NoSuchProcess:
+        return job  # its heartbeats will say so
+    except messages.BadMessage as error:
+        reason = str(error)
+    worker.logger.error(f"[Worker] refused a message to it: {reason}")
+    return None
 
 
 def _kill(job: Any) -> None:
@@ -195,13 +250,13 @@ def remove_job(self: worker.Worker, job_address: str) -> None:
         worker.logger.warning("[Worker] a job of the buffer is dead: taking the next")
     job.worker_address = self.master_heartbeat_address
     self.worker_status.add_job(job)
-    ask_master(self, remote_constants.NEW_JOB_TAG, cloudpickle.dumps(job), job_address.encode())
+    ask_master(self, remote_constants.NEW_JOB_TAG, messages.pack(job), job_address.encode())
 
 
 def send_status(self: worker.Worker) -> None:
     """Tell the master every 10 s how this worker fares."""
     while self.worker_is_alive:
-        status = cloudpickle.dumps(self._get_worker_status())
+        status = messages.pack(self._get_worker_status())
         address = self.master_heartbeat_address.encode()
         try:
             ask_master(self, remote_constants.WORKER_STATUS_UPDATE_TAG, address, status)
@@ -212,13 +267,16 @@ def send_status(self: worker.Worker) -> None:
 
 def mend() -> None:
     web.mend()
+    for module in (master, worker, cluster_monitor):
+        module.cloudpickle = messages.PICKLES
+    communication.dumps_return = messages.pack  # before a job's script imports it
     master.Master._receive_message = receive_or_reply(master.Master._receive_message)
     master.Master.__init__ = tell_free_cpus(master.Master.__init__)
     guard_monitor()
     status.WorkerStatus.remove_job = kill_job
     status.WorkerStatus.clear = kill_jobs
     worker.Worker._launch_cmd = launch
-    worker.Worker._init_jobs = say_who_removes(worker.Worker._init_jobs)
+    worker.Worker._init_jobs = init_jobs
     worker.Worker._reply_remove_job = answer_removals
     worker.Worker._remove_job = remove_job
     worker.Worker._update_worker_status_to_master = send_status
