@@ -45,6 +45,13 @@ class Lost(Exception):
         not_finite: bool = False,
         final: bool = False,
     ):
+        # an actor's words: on a terminal they must be no commands to it
+        reason, cause = (
+            "".join(
+                c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+            )
+            for text in (reason, cause)
+        )
         super().__init__(reason)
         self.reason, self.cause, self.where = reason, cause, where
         self.not_finite, self.final = not_finite, final

@@ -196,6 +196,8 @@ def _run_child() -> None:
     _mend_children()
     servers.mend()
     own_builtins = messages.imports_of(os.path.basename(script))
+    if os.path.basename(script) == "job.py":
+        keys.hear_learners_only()
     # an actor must import the learner's own `parl_compat` package, not the one that started it
     for name in [name for name in sys.modules if name.partition(".")[0] == "parl_compat"]:
         del sys.modules[name]

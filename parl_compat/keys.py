@@ -1,22 +1,27 @@
 """The cluster's key: who does not have it gets no answer from any of PARL's ZMQ sockets.
 
-PARL's messages are pickles, so whoever can send one runs code. Here every one of its sockets speaks
-CURVE (ZMQ's encryption), with one key pair for a whole cluster: it is the server's and the client's.
-A client must know it to be heard by a server, and a ZAP handler of each server's lets only it in.
+Whoever may send an actor its code runs code. Here every one of PARL's sockets speaks CURVE (ZMQ's
+encryption), with two key pairs for a whole cluster. The workers' pair is that of all servers, and of
+the clients on machines that only work. The learners' pair is that of clients who may give actors code:
+an actor hears nobody else. A ZAP handler of each server's lets in whom that server hears.
 
 The key is a file that only its user can read: the one that `--key` or DPPO_KEY_FILE names, or, for
-clusters that listen on loopback only, one that is made for the user at the first need. Processes
-hand on the file's path, in DPPO_KEY_FILE; never the key itself, and nothing on a command line.
+clusters that listen on loopback only, one that is made for the user at the first need. It holds the
+secret of the learners' pair, from which that of the workers' is derived; or, for machines that only
+work, the secret of the workers' pair alone. Processes hand on the file's path, in DPPO_KEY_FILE; never
+the key itself, and nothing on a command line.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import ipaddress
 import os
 import secrets
 import socket
 import stat
+import struct
 import sys
 import threading
 from pathlib import Path
@@ -29,7 +34,8 @@ KEY_VARIABLE = "DPPO_KEY_FILE"
 USERS_KEY = Path(".config") / "dppo" / "key"  # below the home folder
 # A server closes the connection of whoever announces more, even before it has shown its key.
 LARGEST_MESSAGE = 2**31  # bytes
-_PREFIX = "dppo-xparl-key-1 "
+_KIND = "dppo-xparl-key-1"
+_WORKERS_KIND = "dppo-xparl-worker-key-1"
 _ZAP_ADDRESS = "inproc://zeromq.zap.01"
 _plain_socket = zmq.Context.socket
 
@@ -38,11 +44,38 @@ class BadKey(ValueError):
     """There is no key that may be used. The message says why, and the remedy."""
 
 
-class Key(NamedTuple):
+class Pair(NamedTuple):
     """A CURVE key pair, in Z85."""
 
     public: bytes
     secret: bytes
+
+    @classmethod
+    def of(cls, secret: bytes) -> Pair:
+        return cls(zmq.curve_public(secret), secret)
+
+
+class Key(NamedTuple):
+    """What a holder of a cluster's key knows.
+
+    `own`: the pair that it shows as a client, which is `workers` or the learners'. `learners`: the
+    public half of the learners' pair.
+    """
+
+    own: Pair
+    workers: Pair
+    learners: bytes
+
+    @property
+    def is_workers(self) -> bool:
+        """Whether its holder may only work, and give no actor code."""
+        return self.own == self.workers
+
+
+def _learners_key(secret: bytes) -> Key:
+    own = Pair.of(secret)
+    derived = hashlib.blake2b(z85.decode(secret), digest_size=32, person=b"dppo-workers").digest()
+    return Key(own, Pair.of(z85.encode(derived)), own.public)
 
 
 def write(path: Path) -> None:
@@ -52,11 +85,24 @@ def write(path: Path) -> None:
         BadKey: where the file exists or cannot be written.
     """
     _, secret = zmq.curve_keypair()
+    _write(path, f"{_KIND} {secret.decode()}\n")
+
+
+def write_workers(path: Path, key: Key) -> None:
+    """Write a key for machines that only work in the cluster of another key, as `write` does.
+
+    Raises:
+        BadKey: where the file exists or cannot be written.
+    """
+    _write(path, f"{_WORKERS_KIND} {key.workers.secret.decode()} {key.learners.decode()}\n")
+
+
+def _write(path: Path, content: str) -> None:
     whole = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         descriptor = os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            os.write(descriptor, f"{_PREFIX}{secret.decode()}\n".encode())
+            os.write(descriptor, content.encode())
             os.fchmod(descriptor, 0o600)  # whatever the umask takes away
             os.link(whole, path)  # whoever reads it sees all of it; it overwrites nothing
         finally:
@@ -95,13 +141,28 @@ def read(path: Path) -> Key:
             f"the key {path} can be read or written by others (mode {about.st_mode & 0o777:03o}):"
             f" run `chmod 600 {path}`, and make a new key if somebody may have read it"
         )
-    secret = content.decode("ascii", errors="replace").removesuffix("\n").removeprefix(_PREFIX)
-    if content == f"{_PREFIX}{secret}\n".encode() and len(secret) == 40:
-        try:
-            return Key(zmq.curve_public(secret.encode()), secret.encode())
-        except zmq.ZMQError:
-            pass  # it is no Z85: said below
-    raise BadKey(f"{path} holds no key: {remedy}")
+    key = _parse(content)
+    if key is None:
+        raise BadKey(f"{path} holds no key: {remedy}")
+    return key
+
+
+def _parse(content: bytes) -> Key | None:
+    kind, *values = content.decode("ascii", errors="replace").removesuffix("\n").split(" ")
+    halves = [value.encode() for value in values]
+    whole = " ".join([kind, *values]).encode(errors="replace") + b"\n"
+    if whole != content or any(len(half) != 40 for half in halves):
+        return None
+    try:
+        if kind == _KIND and len(halves) == 1:
+            return _learners_key(halves[0])
+        if kind == _WORKERS_KIND and len(halves) == 2:
+            z85.decode(halves[1])
+            workers = Pair.of(halves[0])
+            return Key(workers, workers, halves[1])
+    except (zmq.ZMQError, KeyError, struct.error):
+        pass  # it is no Z85
+    return None
 
 
 @functools.cache
@@ -174,6 +235,15 @@ def is_loopback(host: str) -> bool:
         return False  # an unknown host is said elsewhere
 
 
+_hears_workers = True
+
+
+def hear_learners_only() -> None:
+    """Let the servers of this process, an actor's, hear only those who may give it code."""
+    global _hears_workers
+    _hears_workers = False
+
+
 def secure(connection: zmq.Socket, key: Key | None = None) -> None:
     """Make a socket, not bound or connected yet, speak to holders of the key only.
 
@@ -183,20 +253,23 @@ def secure(connection: zmq.Socket, key: Key | None = None) -> None:
         key: `current` by default.
     """
     key = key or current()
-    connection.curve_publickey, connection.curve_secretkey = key.public, key.secret
-    if connection.socket_type in (zmq.REP, zmq.ROUTER):
-        _let_in(connection.context, key)
+    is_server = connection.socket_type in (zmq.REP, zmq.ROUTER)
+    pair = key.workers if is_server else key.own
+    connection.curve_publickey, connection.curve_secretkey = pair
+    if is_server:
+        allowed = [key.learners, key.workers.public] if _hears_workers else [key.learners]
+        _let_in(connection.context, [z85.decode(public) for public in allowed])
         connection.curve_server = True
         connection.zap_domain = b"dppo"
         connection.setsockopt(zmq.MAXMSGSIZE, LARGEST_MESSAGE)
     else:
-        connection.curve_serverkey = key.public
+        connection.curve_serverkey = key.workers.public
 
 
 _letting_in = threading.Lock()
 
 
-def _let_in(context: zmq.Context, key: Key) -> None:
+def _let_in(context: zmq.Context, allowed: list[bytes]) -> None:
     """Start the thread that answers ZMQ's question who may connect to this context's servers."""
     with _letting_in:
         # by a second name of the context: its thread closes it, whatever else closes sockets
@@ -209,16 +282,15 @@ def _let_in(context: zmq.Context, key: Key) -> None:
                 raise
             return  # an earlier server of the context has started it
         name = "xparl-key"
-        threading.Thread(target=_answer, args=(reply, key), daemon=True, name=name).start()
+        threading.Thread(target=_answer, args=(reply, allowed), daemon=True, name=name).start()
 
 
-def _answer(reply: zmq.Socket, key: Key) -> None:
+def _answer(reply: zmq.Socket, allowed: list[bytes]) -> None:
     """Answer by ZMQ's authentication protocol (RFC 27) until the context ends."""
-    allowed = [z85.decode(key.public)]
     while True:
         try:
             version, request, _, _, _, mechanism, *credentials = reply.recv_multipart()
-            if mechanism == b"CURVE" and credentials == allowed:
+            if mechanism == b"CURVE" and len(credentials) == 1 and credentials[0] in allowed:
                 answer = [b"200", b"OK", b"key holder", b""]
             else:
                 answer = [b"400", b"another key", b"", b""]

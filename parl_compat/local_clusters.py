@@ -94,10 +94,25 @@ def ask_status(address: str, key: keys.Key | None = None) -> str | None:
 
 @click.command("keygen", short_help="Make the key of a cluster.")
 @click.argument("file", type=click.Path(path_type=Path))
-def keygen(file: Path) -> None:
+@click.option(
+    "--worker_of",
+    type=click.Path(path_type=Path),
+    metavar="KEY",
+    help="Write, into FILE, the part of the cluster's KEY that machines need which only work: who has"
+    " it can give actors of other machines no code.",
+)
+def keygen(file: Path, worker_of: Path | None) -> None:
     """Write a new key into FILE. Every machine of the cluster needs a copy; nobody else may see it."""
-    keys.write(file)
-    click.echo(f"{file}: give it to `xparl start`, `xparl connect` and `train.py` as --key {file}")
+    if worker_of is None:
+        keys.write(file)
+        commands = f"`xparl start`, `xparl connect` and `train.py` as --key {file}"
+    else:
+        key = keys.read(worker_of)
+        if key.is_workers:
+            raise keys.BadKey(f"{worker_of} is itself a worker's key: give copies of it")
+        keys.write_workers(file, key)
+        commands = f"`xparl connect` as --key {file}, on machines that only work"
+    click.echo(f"{file}: give it to {commands}")
 
 
 @click.command("status")

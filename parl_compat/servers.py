@@ -33,6 +33,9 @@ from parl.remote.grpc_heartbeat import HeartbeatClientThread
 from parl_compat import messages, web
 
 LAUNCHER_LOOK_S = 1.0  # how often it looks whether its worker is there
+MASTER_TIMEOUT_S = (
+    20.0  # a worker waits so long for the master that was started with it; PARL 0.5 s
+)
 
 
 def receive_or_reply(receive: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -140,6 +143,16 @@ def launch(self: worker.Worker, commands: Any) -> None:
     for job in jobs:
         job.kill()
         job.wait()
+
+
+def wait_for_master(create_sockets: Callable[..., None]) -> Callable[..., None]:
+    """A worker whose master may be slow to begin, on a busy machine."""
+
+    def create_patient_sockets(self: worker.Worker) -> None:
+        create_sockets(self)
+        self.request_master_socket.setsockopt(zmq.RCVTIMEO, int(MASTER_TIMEOUT_S * 1000))
+
+    return create_patient_sockets
 
 
 def init_jobs(self: worker.Worker, job_num: int) -> list[Any]:
@@ -276,6 +289,7 @@ def mend() -> None:
     status.WorkerStatus.remove_job = kill_job
     status.WorkerStatus.clear = kill_jobs
     worker.Worker._launch_cmd = launch
+    worker.Worker._create_sockets = wait_for_master(worker.Worker._create_sockets)
     worker.Worker._init_jobs = init_jobs
     worker.Worker._reply_remove_job = answer_removals
     worker.Worker._remove_job = remove_job

@@ -64,9 +64,15 @@ def choose_key(file: str | None, address: str) -> keys.Key:
     """
     try:
         keys.choose(file, _split(address)[0])
-        return keys.current()
+        key = keys.current()
     except keys.BadKey as error:
         raise ClusterError(f"xparl_addr {address}: {error}") from None
+    if key.is_workers:
+        raise ClusterError(
+            f"xparl_addr {address}: {keys.current_file()} is a worker's key, which may give actors no"
+            f" code: give --key the one that it was made of"
+        )
+    return key
 
 
 def cluster_cpus(address: str, wanted: int = 1) -> tuple[int, int]:

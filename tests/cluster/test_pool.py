@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cluster.engines.local import LocalEngine
-from cluster.pool import SamplerError
+from cluster.pool import Lost, SamplerError
 from learning.batches import observations
 from rollout import Rollout, Weights
 from settings.config import Config
@@ -185,3 +185,8 @@ def test_a_second_request_before_the_first_is_gathered_is_refused():
     pool.request(weights, 0, True)
     with pytest.raises(RuntimeError, match="fragment 0 has not been gathered"):
         pool.request(weights, 1, False)
+
+
+def test_an_actors_words_are_no_commands_to_the_terminal():
+    lost = Lost("\x1b]0;title\x07bad\n\tline", "\x9bAé")
+    assert (lost.reason, lost.cause) == ("\ufffd]0;title\ufffdbad\n\tline", "\ufffdAé")

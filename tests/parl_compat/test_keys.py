@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import zmq
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from parl_compat import keys
@@ -43,7 +44,7 @@ def test_a_new_key_is_its_users_alone_and_overwrites_nothing(tmp_path):
     assert (tmp_path / "key").read_bytes() == before
     assert os.listdir(tmp_path) == ["key"]
     key = keys.read(tmp_path / "key")
-    assert zmq.curve_public(key.secret) == key.public
+    assert zmq.curve_public(key.own.secret) == key.own.public
     keys.write(tmp_path / "another")
     assert keys.read(tmp_path / "another") != key
 
@@ -71,10 +72,13 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
             keys.read(tmp_path / name)
 
 
+@settings(max_examples=int(os.environ.get("FUZZ_CASES", "60")))
 @given(st.binary(max_size=300) | st.text(max_size=50).map(str.encode))
 @example(b"dppo-xparl-key-1 " + b"~" * 40 + b"\n")
 @example(b"dppo-xparl-key-1 " + b"0" * 40)
 @example(b"0" * 40 + b"\n")
+@example(b"dppo-xparl-worker-key-1 " + b"0" * 40 + b" " + b"~" * 40 + b"\n")
+@example(b"dppo-xparl-worker-key-1 " + b"0" * 40 + b"\n")
 def test_what_is_no_key_is_refused(content):
     path = Path(os.environ["HOME"]) / "malformed"
     path.touch(mode=0o600)
@@ -111,7 +115,7 @@ def test_the_users_own_key_is_for_this_machine_only(home, monkeypatch):
     assert keys.current() == keys.read(home / "cluster")
 
 
-def answer_to(client_key: keys.Key | None, server_key: bytes, port: int) -> list[bytes] | None:
+def answer_to(client_key: keys.Pair | None, server_key: bytes, port: int) -> list[bytes] | None:
     with zmq.Context() as context, context.socket(zmq.REQ) as request:
         request.linger = 0
         request.setsockopt(zmq.RCVTIMEO, 400)
@@ -127,7 +131,8 @@ def answer_to(client_key: keys.Key | None, server_key: bytes, port: int) -> list
 
 
 def test_only_the_keys_holder_is_heard():
-    own, strangers = keys.current(), keys.Key(*zmq.curve_keypair())
+    servers_key = keys.current().workers.public
+    strangers = keys.Pair(*zmq.curve_keypair())
     with zmq.Context() as context:
         servers = [context.socket(zmq.REP) for _ in range(2)]  # one ZAP handler serves both
         ports = []
@@ -137,7 +142,7 @@ def test_only_the_keys_holder_is_heard():
             ports.append(server.bind_to_random_port("tcp://127.0.0.1"))
         assert answer_to(None, b"", ports[0]) is None
         assert answer_to(strangers, strangers.public, ports[0]) is None
-        assert answer_to(strangers, own.public, ports[0]) is None  # refused by ZAP alone
+        assert answer_to(strangers, servers_key, ports[0]) is None  # refused by ZAP alone
         for server, port in zip(servers, ports, strict=True):
             with zmq.Context() as other, other.socket(zmq.REQ) as request:
                 request.linger = 0
@@ -149,6 +154,39 @@ def test_only_the_keys_holder_is_heard():
                 server.send(b"answer")
                 assert request.recv() == b"answer"
             server.close(linger=0)
+
+
+def test_a_workers_key_is_heard_by_servers_but_by_no_actor(home, monkeypatch):
+    keys.write(home / "cluster")
+    whole = keys.read(home / "cluster")
+    keys.write_workers(home / "worker", whole)
+    worker = keys.read(home / "worker")
+    assert (whole.is_workers, worker.is_workers) == (False, True)
+    assert worker.workers == whole.workers
+    assert worker.learners == whole.own.public
+    assert whole.own.secret not in (home / "worker").read_bytes()
+    for hears_workers in (True, False):
+        monkeypatch.setattr(keys, "_hears_workers", hears_workers)
+        with zmq.Context() as context, context.socket(zmq.REP) as server:
+            keys.secure(server, worker)  # as on a machine that only works
+            server.setsockopt(zmq.RCVTIMEO, 5000)
+            port = server.bind_to_random_port("tcp://127.0.0.1")
+            with zmq.Context() as other:
+                senders = {key: other.socket(zmq.REQ) for key in (worker, whole)}
+                for key, sender in senders.items():
+                    sender.linger = 0
+                    keys.secure(sender, key)
+                    sender.connect(f"tcp://127.0.0.1:{port}")
+                    sender.send(key.own.public)
+                heard = {server.recv()}
+                server.send(b"")
+                server.setsockopt(zmq.RCVTIMEO, 5000 if hears_workers else 400)
+                with contextlib.suppress(zmq.error.Again):
+                    heard.add(server.recv())
+                for sender in senders.values():
+                    sender.close()
+        expected = {whole.own.public} | ({worker.own.public} if hears_workers else set())
+        assert heard == expected
 
 
 def own_address() -> str:
@@ -169,6 +207,17 @@ def test_the_command_makes_a_key_and_wants_one_beyond_loopback(tmp_path):
         f"{file}: give it to `xparl start`, `xparl connect` and `train.py` as --key {file}\n"
     )
     keys.read(Path(file))
+    workers = xparl("keygen", "--worker_of", file, f"{file}.worker")
+    assert (workers.returncode, workers.stderr) == (0, "")
+    assert workers.stdout == (
+        f"{file}.worker: give it to `xparl connect` as --key {file}.worker, on machines that only"
+        " work\n"
+    )
+    assert keys.read(Path(f"{file}.worker")).workers == keys.read(Path(file)).workers
+    third = xparl("keygen", "--worker_of", f"{file}.worker", f"{file}.third")
+    assert (third.returncode, third.stderr) == (
+        1, f"xparl: {file}.worker is itself a worker's key: give copies of it\n"
+    )  # fmt: skip
     again = xparl("keygen", file)
     assert (again.returncode, again.stderr) == (
         1, f"xparl: {file} exists, and is not overwritten: give another name\n"
@@ -191,3 +240,11 @@ def test_a_run_needs_a_key_for_another_machine():
     )  # fmt: skip
     assert done.returncode == 2
     assert "xparl_addr 203.0.113.7:8010: 203.0.113.7 can be reached from" in done.stderr
+
+
+def test_a_learner_with_a_workers_key_is_refused(home):
+    from cluster.engines.xparl import ClusterError, choose_key
+
+    keys.write_workers(home / "worker", keys.current())
+    with pytest.raises(ClusterError, match=r"worker is a worker's key, .* that it was made of"):
+        choose_key(str(home / "worker"), "localhost:8010")

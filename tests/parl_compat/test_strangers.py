@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import pickle
 import socket
@@ -55,7 +56,7 @@ def listening(processes: list[int]) -> set[tuple[str, int]]:
     return found
 
 
-def throw(ports: list[int], bomb: bytes, key: keys.Key | None) -> None:
+def throw(ports: list[int], bomb: bytes, key: keys.Pair | None) -> None:
     """Send bombs to each port, all at once, without CURVE or with a stranger's key."""
     with zmq.Context() as context:
         senders = []
@@ -137,7 +138,7 @@ def test_pickles_of_strangers_execute_nothing_and_kill_nothing(xparl_cluster, ru
     bomb = pickle.dumps(Bomb(tmp_path / "executed"))
     before = everybody(xparl_cluster, run[0])
     ports = sorted(port for _, port in listening(before))
-    for key in (None, keys.Key(*zmq.curve_keypair())):
+    for key in (None, keys.Pair(*zmq.curve_keypair())):
         throw(ports, bomb, key)
     for port in ports:
         for tag in TAGS * (BOMBS // len(TAGS)):
@@ -177,6 +178,42 @@ def test_nothing_of_the_keys_holder_is_executed_by_the_master_or_kills_it(xparl_
     assert not (tmp_path / "executed").exists()
     pickle.loads(bomb)
     assert (tmp_path / "executed").exists()  # the bombs are real
+
+
+def of_cluster(cluster: str, script: str, name: str | None = None) -> list[int]:
+    """The processes of the cluster that run one of PARL's scripts."""
+    port = int(cluster.partition(":")[2])
+    return [
+        found.process.pid
+        for found in local_clusters.cluster_processes()
+        if found.script == script and found.options.get("name") == name
+        and found.process.pid in cluster_processes(port)
+    ]  # fmt: skip
+
+
+def test_a_worker_executes_nothing_on_other_machines(xparl_cluster, run, tmp_path):
+    """Somebody who has the key of a worker, with which no actor must run code."""
+    bomb = pickle.dumps(Bomb(tmp_path / "executed"))
+    jobs, workers = (
+        of_cluster(xparl_cluster, "job.py"), of_cluster(xparl_cluster, "start.py", "worker")
+    )  # fmt: skip
+    assert (len(jobs), len(workers)) == (8, 2)  # the worker, and what starts its jobs
+    throw(sorted(port for _, port in listening(jobs)), bomb, keys.current().workers)
+    for _, port in listening(workers):
+        for more in ([], [b"\x80"], [b"["] * 9, [bomb], [bomb] * 3):
+            for tag in (b"[NORMAL]", b"[KILLJOB]", b""):
+                ask(f"127.0.0.1:{port}", tag, *more, timeout=50)
+    before = metrics(run[1]).count("\n")
+    # the worker reads its messages of jobs when it needs a new one
+    os.kill(next(pid for pid in jobs if "numpy" in Path(f"/proc/{pid}/maps").read_text()), 9)
+    wait_until(
+        lambda: any(json.loads(line)["restarts"] for line in metrics(run[1]).splitlines()[before:-1]),
+        30, "a sampler to be replaced",
+    )  # fmt: skip
+    wait_until(lambda: len(of_cluster(xparl_cluster, "job.py")) == 8, 20, "the worker's new job")
+    assert not (tmp_path / "executed").exists()
+    assert set(workers) <= set(of_cluster(xparl_cluster, "start.py", "worker"))
+    assert cluster_cpus(xparl_cluster)[1] == 4
 
 
 def web_port(cluster: str, name: str) -> int:
@@ -259,7 +296,7 @@ def test_another_user_of_the_machine_reads_nothing(xparl_cluster, name):
 
 
 def test_no_command_line_shows_a_key(xparl_cluster, run):
-    secret = keys.current().secret.decode()
+    secret = keys.current().own.secret.decode()
     for pid in everybody(xparl_cluster, run[0]):
         try:
             words = psutil.Process(pid).cmdline()
