@@ -74,7 +74,7 @@ def check(config: Config) -> Spaces:
 
             choose_key(config.key, address)
         else:
-            from cluster.engines.ray_cluster import cluster_cpus
+            from cluster.engines.ray import cluster_cpus
         adds = "xparl connect" if config.xparl_addr is not None else "ray start --address"
         wanted = config.samplers or 1 if config.wait_for_cpus is None else 0
         free, total = cluster_cpus(address, wanted)

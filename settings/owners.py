@@ -70,12 +70,13 @@ class Cluster:
     or the cluster's free CPUs; at most env_num."""
     sampler_timeout: Positive = 60.0
     """A sampler that makes no step for so long [s] is lost: it is ended, and replaced."""
-    wait_for_cpus: Annotated[NotNegative | None, Needs(xparl_addr=ON)] = None
+    wait_for_cpus: Annotated[NotNegative | None, Needs(xparl_addr=ON, ray_address=ON)] = None
     """Where the cluster has fewer free CPUs than `samplers`, begin with those that are there after
-    so long [s]; the other samplers join as `xparl connect` brings CPUs. Default: an error."""
-    master_timeout: Annotated[Positive, Needs(xparl_addr=ON)] = 60.0
-    """Where the xparl master cannot be reached for so long [s], the run ends with a checkpoint and
-    exit code 75. Until then samplers that live go on, and the others wait for it."""
+    so long [s]; the other samplers join as `xparl connect`, or `ray start --address`, brings CPUs.
+    Default: an error."""
+    master_timeout: Annotated[Positive, Needs(xparl_addr=ON, ray_address=ON)] = 60.0
+    """Where the xparl master, or the Ray cluster, cannot be reached for so long [s], the run ends with
+    a checkpoint and exit code 75. Until then samplers that live go on, and the others wait for it."""
     on_loss: Annotated[Literal["go_on", "collect_again"], Needs(policy_lag=(0, 1))] = "go_on"
     """Where a sampler is lost: learn from the others' parts of the fragment, or wait until its
     replacement has collected its part again."""

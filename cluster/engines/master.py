@@ -1,4 +1,4 @@
-"""Whether the xparl master is there. Without one no new actor can start."""
+"""Whether a cluster's master, or head, is there. Without one no new actor can start."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import queue
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from cluster.pool import MasterLost
@@ -14,17 +15,31 @@ LOOK_S = 2.0
 _CONNECT_TIMEOUT_S = 3.0
 
 
+def reach(host: str, port: int) -> None:
+    """Connect to an address, and leave.
+
+    Raises:
+        OSError: where nothing listens there.
+    """
+    socket.create_connection((host, port), _CONNECT_TIMEOUT_S).close()
+
+
 class MasterWatch:
-    """Looks every two seconds, in a thread, whether something listens at the master's address.
+    """Looks every two seconds, in a thread, whether the master is there.
 
     Args:
-        host, port: the master's.
+        what: it is, such as "xparl master".
+        where: it is.
+        look: raises OSError where it is away.
         patience: how long it may be away [s].
         resume: the command that goes on with the run.
     """
 
-    def __init__(self, host: str, port: int, patience: float, resume: str):
-        self._address, self._patience, self._resume = (host, port), patience, resume
+    def __init__(
+        self, what: str, where: str, look: Callable[[], None], patience: float, resume: str
+    ):
+        self._what, self._where, self._look = what, where, look
+        self._patience, self._resume = patience, resume
         self._since: float | None = None  # when it was first found to be away
         self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._closed = threading.Event()
@@ -42,7 +57,7 @@ class MasterWatch:
                 sentences.append(self._news.get_nowait())
         if since is not None and time.monotonic() - since > self._patience:
             raise MasterLost(
-                f"the xparl master at {self._name} has been away for {self._patience:g} s"
+                f"the {self._what} at {self._where} has been away for {self._patience:g} s"
                 f" (master_timeout): once it is there again, go on with `{self._resume}`"
             )
         return sentences
@@ -50,22 +65,18 @@ class MasterWatch:
     def close(self) -> None:
         self._closed.set()
 
-    @property
-    def _name(self) -> str:
-        return "{}:{}".format(*self._address)
-
     def _watch(self) -> None:
         while not self._closed.wait(LOOK_S):
             try:
-                socket.create_connection(self._address, _CONNECT_TIMEOUT_S).close()
+                self._look()
             except OSError as error:
                 if self._since is None:
                     self._since = time.monotonic()
                     self._news.put(
-                        f"the xparl master at {self._name} is away ({error.strerror or error}):"
+                        f"the {self._what} at {self._where} is away ({error.strerror or error}):"
                         f" samplers that live go on, and it is waited for for {self._patience:g} s"
                     )
             else:
                 if self._since is not None:
                     seconds, self._since = time.monotonic() - self._since, None
-                    self._news.put(f"the xparl master is back after {seconds:.1f} s")
+                    self._news.put(f"the {self._what} is back after {seconds:.1f} s")

@@ -1,50 +1,91 @@
 """Samplers as actors of a Ray cluster: fragments cross the network, and weights once a machine.
 
 An actor holds a `Session`, as an xparl actor does, and Ray carries bytes: a request and its answer,
-and the weights, which lie in Ray's object store for all actors. Ray tells at once of an actor that
-has died. Of one that hangs it tells nothing, so busy actors are asked now and then how far they are;
-a thread of the actor's own answers. Ray restarts nothing: that is the supervisor's to do.
+and the weights, which lie in Ray's object store for all actors. It is a child process that talks to
+Ray (`ray_driver`), so Ray can end no learner. Where the child ends, which it does with its node and
+its cluster, another is started until one is connected: the samplers' actors are new then.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
-import queue
+import importlib.util
+import itertools
+import math
+import os
+import selectors
 import time
 from typing import Any
 
-from cluster.engines.actor import make_host, packages_of, versions
+import numpy as np
+
+from cluster import wire
+from cluster.child import Child, ChildEnded
+from cluster.engines.actor import packages_of, versions
 from cluster.engines.base import Engine
-from cluster.engines.ray_cluster import connect
+from cluster.engines.master import MasterWatch, reach
+from cluster.engines.ray_driver import Kind, RayError, pack, unpack
 from cluster.pool import Lost, Request
 from cluster.session import PROGRESS, pack_hello, pack_weights
-from common.sources import digest, sources
+from common import user_class
+from common.sources import sources
 from envs import family_of
 from rollout import RolloutSpec, Weights
 from settings.config import Config
 
-PROGRESS_S = 1.0  # between two questions to a busy actor
+CONNECT_TIMEOUT_S = 60.0
+RETRY_S = 2.0  # between two attempts to connect again
 
 
-def make_actor(ray: Any) -> Any:
-    """The remote class. As xparl's it is sent by value, and brings the project's sources."""
-    host: Any = make_host()
+def _first_message(address: str, cpus: int = 0) -> bytes:
+    """The message that connects a driver, with the project's and the user's modules of now."""
+    users = wire.prefixed("users/", _arrays(user_class.sources_in_use()))
+    project = wire.prefixed("project/", _arrays(sources()))
+    return pack(Kind.CONNECT, 0, wire.pack({"address": address, "cpus": cpus}, users | project))
 
-    class Actor(host):
-        def __init__(self, version: str, sources: dict[str, bytes]):
-            super().__init__(version, sources)
-            self.session = importlib.import_module("cluster.engines.actor").ActorSession()
 
-        def call(self, message: bytes, weights: bytes | None = None) -> bytes:
-            return self.session.handle(message, weights)
+def _arrays(files: dict[str, bytes]) -> dict[str, np.ndarray]:
+    return {name: np.frombuffer(content, np.uint8) for name, content in files.items()}
 
-        @ray.method(concurrency_group="progress")
-        def progress(self) -> object:
-            return self.session.progress
 
-    Actor.__module__ = host.__module__
-    return ray.remote(num_cpus=1, max_restarts=0, concurrency_groups={"progress": 1})(Actor)
+def _driver(first_message: bytes) -> Child:
+    child = Child("cluster.engines.ray_driver")
+    with contextlib.suppress(ChildEnded):  # whoever receives finds out
+        child.send(first_message)
+    return child
+
+
+def _connect(first_message: bytes) -> tuple[Child, dict[str, Any]]:
+    """A driver that is connected, and the cluster's address and CPUs.
+
+    Raises:
+        RayError: where there is no Ray, or the cluster cannot be reached.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise RayError(
+            "ray_address was given, but Ray is not installed: run `make ray`, or leave it out"
+        )
+    driver = _driver(first_message)
+    try:
+        kind, _, body = unpack(driver.receive(CONNECT_TIMEOUT_S))
+    except (ChildEnded, TimeoutError) as error:
+        driver.kill()
+        raise RayError(f"ray_address: the process that connects to Ray failed: {error}") from None
+    if kind == Kind.REFUSED:
+        driver.close()
+        raise RayError(str(body, "utf-8"))
+    return driver, wire.unpack(body)[0]
+
+
+def cluster_cpus(address: str, wanted: int = 1) -> tuple[int, int]:
+    """The cluster's (free, total) CPUs; waits some seconds while fewer than `wanted` are free.
+
+    Raises:
+        RayError: where the cluster cannot be reached.
+    """
+    driver, cluster = _connect(_first_message(address, wanted))
+    driver.close()
+    return cluster["free"], cluster["total"]
 
 
 class RayEngine(Engine):
@@ -59,88 +100,141 @@ class RayEngine(Engine):
     def __init__(self, config: Config, spec: RolloutSpec, samplers: int):
         super().__init__(config, spec, samplers)
         assert config.ray_address is not None
-        self._ray = connect(config.ray_address)
-        self._class = make_actor(self._ray)
-        project = sources()
-        self._project = digest(project), self._ray.put(project)
         self._versions = versions(packages_of(family_of(config.env)))
-        self._stored: tuple[Weights, Any] | None = None  # where in the object store they lie
-        # (actor, whether it was asked for its progress, the answer); None: `wake`
-        self._done: queue.SimpleQueue[tuple[Any, bool, Any] | None] = queue.SimpleQueue()
-        self._actors: dict[int, Any] = {}
-        self._reached: dict[int, object] = {}  # how far an actor was when it was last asked
-        self._asked: set[int] = set()  # actors that have not said yet how far they are
-        self._next_look = 0.0
+        self._first_message = _first_message(config.ray_address)
+        driver, cluster = _connect(self._first_message)
+        self._driver: Child | None = driver
+        self._refusal: str | None = None  # why there is no connection
+        self._retry = 0.0  # when the next attempt is made
+        self._waker = os.eventfd(0)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._waker, selectors.EVENT_READ)
+        self._selector.register(driver, selectors.EVENT_READ)
+        self._numbers = itertools.count()
+        self._actors: dict[int, int] = {}  # the number of each sampler's actor
+        self._unplaced: set[int] = set()  # samplers for whose actors no CPU has been found yet
+        self._put: Weights | None = None  # the weights that the driver has
+        host, _, port = cluster["address"].rpartition(":")
+        resume = f"python train.py --resume {config.run_dir or 'RUN_FOLDER'}"
+
+        def look() -> None:
+            reach(host, int(port))
+            if (refusal := self._refusal) is not None:
+                raise OSError(refusal)
+
+        self._head = MasterWatch(
+            "Ray cluster", cluster["address"], look, config.master_timeout, resume
+        )
         for index in range(samplers):
             self.start(index)
+        self._early: list[int] = []  # what `answered` has to give already
+        self._missing = self._wait_for_cpus()
+
+    def _wait_for_cpus(self) -> int:
+        """Wait for CPUs as long as `wait_for_cpus` says; how many samplers have none then."""
+        deadline = time.monotonic() + (self.config.wait_for_cpus or 0.0)
+        while self._unplaced and time.monotonic() < deadline:
+            self._early += self.answered(0.1)
+        return len(self._unplaced)
+
+    def _say(self, kind: Kind, actor: int = 0, body: bytes = b"") -> None:
+        if self._driver is not None:
+            with contextlib.suppress(ChildEnded):  # `answered` reports it
+                self._driver.send(pack(kind, actor, body))
 
     def _start(self, index: int) -> None:
-        self._reached.pop(index, None)
-        self._asked.discard(index)
-        self._actors[index] = self._class.remote(*self._project)
+        self._unplaced.add(index)
+        self._actors[index] = next(self._numbers)
         hello = pack_hello(self.config, *self.ranges[index], index, versions=self._versions)
-        self._await(index, self._actors[index].call.remote(hello))
-
-    def _await(self, index: int, answer: Any, is_progress: bool = False) -> None:
-        """Put an answer, or the error that came instead, into `_done` once it is there."""
-        actor, done = self._actors[index], self._done
-        answer.future().add_done_callback(lambda future: done.put((actor, is_progress, future)))
+        self._say(Kind.START, self._actors[index], hello)
 
     def _end(self, index: int) -> None:
-        actor = self._actors.pop(index, None)
-        if actor is not None:
-            self._ray.kill(actor)
+        self._unplaced.discard(index)
+        if index in self._actors:
+            self._say(Kind.END, self._actors.pop(index))
 
     def _send(self, index: int, request: Request) -> None:
         weights = self._weights
         assert weights is not None, "no weights were published"
-        if self._stored is None or self._stored[0] is not weights:
-            self._stored = weights, self._ray.put(pack_weights(weights))
-        message = self._message(request, None)
-        self._await(index, self._actors[index].call.remote(message, self._stored[1]))
+        if self._put is not weights:
+            self._put = weights
+            self._say(Kind.WEIGHTS, 0, pack_weights(weights))
+        self._say(Kind.CALL, self._actors[index], self._message(request, None))
 
     def answered(self, timeout: float | None) -> list[int]:
-        if time.monotonic() > self._next_look:
-            self._next_look = time.monotonic() + PROGRESS_S
-            for index in self._requests.keys() - self.starting - self._asked:
-                self._asked.add(index)
-                self._await(index, self._actors[index].progress.remote(), is_progress=True)
-        ready = []
-        with contextlib.suppress(queue.Empty):
-            event = self._done.get(timeout=timeout)
-            while True:
-                if event is not None:
-                    ready += self._take_in(*event)
-                event = self._done.get_nowait()
+        if self._driver is None and time.monotonic() > self._retry:
+            self._connect_again()
+        ready, self._early = self._early, []
+        for key, _ in self._selector.select(0.0 if ready else timeout):
+            if key.fileobj is self._waker:
+                os.eventfd_read(self._waker)
+            else:
+                ready += self._take_in()
         return ready
 
-    def _take_in(self, actor: Any, is_progress: bool, answer: Any) -> list[int]:
-        """The sampler whose answer or end this is, unless it is one that was replaced."""
-        index = next((i for i, current in self._actors.items() if current is actor), None)
-        if index is None:
+    def _take_in(self) -> list[int]:
+        """Take in the driver's message, or its end; the samplers that have something to give."""
+        driver = self._driver
+        assert driver is not None
+        try:
+            kind, number, body = unpack(driver.receive())
+        except ChildEnded as ended:
+            return self._disconnected(str(ended))
+        if kind == Kind.CONNECTED:
+            self._refusal = None
+        elif kind == Kind.REFUSED:
+            return self._disconnected(str(body, "utf-8"))
+        index = next((i for i, actor in self._actors.items() if actor == number), None)
+        if index is None:  # the driver itself, or another one was put in its place
             return []
-        error = answer.exception()
-        if is_progress:
-            self._asked.discard(index)
-            if error is None:  # otherwise the call that it is busy with comes to the same
-                reached = answer.result()
-                if reached != self._reached.setdefault(index, reached):
-                    self._reached[index] = reached
-                    self.note(index, PROGRESS)
+        if kind == Kind.PLACED:
+            self._unplaced.discard(index)
+            self._heard[index] = time.monotonic()
             return []
-        message = answer.result() if error is None else Lost(_what_became_of_it(error))
+        if kind == Kind.PROGRESS:
+            return [index] if self.note(index, PROGRESS) else []
+        message = body if kind == Kind.ANSWER else Lost(str(body, "utf-8"))
         return [index] if self.note(index, message) else []
 
+    def _disconnected(self, reason: str) -> list[int]:
+        """The driver has ended, and with it all actors."""
+        assert self._driver is not None
+        self._selector.unregister(self._driver)
+        self._driver.kill()
+        self._driver, self._put, self._refusal = None, None, self._refusal or reason
+        self._retry = time.monotonic() + RETRY_S
+        lost = self._actors.keys() - self._unplaced - self._answers.keys()
+        return [i for i in lost if self.note(i, Lost(f"there is no connection to Ray: {reason}"))]
+
+    def _connect_again(self) -> None:
+        """Start another driver, and make the actors that there were none for."""
+        self._driver = _driver(self._first_message)
+        self._selector.register(self._driver, selectors.EVENT_READ)
+        for index in sorted(self._unplaced):
+            self._start(index)
+            request = self._requests.get(index)
+            if request is not None:
+                self._send(index, request)
+
+    def _patience(self, index: int) -> float:
+        return math.inf if index in self._unplaced else super()._patience(index)
+
+    def is_missed(self, index: int) -> bool:
+        return self.config.wait_for_cpus is not None and index in self._unplaced
+
+    def news(self) -> list[str]:
+        missing, self._missing = self._missing, 0
+        if not missing or self.config.wait_for_cpus is None:
+            return self._head.news()
+        said = f"{missing} of {self.samplers} samplers have no CPU yet: they join when there is one"
+        return [said, *self._head.news()]
+
     def wake(self) -> None:
-        self._done.put(None)
+        os.eventfd_write(self._waker, 1)
 
     def close(self) -> None:
-        for actor in self._actors.values():
-            self._ray.kill(actor)
-        self._ray.shutdown()
-
-
-def _what_became_of_it(error: BaseException) -> str:
-    """Ray's error without the lines that name the actor in Ray's numbers."""
-    lines = [line.strip() for line in str(error).splitlines() if not line.startswith("\t")]
-    return f"{type(error).__name__}: {' '.join(lines)}"
+        self._head.close()
+        self._selector.close()
+        if self._driver is not None:
+            self._driver.close()
+        os.close(self._waker)

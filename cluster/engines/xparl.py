@@ -20,7 +20,7 @@ from collections.abc import Callable
 from cluster.engines.actor import make_host, packages_of, users_files, versions
 from cluster.engines.base import Engine
 from cluster.engines.exchange import PROGRESS_S, Exchange
-from cluster.engines.master import MasterWatch
+from cluster.engines.master import MasterWatch, reach
 from cluster.pool import Lost, Request
 from cluster.session import pack_hello
 from common.errors import UserError
@@ -173,7 +173,9 @@ class XparlEngine(Engine):
         self._host = parl.remote_class(make_host())
         self._exchange = Exchange(os.environ[HOST_VARIABLE])
         resume = f"python train.py --resume {config.run_dir or 'RUN_FOLDER'}"
-        self._master = MasterWatch(host, port, config.master_timeout, resume)
+        self._master = MasterWatch(
+            "xparl master", config.xparl_addr, lambda: reach(host, port), config.master_timeout, resume
+        )  # fmt: skip
         self._actors: dict[int, _Actor] = {}
         self._asked = 0.0  # when the actors were last asked whether they are there
         # from the threads of actors: a CPU has been found (None), or it has ended

@@ -1,0 +1,90 @@
+"""A real Ray cluster on this machine, whose nodes can be killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+
+from tests.conftest import BIN, ROOT, free_port, processes_mentioning
+
+
+class RayCluster:
+    """Nodes that ask for a token, and whose actors find their FAULTS_FOLDER in `faults`.
+
+    Args:
+        home: an empty folder in /tmp itself: a socket's path may have 107 characters.
+
+    Attributes:
+        address: of the head node, now and whenever it is started again.
+        variables: of the environment, for whoever is to talk to it.
+    """
+
+    def __init__(self, home: Path):
+        self._home, self.faults = home, home / "faults"
+        self.faults.mkdir()
+        (home / "token").write_text(secrets.token_hex(32))
+        self._port = free_port()
+        self.address = f"127.0.0.1:{self._port}"
+        self.variables = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(home / "token"),
+            "FAULTS_FOLDER": str(self.faults),
+        }
+
+    def start_head(self, cpus: int) -> None:
+        self._start(cpus, "--head", "--port", str(self._port), "--include-dashboard", "false",
+                    "--temp-dir", str(self._home))  # fmt: skip
+
+    def start_node(self, cpus: int) -> psutil.Process:
+        """Start another node; its raylet, with which it ends."""
+        before = self._raylets()
+        self._start(cpus, "--address", self.address)
+        return next(raylet for raylet in self._raylets() if raylet not in before)
+
+    def _start(self, cpus: int, *options: str) -> None:
+        subprocess.run(
+            [str(BIN / "python"), "-m", "ray.scripts.scripts", "start", *options, "--num-cpus",
+             str(cpus), "--object-store-memory", "100000000", "--disable-usage-stats"],
+            check=True, timeout=90, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+            env=os.environ | self.variables | {"PYTHONPATH": str(ROOT), "RAY_worker_niceness": "5"},
+        )  # fmt: skip
+
+    def _raylets(self) -> list[psutil.Process]:
+        found = psutil.process_iter(["name", "cmdline"])
+        ours = f":{self._port}"
+        return [
+            p for p in found if p.info["name"] == "raylet" and ours in " ".join(p.info["cmdline"])
+        ]
+
+    def actors(self) -> list[psutil.Process]:
+        """The processes of the cluster's actors."""
+        found = []
+        for raylet in self._raylets():
+            for process in raylet.children():
+                with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                    if "Actor" in "".join(process.cmdline()[:1]):
+                        found.append(process)
+        return found
+
+    def kill(self) -> None:
+        """End the head node and all others at once."""
+        named = [psutil.Process(pid) for pid in processes_mentioning(str(self._home))]
+        _kill([*named, *self._raylets()])
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    """Kill these, and then what they have started: it ends by itself, but a while later."""
+    families = [(process, process.children(recursive=True)) for process in processes]
+    for process, _ in families:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    for _, children in families:
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
