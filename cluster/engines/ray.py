@@ -104,6 +104,7 @@ class RayEngine(Engine):
         self._first_message = _first_message(config.ray_address)
         driver, cluster = _connect(self._first_message)
         self._driver: Child | None = driver
+        self._started = time.monotonic()
         self._refusal: str | None = None  # why there is no connection
         self._retry = 0.0  # when the next attempt is made
         self._waker = os.eventfd(0)
@@ -115,20 +116,31 @@ class RayEngine(Engine):
         self._unplaced: set[int] = set()  # samplers for whose actors no CPU has been found yet
         self._put: Weights | None = None  # the weights that the driver has
         host, _, port = cluster["address"].rpartition(":")
+        self._address = host, int(port)
+        self._was_away = self._was_there = 0.0  # the head node, when it was last looked for
         resume = f"python train.py --resume {config.run_dir or 'RUN_FOLDER'}"
-
-        def look() -> None:
-            reach(host, int(port))
-            if (refusal := self._refusal) is not None:
-                raise OSError(refusal)
-
         self._head = MasterWatch(
-            "Ray cluster", cluster["address"], look, config.master_timeout, resume
+            "Ray cluster", cluster["address"], self._look, config.master_timeout, resume
         )
         for index in range(samplers):
             self.start(index)
         self._early: list[int] = []  # what `answered` has to give already
         self._missing = self._wait_for_cpus()
+
+    def _look(self) -> None:
+        """In a thread: see whether there is a cluster, and a connection to it.
+
+        Raises:
+            OSError: where there is not.
+        """
+        try:
+            reach(*self._address)
+        except OSError:
+            self._was_away = time.monotonic()
+            raise
+        self._was_there = time.monotonic()
+        if (refusal := self._refusal) is not None:
+            raise OSError(refusal)
 
     def _wait_for_cpus(self) -> int:
         """Wait for CPUs as long as `wait_for_cpus` says; how many samplers have none then."""
@@ -165,6 +177,9 @@ class RayEngine(Engine):
         if self._driver is None and time.monotonic() > self._retry:
             self._connect_again()
         ready, self._early = self._early, []
+        if self._driver is not None and self._started < self._was_away < self._was_there:
+            # a head node that has ended, and started again, does not know its old drivers
+            return ready + self._disconnected("the cluster has started again")
         for key, _ in self._selector.select(0.0 if ready else timeout):
             if key.fileobj is self._waker:
                 os.eventfd_read(self._waker)
@@ -208,7 +223,7 @@ class RayEngine(Engine):
 
     def _connect_again(self) -> None:
         """Start another driver, and make the actors that there were none for."""
-        self._driver = _driver(self._first_message)
+        self._driver, self._started = _driver(self._first_message), time.monotonic()
         self._selector.register(self._driver, selectors.EVENT_READ)
         for index in sorted(self._unplaced):
             self._start(index)

@@ -6,12 +6,11 @@ import contextlib
 import os
 import secrets
 import subprocess
-from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
 
-from tests.conftest import BIN, ROOT, free_port, processes_mentioning
+from tests.conftest import BIN, ROOT, free_port
 
 
 class RayCluster:
@@ -56,11 +55,18 @@ class RayCluster:
         )  # fmt: skip
 
     def _raylets(self) -> list[psutil.Process]:
-        found = psutil.process_iter(["name", "cmdline"])
-        ours = f":{self._port}"
-        return [
-            p for p in found if p.info["name"] == "raylet" and ours in " ".join(p.info["cmdline"])
-        ]
+        return [process for process in self._named() if process.name() == "raylet"]
+
+    def _named(self) -> list[psutil.Process]:
+        """The processes that Ray has started for the head's address, or in its folder."""
+        found = []
+        for process in psutil.process_iter(["name", "cmdline"]):
+            command = " ".join(process.info["cmdline"] or [])
+            of_ray = process.info["name"] in ("raylet", "gcs_server") or "/ray/" in command
+            of_ray = of_ray or "-m ray." in command
+            if of_ray and (f":{self._port}" in command or str(self._home) in command):
+                found.append(process)
+        return found
 
     def actors(self) -> list[psutil.Process]:
         """The processes of the cluster's actors."""
@@ -73,18 +79,9 @@ class RayCluster:
         return found
 
     def kill(self) -> None:
-        """End the head node and all others at once."""
-        named = [psutil.Process(pid) for pid in processes_mentioning(str(self._home))]
-        _kill([*named, *self._raylets()])
-
-
-def _kill(processes: Iterable[psutil.Process]) -> None:
-    """Kill these, and then what they have started: it ends by itself, but a while later."""
-    families = [(process, process.children(recursive=True)) for process in processes]
-    for process, _ in families:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    for _, children in families:
-        for child in children:
+        """End the head node and all others at once, and then what they have started."""
+        named = self._named()
+        started = [child for process in named for child in process.children(recursive=True)]
+        for process in [*named, *started]:
             with contextlib.suppress(psutil.NoSuchProcess):
-                child.kill()
+                process.kill()
