@@ -44,6 +44,7 @@ from common.sources import digest
 
 PROGRESS_S = 1.0  # between two questions to an actor
 CHECK_TIMEOUT_S = 3.0
+LEAVE_S = 0.2  # for the actors to hear that they are to end
 CPU_TIMEOUT_S = 10.0  # the CPUs of a run that has just ended are free after some seconds
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",  # Ray's own default from 2.61 on
@@ -182,6 +183,10 @@ def make_actor(ray: Any) -> Any:
         def progress(self) -> object:
             return self.session.progress
 
+        @ray.method(concurrency_group="progress")
+        def leave(self) -> None:
+            os._exit(0)
+
     Actor.__module__ = host.__module__
     return ray.remote(num_cpus=1, max_restarts=0, concurrency_groups={"progress": 1})(Actor)
 
@@ -257,6 +262,12 @@ class Driver:
                 call = self._actors[number].handle.call
                 self._await(number, call.remote(bytes(body), self._weights), self._answer)
 
+    def leave(self) -> None:
+        """Have all actors end. Ray does that too, unless the head node is gone."""
+        for actor in list(self._actors.values()):
+            actor.handle.leave.remote()
+        time.sleep(LEAVE_S)
+
     def _await(self, number: int, answer: Any, then: Callable[[int, Any], None]) -> None:
         """Take in an answer, or the error that comes instead, once it is there."""
 
@@ -292,7 +303,9 @@ class Driver:
         actor.reached = reached
 
     def _end(self, number: int) -> None:
-        self._ray.kill(self._actors.pop(number).handle)
+        handle = self._actors.pop(number).handle
+        # it waits for the head node, and the other actors must not
+        threading.Thread(target=self._ray.kill, args=(handle,), daemon=True).start()
 
     def _say(self, kind: Kind, number: int = 0, body: bytes = b"") -> None:
         self._connection.send_bytes(pack(kind, number, body))
@@ -318,12 +331,16 @@ def serve() -> None:
         with contextlib.suppress(EOFError, OSError):
             while True:
                 events.put(functools.partial(driver.take_in, connection.recv_bytes()))
-        os._exit(0)  # Ray ends the actors of a process that is gone
+        driver.leave()
+        os._exit(0)
 
-    threading.Thread(target=read, daemon=True).start()
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
     try:
         driver.connect(first)
         driver.serve()
+    except ConnectionError:  # the learner is gone, as the reader finds out too
+        reader.join()
     except Exception as error:
         said = str(error) if isinstance(error, RayError) else f"{type(error).__name__}: {error}"
         connection.send_bytes(pack(Kind.REFUSED, 0, said.encode()))
