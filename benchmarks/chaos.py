@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import platform
 import random
@@ -23,25 +22,13 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
+import lost_samplers
 import numpy as np
-import psutil
 import tyro
+from disturbed import ROOT, Row, Training
 
-from common import checkpoint
-
-ROOT = Path(__file__).resolve().parent.parent
 START_S = 120.0  # for a run to come to the phase in which it is disturbed
-END_S = 60.0  # after which an end is no longer waited for
 SMALL = ("--env", "CartPole-v1", "--compile", "off", "--samplers", "2")
-
-
-class Row(NamedTuple):
-    """A row of the table: the experiment, how often it went as it should, and what was measured."""
-
-    name: str
-    good: int
-    times: int
-    measured: str
 
 
 @dataclass
@@ -52,62 +39,6 @@ class Arguments:
     """The experiments; none: all of them."""
     times: int | None = None
     """How often each is done; None: as often as it is by default."""
-
-
-class Training:
-    """A run of train.py, in a session of its own.
-
-    Args:
-        folder: an empty folder.
-        flags: of train.py.
-    """
-
-    def __init__(self, folder: Path, *flags: str):
-        self.run_dir, self._output = folder / "run", folder / "output"
-        with open(self._output, "w") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "train.py", *flags, "--run_dir", str(self.run_dir)],
-                cwd=ROOT, stdout=output, stderr=output, stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )  # fmt: skip
-
-    def rows(self) -> list[dict]:
-        path = self.run_dir / "metrics.jsonl"
-        return [json.loads(line) for line in path.open()] if path.exists() else []
-
-    def has(self, pattern: str) -> bool:
-        return any(self.run_dir.glob(pattern))
-
-    def wait_for(self, condition: Callable[[], object], seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > deadline or self.process.poll() is not None:
-                self.process.kill()
-                raise RuntimeError(f"waited in vain for the run:\n{self._output.read_text()}")
-            time.sleep(0.01)
-
-    def terminate(self) -> tuple[float, list[str]]:
-        """End the run by SIGTERM: the seconds that took, and what was wrong."""
-        others = psutil.Process(self.process.pid).children(recursive=True)
-        start, wrong = time.monotonic(), []
-        self.process.terminate()
-        try:
-            self.process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            wrong.append("it did not end")
-        seconds = time.monotonic() - start
-        if self.process.returncode not in (0, 130):  # 130: nothing had begun
-            wrong.append(f"it ended with {self.process.returncode}: {self._output.read_text()}")
-        if psutil.wait_procs(others, timeout=0.5)[1]:
-            wrong.append("it left processes behind")
-        if self.process.returncode == 0:
-            try:
-                wrong += checkpoint.load_newest(self.run_dir / "checkpoints")[1]
-            except checkpoint.BadCheckpoint as error:
-                wrong.append(str(error))
-        return seconds, wrong
 
 
 class Phase(NamedTuple):
@@ -215,6 +146,10 @@ EXPERIMENTS = {
     **{f"sigterm_{phase}": Experiment(functools.partial(sigterm, phase), 10) for phase in PHASES},
     "saving_killed": Experiment(saving_killed, 200),
     "learner_paused": Experiment(learner_paused, 1),
+    "by_chance_raise": Experiment(functools.partial(lost_samplers.by_chance, "raise"), 1),
+    "by_chance_sleep": Experiment(functools.partial(lost_samplers.by_chance, "sleep"), 1),
+    "random_kills": Experiment(lost_samplers.random_kills, 1),
+    "straggler": Experiment(lost_samplers.straggler, 1),
 }
 
 

@@ -1,0 +1,85 @@
+"""Runs of train.py that are to be disturbed, and the rows that tell what became of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from common import checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent
+END_S = 60.0  # after which an end is no longer waited for
+
+
+class Row(NamedTuple):
+    """A row of the table: the experiment, how often it went as it should, and what was measured."""
+
+    name: str
+    good: int
+    times: int
+    measured: str
+
+
+class Training:
+    """A run of train.py, in a session of its own.
+
+    Args:
+        folder: an empty folder.
+        flags: of train.py.
+    """
+
+    def __init__(self, folder: Path, *flags: str):
+        self.run_dir, self._output = folder / "run", folder / "output"
+        with open(self._output, "w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "train.py", *flags, "--run_dir", str(self.run_dir)],
+                cwd=ROOT, stdout=output, stderr=output, stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def rows(self) -> list[dict]:
+        path = self.run_dir / "metrics.jsonl"
+        return [json.loads(line) for line in path.open()] if path.exists() else []
+
+    def has(self, pattern: str) -> bool:
+        return any(self.run_dir.glob(pattern))
+
+    def wait_for(self, condition: Callable[[], object], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                self.process.kill()
+                raise RuntimeError(f"waited in vain for the run:\n{self._output.read_text()}")
+            time.sleep(0.01)
+
+    def terminate(self) -> tuple[float, list[str]]:
+        """End the run by SIGTERM: the seconds that took, and what was wrong."""
+        others = psutil.Process(self.process.pid).children(recursive=True)
+        start, wrong = time.monotonic(), []
+        self.process.terminate()
+        try:
+            self.process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            wrong.append("it did not end")
+        seconds = time.monotonic() - start
+        if self.process.returncode not in (0, 130):  # 130: nothing had begun
+            wrong.append(f"it ended with {self.process.returncode}: {self._output.read_text()}")
+        if psutil.wait_procs(others, timeout=0.5)[1]:
+            wrong.append("it left processes behind")
+        if self.process.returncode == 0:
+            try:
+                wrong += checkpoint.load_newest(self.run_dir / "checkpoints")[1]
+            except checkpoint.BadCheckpoint as error:
+                wrong.append(str(error))
+        return seconds, wrong
