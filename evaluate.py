@@ -35,8 +35,8 @@ class Arguments:
     video: Annotated[Path | None, tyro.conf.arg(metavar="FILE.mp4")] = None
     """Also film one episode into this .mp4 file."""
     trust: bool = False
-    """Import the module of a class that the run's settings name, `module:Class`, from the folder
-    worked in or from PYTHONPATH."""
+    """Import the module of a class, `module:Class`, that the settings of somebody else's run name, from
+    the folder worked in or from PYTHONPATH."""
     opponents: Annotated[tuple[str, ...], tyro.conf.arg(metavar="BOT...")] = ()
     """microRTS bots for a league table, which is also drawn in RUN_DIR/league.png; `all` stands for
     every bot. Default: play against the run's own opponents in turn, without a table."""

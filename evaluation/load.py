@@ -8,8 +8,9 @@ from typing import NamedTuple
 from common import checkpoint
 from envs import family
 from model import ActorCritic, build_model
-from settings.config import Config, ConfigError
+from settings.config import Config
 from settings.sources import load_run
+from settings.trust import refuse_strangers_code
 
 
 class Policy(NamedTuple):
@@ -26,22 +27,6 @@ class Policy(NamedTuple):
     complaints: list[str]
 
 
-def refuse_named_code(config: Config, run_dir: Path) -> None:
-    """Refuse a run whose settings name a class of somebody's own: making it would run its module.
-
-    Raises:
-        ConfigError: with the remedy.
-    """
-    for name in ("env", "network"):
-        value = getattr(config, name)
-        if ":" in value:
-            module = value.partition(":")[0]
-            raise ConfigError(
-                f"{name} {value} of {run_dir} is code: it would import the module {module} of this"
-                f" folder or of PYTHONPATH. Give --trust if you know that module"
-            )
-
-
 def load_policy(
     run_dir: Path, which: str = "last", filmed: bool = False, trust: bool = False
 ) -> Policy:
@@ -50,7 +35,7 @@ def load_policy(
     Args:
         which: last or best.
         filmed: prepare this process for filming the policy (see `envs.Family.prepare_film`).
-        trust: import the modules that the run's settings name, `module:Class`.
+        trust: import the modules that the settings of a run of somebody else name, `module:Class`.
 
     Raises:
         ConfigError: where the folder is not a run's, or names code that is not trusted.
@@ -58,8 +43,8 @@ def load_policy(
         BadEnvironment: where the environment cannot be made, or filmed.
     """
     config = load_run(run_dir)
-    if not trust:
-        refuse_named_code(config, run_dir)
+    config.trust = trust
+    refuse_strangers_code(config, run_dir)
     if filmed:
         family(config.env).prepare_film(config.env)
     checkpoints = run_dir / "checkpoints"

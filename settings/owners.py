@@ -129,6 +129,9 @@ class Files:
     """Folder of a run to go on with, from its last good checkpoint."""
     config: str | None = None
     """YAML file of settings, between the presets and the flags."""
+    trust: bool = False
+    """Import the module of a class, module:Class, that a file of settings or the folder of somebody
+    else's run names."""
     checkpoint_share: PositiveShare = 0.1
     """Share of the run between checkpoints."""
     checkpoint_minutes: Positive = 10.0

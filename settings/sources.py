@@ -23,6 +23,7 @@ from envs import family, family_of
 from settings.config import FIELDS, HINTS, MAY_CHANGE_ON_RESUME, MOST_OFF, Config, ConfigError
 from settings.flags import print_help, read_flags
 from settings.rules import validate
+from settings.trust import refuse_strangers_code
 
 # yaml's own errors are not all that it raises: `2001-99-99` is a ValueError, `!!int ""` an IndexError
 _UNREADABLE = (
@@ -46,10 +47,13 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
     path, given = flags.get("config"), flags
     if flags.get("resume") is not None:
         config = _resumed(flags)
+        refuse_strangers_code(config, Path(flags["resume"]), flags)
     else:
         given = ({} if path is None else _read_settings(Path(path))) | flags
         base = preset(given.get("env", Config.env), given.get("preset"))
         config = dataclasses.replace(base, **given)
+        if path is not None:
+            refuse_strangers_code(config, Path(path), flags)
     if asks_for_help:
         print_help(config, program)
     validate(config)
@@ -129,6 +133,7 @@ def _changes(resumes: Path) -> dict[str, Any]:
                 f" train.py wrote, or remove it to resume with the settings of config.yaml"
             )
         changes |= {str(name): value for name, value in changed.items()}
+    changes.pop("trust", None)
     return changes
 
 
@@ -159,7 +164,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     settings = content.get("config", content) if isinstance(content, dict) else None
     if not isinstance(settings, dict):
         raise ConfigError(f"{path} holds no settings: write one `name: value` a line")
-    return {str(name): value for name, value in settings.items()}
+    # no file says of itself that it is trusted
+    return {str(name): value for name, value in settings.items() if name != "trust"}
 
 
 def _converted(settings: dict[str, Any], path: Path) -> dict[str, Any]:

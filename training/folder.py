@@ -13,6 +13,7 @@ from pathlib import Path
 
 from common.checkpoint import CannotWrite
 from settings.config import Config, ConfigError
+from settings.trust import remember
 from training.summary import write_config
 
 
@@ -45,6 +46,7 @@ def run_folder(config: Config) -> Iterator[Path]:
             )
         if config.resume is None:
             write_config(run_dir, config)
+        remember(run_dir, config)
         yield run_dir
 
 

@@ -54,7 +54,7 @@ def write_config(run_dir: Path, config: Config) -> None:
         CannotWrite: where it cannot be written.
     """
     content = {
-        "config": config.to_dict() | {"resume": None},
+        "config": config.to_dict() | {"resume": None, "trust": False},
         "versions": versions(),
         "project": project(),
         "command": sys.argv,
@@ -74,7 +74,8 @@ def note_resume(run_dir: Path, before: Config, now: Config) -> None:
     path = run_dir / "resumes.yaml"
     earlier = yaml.safe_load(path.read_text()) if path.exists() else []
     old, new = before.to_dict(), now.to_dict()
-    old |= {"resume": new["resume"], "run_dir": new["run_dir"]}  # where it lies is not a setting
+    # where it lies, and who trusts it, are not settings
+    old |= {name: new[name] for name in ("resume", "run_dir", "trust")}
     changed = {name: value for name, value in new.items() if value != old[name]}
     resume = {
         "time": time.strftime("%Y-%m-%d %H:%M:%S"),

@@ -27,6 +27,6 @@ def test_a_network_of_ones_own_trains_and_evaluates(tmp_path):
         "--train_total_steps", "5000", "--run_dir", "run", "--samplers", "2", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    done = run_command(str(ROOT / "evaluate.py"), "run", "--episodes", "2", "--trust", cwd=tmp_path)
+    done = run_command(str(ROOT / "evaluate.py"), "run", "--episodes", "2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (ROOT / "examples" / "my_network.py").read_text() in (ROOT / "README.md").read_text()

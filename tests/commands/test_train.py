@@ -318,7 +318,7 @@ def test_nan_ends_the_run_with_its_place_and_clean_weights(tmp_path):
     assert re.search(r"sampler \d", done.stderr)
     assert "Traceback" not in done.stderr
     assert summary_of(run_dir)["exit_reason"] == "error"
-    done = run_command("evaluate.py", str(run_dir), "--episodes", "1", "--trust")
+    done = run_command("evaluate.py", str(run_dir), "--episodes", "1")
     assert done.returncode == 0, done.stderr
 
 

@@ -30,7 +30,7 @@ class Fragile(ConstantReward):
             for kill in folder.glob("kill*"):
                 kill.unlink()
                 os.kill(os.getpid(), signal.SIGKILL)
-        if not nice:
+        if not nice and not (folder / "fast").exists():
             time.sleep(0.005)  # leave the processor to the evaluation
         obs, reward, *rest = super().step(action)
         return (obs, 2 * reward if nice else reward, *rest)
