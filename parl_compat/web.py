@@ -1,7 +1,8 @@
 """PARL's log server and monitor: web pages for the user who runs the cluster, and for nobody else.
 
 Their answers name machines, paths and what actors print. They listen on loopback, give what lies in
-the folders of actors, and answer neither other users of this machine nor pages of other sites.
+the folders of actors, and answer neither other users of this machine nor pages of other sites. Their
+pages load nothing from elsewhere, and a browser is told so.
 """
 
 from __future__ import annotations
@@ -20,6 +21,20 @@ from parl_compat.shim import web_host
 
 _ACTOR = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]*")  # a name such as 127.0.0.1_40123_1700000000
 _ESTABLISHED = "01"  # of the state column of /proc/net/tcp
+
+
+# PARL's page of jobs loads Bootstrap's scripts from a server far away, to open a job's log
+_FAR_SCRIPT = re.compile(r'<script src="https?://[^"]*"></script>')
+_OPEN_LOG = """<script>
+  $(document).on("click", "[data-toggle=modal]", function (event) {
+    event.preventDefault();
+    const opened = $.Event("show.bs.modal", { relatedTarget: this });
+    $($(this).data("target")).trigger(opened).addClass("show").show();
+  });
+  $(document).on("click", "[data-dismiss=modal]", function () {
+    $(this).closest(".modal").trigger("hide.bs.modal").removeClass("show").hide();
+  });
+</script>"""
 
 
 def _refuse() -> None:
@@ -62,6 +77,18 @@ def _let_own_pages_read(response: flask.Response) -> flask.Response:
     return response
 
 
+def _stay_here(response: flask.Response) -> flask.Response:
+    """Keep the browser that shows a page on this machine."""
+    if response.mimetype == "text/html":
+        response.set_data(_FAR_SCRIPT.sub(_OPEN_LOG, response.get_data(as_text=True)))
+        logs = f"http://{web_host()}:* http://localhost:*"
+        response.headers["Content-Security-Policy"] = (
+            f"default-src 'self' 'unsafe-inline' data:; connect-src 'self' {logs};"
+            " frame-ancestors 'none'"
+        )
+    return response
+
+
 def mend() -> None:
     """Put these rules into every Flask server of this process."""
     run = flask.Flask.run
@@ -69,6 +96,7 @@ def mend() -> None:
     def run_there(self: flask.Flask, host: str | None = None, *args: Any, **options: Any) -> None:
         self.before_request(_refuse)
         self.after_request(_let_own_pages_read)
+        self.after_request(_stay_here)
         run(self, web_host(), *args, **options)
 
     flask.Flask.run = run_there  # pyright: ignore
