@@ -96,6 +96,7 @@ def tell_free_cpus(init: Callable[..., None]) -> Callable[..., None]:
 
     def initialize(self: master.Master, *arguments: Any, **options: Any) -> None:
         init(self, *arguments, **options)
+        self.monitor_url = self.monitor_url.replace(f"//{self.master_ip}:", f"//{web.web_host()}:")
         manager = self.worker_manager
 
         def status_info() -> str:

@@ -25,7 +25,7 @@ _ESTABLISHED = "01"  # of the state column of /proc/net/tcp
 
 # PARL's page of jobs loads Bootstrap's scripts from a server far away, to open a job's log
 _FAR_SCRIPT = re.compile(r'<script src="https?://[^"]*"></script>')
-_OPEN_LOG = """<script>
+OPEN_LOG = """<script>
   $(document).on("click", "[data-toggle=modal]", function (event) {
     event.preventDefault();
     const opened = $.Event("show.bs.modal", { relatedTarget: this });
@@ -35,6 +35,8 @@ _OPEN_LOG = """<script>
     $(this).closest(".modal").trigger("hide.bs.modal").removeClass("show").hide();
   });
 </script>"""
+
+_BELOW_BAR = "<style>body { padding-top: 60px; }</style>"  # the bar hid a page's heading
 
 
 def _refuse() -> None:
@@ -80,7 +82,8 @@ def _let_own_pages_read(response: flask.Response) -> flask.Response:
 def _stay_here(response: flask.Response) -> flask.Response:
     """Keep the browser that shows a page on this machine."""
     if response.mimetype == "text/html":
-        response.set_data(_FAR_SCRIPT.sub(_OPEN_LOG, response.get_data(as_text=True)))
+        page = _FAR_SCRIPT.sub(OPEN_LOG, response.get_data(as_text=True))
+        response.set_data(page.replace("</head>", f"{_BELOW_BAR}</head>"))
         logs = f"http://{web_host()}:* http://localhost:*"
         response.headers["Content-Security-Policy"] = (
             f"default-src 'self' 'unsafe-inline' data:; connect-src 'self' {logs};"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import pickle
+import signal
 import socket
 import struct
 import subprocess
-import sys
 from pathlib import Path
 
 import cloudpickle
@@ -20,7 +19,8 @@ import zmq
 
 from cluster.engines.xparl import cluster_cpus
 from parl_compat import keys, local_clusters
-from tests.conftest import ROOT, cluster_processes, wait_until
+from tests.conftest import BIN, cluster_processes, free_port, wait_until
+from tests.parl_compat.conftest import metrics
 
 pytestmark = [pytest.mark.xdist_group("xparl"), pytest.mark.slow]
 
@@ -93,43 +93,33 @@ def send_raw(port: int, content: bytes) -> None:
         connection.sendall(content)
 
 
-@pytest.fixture(scope="module")
-def run(xparl_cluster, tmp_path_factory):
-    """A run that lasts as long as the tests of this file."""
-    folder = tmp_path_factory.mktemp("run") / "run"
-    process = subprocess.Popen(
-        [sys.executable, "train.py", "--env", "CartPole-v1", "--samplers", "2", "--xparl_addr",
-         xparl_cluster, "--train_total_steps", "100000000", "--compile", "off",
-         "--run_dir", str(folder)],
-        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,  # the cluster's processes are told apart by their sessions
-    )  # fmt: skip
-    try:
-        wait_until(lambda: metrics(folder), 120, "the first update")
-        yield process, folder
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def metrics(folder: Path) -> str:
-    path = folder / "metrics.jsonl"
-    return path.read_text() if path.exists() else ""
+def tree(pid: int) -> list[int]:
+    """A process and all that it has started."""
+    first = psutil.Process(pid)
+    return [process.pid for process in (first, *first.children(recursive=True))]
 
 
 def everybody(cluster: str, run: subprocess.Popen) -> list[int]:
     """The processes of the cluster, its actors, the learner and the evaluator."""
-    learner = psutil.Process(run.pid)
-    port = int(cluster.partition(":")[2])
-    own = [process.pid for process in (learner, *learner.children(recursive=True))]
-    return cluster_processes(port) + own
+    return cluster_processes(int(cluster.partition(":")[2])) + tree(run.pid)
 
 
 def test_a_whole_run_listens_on_this_machine_only(xparl_cluster, run):
-    processes = everybody(xparl_cluster, run[0])
-    assert len(processes) >= 14  # 11 of the cluster with 4 CPUs, the learner and the evaluator
-    found = listening(processes)
+    """The command that it prints for its curves too."""
+    said = next(line for line in run[0].stdout if "curves: visualdl " in line)
+    port = free_port()
+    curves = subprocess.Popen(
+        [BIN / "visualdl", *said.partition("curves: visualdl ")[2].split(), "--port", str(port)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        wait_until(lambda: port in {p for _, p in listening(tree(curves.pid))}, 60, "visualdl")
+        processes = everybody(xparl_cluster, run[0])
+        assert len(processes) >= 14  # 11 of the cluster with 4 CPUs, the learner and the evaluator
+        found = listening([*processes, *tree(curves.pid)])
+    finally:
+        os.killpg(curves.pid, signal.SIGKILL)
+        curves.wait()
     assert len(found) > 20
     assert {address for address, _ in found} == {"127.0.0.1"}
 
@@ -214,85 +204,6 @@ def test_a_worker_executes_nothing_on_other_machines(xparl_cluster, run, tmp_pat
     assert not (tmp_path / "executed").exists()
     assert set(workers) <= set(of_cluster(xparl_cluster, "start.py", "worker"))
     assert cluster_cpus(xparl_cluster)[1] == 4
-
-
-def web_port(cluster: str, name: str) -> int:
-    option = {"log_server.py": "port", "monitor.py": "monitor_port"}[name]
-    port = cluster.partition(":")[2]
-    for found in local_clusters.cluster_processes():
-        session = os.getsid(found.process.pid)
-        if found.script == name and session in map(os.getsid, cluster_processes(int(port))):
-            return int(found.options[option])
-    raise AssertionError(f"the cluster has no {name}")
-
-
-def get(port: int, path: str, **headers: str) -> http.client.HTTPResponse:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("GET", path, headers=headers)
-    response = connection.getresponse()
-    response.read()
-    connection.close()
-    return response
-
-
-def test_the_log_server_gives_the_logs_of_actors_and_nothing_else(xparl_cluster, tmp_path):
-    port = web_port(xparl_cluster, "log_server.py")
-    job_folder = Path.home() / ".parl_data" / "job"
-    job_folder.mkdir(parents=True, exist_ok=True)
-    (tmp_path / "stdout.log").write_text("of another folder")
-    above = job_folder.parent / "stdout.log"
-    made = not above.exists()
-    above.touch()
-    try:
-        for name in (str(tmp_path), "..", ".", "", "%2e%2e", "a/../..", "a%00", "..%2f.."):
-            for page in ("get-log", "download-log"):
-                assert get(port, f"/{page}?job_id={name}").status == 400, name
-    finally:
-        if made:
-            above.unlink()
-    logs = [path.parent.name for path in job_folder.glob("127.0.0.1_*/stdout.log")]
-    assert get(port, f"/get-log?job_id={logs[0]}").status == 200
-
-
-@pytest.mark.parametrize("name", ["log_server.py", "monitor.py"])
-def test_pages_of_other_sites_read_nothing(xparl_cluster, name):
-    port = web_port(xparl_cluster, name)
-    allowed = "Access-Control-Allow-Origin"
-    path = "/get-log?job_id=none"
-    for origin in ("http://evil.example", "null", "http://127.0.0.1.evil.example", "http://[::1]"):
-        assert get(port, path, Origin=origin).getheader(allowed) is None
-    own = "http://127.0.0.1:8210"  # the monitor's page
-    assert get(port, path, Origin=own).getheader(allowed) == own
-    assert get(port, path, Host="evil.example").status == 403  # a name that is made to mean us
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
-@pytest.mark.parametrize("name", ["log_server.py", "monitor.py"])
-def test_another_user_of_the_machine_reads_nothing(xparl_cluster, name):
-    port = web_port(xparl_cluster, name)
-    # its own port is that of a connection which root closed: the kernel lists both
-    program = (
-        "import encodings.idna, http.client, os, socket\n"
-        "def connect(source, there):\n"
-        "    connection = socket.socket()\n"
-        "    connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n"
-        "    connection.bind(source)\n"
-        "    connection.connect(there)\n"
-        "    return connection\n"
-        "with socket.create_server(('127.0.0.1', 0)) as server:\n"
-        "    closed = connect(('127.0.0.1', 0), server.getsockname())\n"
-        "    source = closed.getsockname()\n"
-        "    there, _ = server.accept()\n"
-        "    closed.close()\n"
-        "    there.close()\n"
-        "os.setuid(65534)\n"
-        f"connection = http.client.HTTPConnection('127.0.0.1', {port}, timeout=10)\n"
-        f"connection.sock = connect(source, ('127.0.0.1', {port}))\n"
-        "connection.request('GET', '/')\n"
-        "print(connection.getresponse().status)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout == "403\n", done.stderr
 
 
 def test_no_command_line_shows_a_key(xparl_cluster, run):
