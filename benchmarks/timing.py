@@ -245,19 +245,20 @@ def cluster(pool: str, cpus: int) -> Iterator[Cluster | None]:
     if pool not in ("xparl", "ray"):
         yield None
         return
-    port, bin = str(8013 if pool == "xparl" else 8014), Path(sys.executable).parent
+    port = str(8013 if pool == "xparl" else 8014)
     with tempfile.TemporaryDirectory(prefix="ray") as folder:  # a socket's path has to be short
         if pool == "xparl":
             flags = ["--xparl_addr", f"localhost:{port}"]
-            command = [str(bin / "xparl"), "start", "--port", port, "--cpu_num", str(cpus)]
+            xparl = str(Path(sys.executable).parent / "xparl")
+            command = [xparl, "start", "--port", port, "--cpu_num", str(cpus)]
         else:
             flags = ["--ray_address", f"127.0.0.1:{port}"]
             token = Path(folder) / "token"
             token.write_text(secrets.token_hex(32))
             os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-            command = [str(bin / "ray"), "start", "--head", "--port", port, "--num-cpus", str(cpus),
-                       "--include-dashboard", "false", "--disable-usage-stats",
-                       "--temp-dir", folder]  # fmt: skip
+            command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head",
+                       "--port", port, "--num-cpus", str(cpus), "--include-dashboard", "false",
+                       "--disable-usage-stats", "--temp-dir", folder]  # fmt: skip
         starter = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
         starter.wait()
         made = Cluster(flags, starter.pid)

@@ -266,7 +266,7 @@ class Driver:
         """Have all actors end. Ray does that too, unless the head node is gone."""
         for actor in list(self._actors.values()):
             actor.handle.leave.remote()
-        time.sleep(LEAVE_S)
+        time.sleep(LEAVE_S if self._actors else 0.0)
 
     def _await(self, number: int, answer: Any, then: Callable[[int, Any], None]) -> None:
         """Take in an answer, or the error that comes instead, once it is there."""
