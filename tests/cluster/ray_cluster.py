@@ -78,9 +78,9 @@ class RayCluster:
                         found.append(process)
         return found
 
-    def kill(self) -> None:
-        """End the head node and all others at once, and then what they have started."""
-        named = self._named()
+    def kill(self, name: str = "") -> None:
+        """End the head node and all others at once, or the processes of this name alone."""
+        named = [process for process in self._named() if name in process.name()]
         started = [child for process in named for child in process.children(recursive=True)]
         for process in [*named, *started]:
             with contextlib.suppress(psutil.NoSuchProcess):

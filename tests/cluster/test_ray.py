@@ -199,8 +199,10 @@ class TestAtACluster:
             while not lost_columns(run.collect()):
                 assert time.monotonic() - start < 15
             assert lost_columns(run.collect()) in ([0, 1], [2, 3])  # missed, and the other goes on
-            cluster.kill()
+            cluster.kill("gcs_server")
             wait_until(lambda: any("is away" in text for text in run.told), 15, "its absence told")
+            assert lost_columns(run.collect()) in ([0, 1], [2, 3])  # who lives goes on
+            cluster.kill()
             cluster.start_head(2)
             collect_until_all_are_there(run, 2 * REPLACED_S)
             assert any("the Ray cluster is back after" in text for text in run.told)
