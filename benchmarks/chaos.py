@@ -2,6 +2,7 @@
 
 Each experiment of `EXPERIMENTS` disturbs real runs of train.py time and again, and gives a row of
 the table that is printed in the end. Without names all of them are done.
+Those of `cluster_faults` need root, because they make machines of their own.
 """
 
 from __future__ import annotations
@@ -25,10 +26,8 @@ from typing import Annotated, NamedTuple
 import lost_samplers
 import numpy as np
 import tyro
-from disturbed import ROOT, Row, Training
-
-START_S = 120.0  # for a run to come to the phase in which it is disturbed
-SMALL = ("--env", "CartPole-v1", "--compile", "off", "--samplers", "2")
+from cluster_faults import CLUSTER_FAULTS
+from disturbed import ROOT, SMALL, START_S, Row, Training
 
 
 @dataclass
@@ -150,6 +149,7 @@ EXPERIMENTS = {
     "by_chance_sleep": Experiment(functools.partial(lost_samplers.by_chance, "sleep"), 1),
     "random_kills": Experiment(lost_samplers.random_kills, 1),
     "straggler": Experiment(lost_samplers.straggler, 1),
+    **{name: Experiment(run, 1) for name, run in CLUSTER_FAULTS.items()},
 }
 
 

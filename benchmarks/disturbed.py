@@ -17,7 +17,9 @@ import psutil
 from common import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
+START_S = 120.0  # for a run to come to the phase in which it is disturbed
 END_S = 60.0  # after which an end is no longer waited for
+SMALL = ("--env", "CartPole-v1", "--compile", "off", "--samplers", "2")
 
 
 class Row(NamedTuple):
@@ -35,12 +37,15 @@ class Training:
     Args:
         folder: an empty folder.
         flags: of train.py.
+        start: starts a command, as `subprocess.Popen` does.
     """
 
-    def __init__(self, folder: Path, *flags: str):
+    def __init__(
+        self, folder: Path, *flags: str, start: Callable[..., subprocess.Popen] = subprocess.Popen
+    ):
         self.run_dir, self._output = folder / "run", folder / "output"
         with open(self._output, "w") as output:
-            self.process = subprocess.Popen(
+            self.process = start(
                 [sys.executable, "train.py", *flags, "--run_dir", str(self.run_dir)],
                 cwd=ROOT, stdout=output, stderr=output, stdin=subprocess.DEVNULL,
                 start_new_session=True,
@@ -49,6 +54,10 @@ class Training:
     def rows(self) -> list[dict]:
         path = self.run_dir / "metrics.jsonl"
         return [json.loads(line) for line in path.open()] if path.exists() else []
+
+    def said(self) -> str:
+        """What it has printed."""
+        return self._output.read_text()
 
     def has(self, pattern: str) -> bool:
         return any(self.run_dir.glob(pattern))

@@ -57,6 +57,10 @@ class AsynchronousPool:
     def restarts(self) -> int:
         return self.supervisor.restarts
 
+    @property
+    def alarms(self) -> int:
+        return self.supervisor.alarms
+
     def request(
         self,
         weights: Weights,

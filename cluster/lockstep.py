@@ -52,6 +52,10 @@ class LockstepPool:
     def restarts(self) -> int:
         return self.supervisor.restarts
 
+    @property
+    def alarms(self) -> int:
+        return self.supervisor.alarms
+
     def request(
         self,
         weights: Weights,

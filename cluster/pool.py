@@ -107,6 +107,11 @@ class SamplerPool(Protocol):
         ...
 
     @property
+    def alarms(self) -> int:
+        """How often something came up that may end the run, which is saved then."""
+        ...
+
+    @property
     def rows_lost(self) -> int:
         """Steps of environments that fragments lack, because samplers were lost or given up."""
         ...

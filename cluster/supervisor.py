@@ -92,6 +92,11 @@ class Supervisor:
         """How many samplers are there to work."""
         return self.engine.samplers - len(self._away)
 
+    @property
+    def alarms(self) -> int:
+        """How often something came up that may end the run."""
+        return self.engine.alarms
+
     def publish(self, weights: Weights) -> None:
         """The weights of all requests that are sent from now on."""
         with self._lock:

@@ -191,10 +191,11 @@ def _run_child() -> None:
     sys.path[0] = os.path.dirname(script)
     os.environ[SKIP_CORE_VARIABLE] = "true"
     load_parl()
-    from parl_compat import messages, servers
+    from parl_compat import messages, rejoin, servers
 
     _mend_children()
     servers.mend()
+    rejoin.mend()
     own_builtins = messages.imports_of(os.path.basename(script))
     if os.path.basename(script) == "job.py":
         keys.hear_learners_only()

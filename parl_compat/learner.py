@@ -22,7 +22,7 @@ from parl.remote.grpc_heartbeat import HeartbeatServerThread
 
 from parl_compat import messages
 from parl_compat.heartbeats import TICK_S, HeartbeatServerInProcess
-from parl_compat.placement import GivenUp, Placement
+from parl_compat.placement import GivenUp, Placement, kill
 
 MASTER_TIMEOUT_S = 20.0
 PING_TIMEOUT_S = 10.0  # PARL waits 0.9 s; an actor on a busy host needs longer
@@ -117,6 +117,7 @@ def submit_job(self: client.Client, max_memory: Any, n_gpu: int, job_is_alive: A
         job = messages.unpack_granted(content[0])
         if ping(self, job, max_memory, job_is_alive):
             return job
+        kill(self.ctx, job)  # for the master it has a learner now
 
 
 def ping(self: client.Client, job: Any, max_memory: Any, job_is_alive: Any) -> bool:
@@ -124,7 +125,8 @@ def ping(self: client.Client, job: Any, max_memory: Any, job_is_alive: Any) -> b
 
     The id is known before the job is: a job may send its first heartbeat at once. A job that
     answers too late finds its heartbeats refused, and gives its CPU back. The master can offer
-    jobs of a worker that has ended for some 10 s more: those refuse the connection.
+    jobs of a worker that has ended for some 10 s more, which refuse the connection, and jobs of one
+    that is cut off for 40 s, which cannot be reached.
     """
     host, _, port = job.ping_heartbeat_address.rpartition(":")
     try:

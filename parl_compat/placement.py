@@ -13,11 +13,20 @@ from typing import Any
 import zmq
 
 KILL = b"[KILLJOB]"  # PARL's tag
-_LINGER_MS = 2000
+_CONNECT_MS = 3_000
+_LINGER_MS = 60_000  # a worker that is cut off is told once it can be reached again
 
 
 class GivenUp(Exception):
     """The object is not wanted any more."""
+
+
+def kill(context: zmq.Context, job: Any) -> None:
+    """Have the worker of PARL's `job` kill it, and offer its CPU again. Returns at once."""
+    with context.socket(zmq.REQ) as worker:
+        worker.linger, worker.connect_timeout = _LINGER_MS, _CONNECT_MS
+        worker.connect(f"tcp://{job.remove_job_address}")
+        worker.send_multipart([KILL, job.job_address.encode()])
 
 
 class Placement:
@@ -48,10 +57,7 @@ class Placement:
         def end() -> None:
             job_is_alive.value = False  # whoever waits for its answer gets an error
             client.job_heartbeat_process.actors.forget(job.instance_id)
-            with client.ctx.socket(zmq.REQ) as worker:
-                worker.linger = _LINGER_MS
-                worker.connect(f"tcp://{job.remove_job_address}")
-                worker.send_multipart([KILL, job.job_address.encode()])
+            kill(client.ctx, job)
 
         with self._lock:
             self.address = job.job_address

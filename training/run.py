@@ -62,6 +62,7 @@ class Run:
         self.agent = PPOAgent(PPO(model, config), config)
         self.global_step = 0
         self._dropped_steps = 0  # of the pool's, how many are in global_step
+        self._alarms = 0  # of the pool's, after how many the run was saved
         self.exit_reason = "error"
         self._refused = self._refused_in_a_row = 0  # updates
         self._opened: contextlib.ExitStack | None = None  # until all parts of the run stand
@@ -194,7 +195,12 @@ class Run:
 
     def _save_is_due(self) -> bool:
         by_share = self.agent.update % self.config.updates_per_checkpoint == 0
-        return by_share or time.monotonic() - self._saved >= self.config.checkpoint_seconds
+        known, self._alarms = self._alarms, self.pool.alarms
+        return (
+            by_share
+            or self._alarms > known
+            or time.monotonic() - self._saved >= self.config.checkpoint_seconds
+        )
 
     def save(self) -> None:
         """Write a checkpoint of the state after the last update; it is said where that fails."""

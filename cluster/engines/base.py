@@ -135,6 +135,11 @@ class Engine(abc.ABC):
         """Whether sampler `index` has no place to run yet, and nobody knows when it will."""
         return False
 
+    @property
+    def alarms(self) -> int:
+        """How often something came up that may end the run: it is saved then."""
+        return 0
+
     def news(self) -> list[str]:
         """Sentences for the user about where the samplers run, told once.
 

@@ -12,6 +12,8 @@ dropped.
 
 The end of a process closes its connection at once. The kernels of two machines notice it where a
 machine or the network between them is gone; they do not mind a process that is stopped or busy.
+The learner gives such an actor up soon, and gets another where a CPU is free. The actor waits
+longer, because it would also lose a learner that is stopped and reads nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +35,10 @@ from parl_compat import keys
 
 NOTHING = b""
 PROGRESS_S = 0.5
-NETWORK_TIMEOUT_S = 30  # a connection that is cut off for longer is lost
+# how long what was sent may stay unacknowledged by the kernel of the other side
+CUT_OFF_S = 8  # for the learner, which asks twice a second whether an actor is there
+LEARNER_CUT_OFF_S = 30  # for an actor
+_END_S = 5.0  # for an actor that hangs, once the learner is gone
 _ENDED = (
     zmq.EVENT_DISCONNECTED
     | zmq.EVENT_CLOSED  # it could not be made in the first place
@@ -43,15 +48,19 @@ _ENDED = (
 )
 
 
-def configure(socket: zmq.Socket) -> None:
-    """What both sides' sockets have in common, before they bind or connect: the cluster's key too."""
+def configure(socket: zmq.Socket, patience: int) -> None:
+    """What both sides' sockets have in common, before they bind or connect: the cluster's key too.
+
+    Args:
+        patience: a connection that is cut off for longer is lost [s].
+    """
     keys.secure(socket)
     socket.linger = 0
     socket.sndhwm = 0  # the talk itself bounds what is under way
-    socket.connect_timeout = NETWORK_TIMEOUT_S * 1000
-    socket.tcp_maxrt = NETWORK_TIMEOUT_S * 1000
+    socket.connect_timeout = patience * 1000
+    socket.tcp_maxrt = patience * 1000
     socket.tcp_keepalive = 1
-    socket.tcp_keepalive_idle = socket.tcp_keepalive_intvl = NETWORK_TIMEOUT_S // 6
+    socket.tcp_keepalive_idle = socket.tcp_keepalive_intvl = max(1, patience // 6)
     socket.tcp_keepalive_cnt = 5
 
 
@@ -93,7 +102,7 @@ class Exchange:
     def __init__(self, host: str):
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
-        configure(self._socket)
+        configure(self._socket, CUT_OFF_S)
         self._socket.router_mandatory = True  # sending to one who is gone is an error
         port = self._socket.bind_to_random_port(f"tcp://{host}")
         self.endpoint = f"tcp://{host}:{port}"
@@ -178,9 +187,12 @@ def _carry(
     progress: Callable[[], object],
     says: bytes,
 ) -> None:
-    """Carry messages between the learner and the two queues until the connection ends."""
+    """Carry messages between the learner and the two queues until the connection ends.
+
+    Then the process ends too, also where it hangs: nobody else could free its CPU.
+    """
     socket = zmq.Context.instance().socket(zmq.DEALER)
-    configure(socket)
+    configure(socket, LEARNER_CUT_OFF_S)
     socket.routing_id = token
     socket.reconnect_ivl = -1  # the learner puts another actor in this one's place
     monitor = socket.get_monitor_socket(_ENDED)
@@ -210,3 +222,5 @@ def _carry(
                     socket.send(says)
     finally:
         messages.put(None)
+        time.sleep(_END_S)
+        os._exit(1)

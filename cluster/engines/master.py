@@ -33,6 +33,9 @@ class MasterWatch:
         look: raises OSError where it is away.
         patience: how long it may be away [s].
         resume: the command that goes on with the run.
+
+    Attributes:
+        losses: how often it was found to be away.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class MasterWatch:
     ):
         self._what, self._where, self._look = what, where, look
         self._patience, self._resume = patience, resume
+        self.losses = 0
         self._since: float | None = None  # when it was first found to be away
         self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._closed = threading.Event()
@@ -71,7 +75,7 @@ class MasterWatch:
                 self._look()
             except OSError as error:
                 if self._since is None:
-                    self._since = time.monotonic()
+                    self._since, self.losses = time.monotonic(), self.losses + 1
                     self._news.put(
                         f"the {self._what} at {self._where} is away ({error.strerror or error}):"
                         f" samplers that live go on, and it is waited for for {self._patience:g} s"

@@ -305,6 +305,10 @@ class XparlEngine(Engine):
         waits = self.config.wait_for_cpus is not None and index in self.starting
         return waits and not self._actors[index].has_cpu
 
+    @property
+    def alarms(self) -> int:
+        return self._master.losses
+
     def news(self) -> list[str]:
         missing, self._missing = self._missing, 0
         if not missing or self.config.wait_for_cpus is None:

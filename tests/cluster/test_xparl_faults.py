@@ -228,10 +228,13 @@ def test_a_run_goes_on_without_its_master_and_with_the_next_one(run, cluster):
 
 
 def test_a_run_whose_master_stays_away_ends_with_a_checkpoint(cluster, tmp_path):
-    learner = start_learner(cluster, tmp_path / "run", "--master_timeout", "3")
+    learner = start_learner(cluster, tmp_path / "run", "--master_timeout", "5")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    before = set(checkpoints.iterdir())
     cluster.master.kill()
+    wait_until(lambda: set(checkpoints.iterdir()) - before, 15, "a checkpoint")
+    assert learner.poll() is None, "it goes on, with what it has saved"
     output, errors = learner.communicate(timeout=30)
     assert learner.returncode == 75, errors
     assert "is away" in output
     assert f"go on with `python train.py --resume {tmp_path / 'run'}`" in errors
-    assert list((tmp_path / "run" / "checkpoints").iterdir())
