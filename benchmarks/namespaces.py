@@ -20,8 +20,8 @@ from pathlib import Path
 
 import psutil
 
-from cluster.engines.xparl import cluster_cpus
 from parl_compat import keys
+from parl_compat.local_clusters import ask_status
 from parl_compat.shim import HOST_VARIABLE, load_parl
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -171,6 +171,7 @@ class Cluster:
         self.address = f"{network.addresses[head]}:{PORT}"
         self.key = folder / "cluster.key"
         keys.write(self.key)
+        self._secret = keys.read(self.key)
         self._constants = constants
 
     def environment(self, machine: str, **more: str) -> dict[str, str]:
@@ -195,7 +196,7 @@ class Cluster:
         """Start the master, and wait until it answers."""
         master = self._start(self.head, "master", "--port", str(PORT), "--monitor_port", "1")
         with self.network.inside(self.head):
-            wait_for(lambda: _answers(self.address), 60, "the master")
+            wait_for(lambda: ask_status(self.address, self._secret) is not None, 60, "the master")
         return master
 
     def connect(self, machine: str, cpus: int, **more: str) -> subprocess.Popen:
@@ -204,17 +205,17 @@ class Cluster:
         return self._start(machine, "worker", *options, **more)
 
     def cpus(self) -> tuple[int, int]:
-        """The cluster's (free, total) CPUs, as its master has it."""
+        """The cluster's (free, total) CPUs, as its master has it.
+
+        Raises:
+            TimeoutError: where the master does not answer.
+        """
         with self.network.inside(self.head):
-            return cluster_cpus(self.address, 0)
-
-
-def _answers(address: str) -> bool:
-    try:
-        cluster_cpus(address, 0)
-    except Exception:
-        return False
-    return True
+            answer = ask_status(self.address, self._secret)
+        if answer is None:
+            raise TimeoutError(f"the master at {self.address} does not answer")
+        used, free = (int(answer.split()[n]) for n in (1, 4))  # "has 1 used cpus, 3 vacant ..."
+        return free, used + free
 
 
 def wait_for(condition: Callable[[], object], seconds: float, what: str) -> float:

@@ -13,6 +13,7 @@ import pytest
 from benchmarks.namespaces import Cluster, Network, NoNamespaces
 from cluster.engines.xparl import XparlEngine
 from parl_compat import keys
+from parl_compat.shim import HOST_VARIABLE
 from tests.cluster.test_supervisor import REPLACED_S, Watched, lost_columns
 from tests.conftest import wait_until
 
@@ -31,6 +32,7 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(keys.KEY_VARIABLE, str(cluster.key))
             patch.setenv("FAULTS_FOLDER", str(folder))
+            patch.setenv(HOST_VARIABLE, network.addresses["head"])  # which the engine sets too
             cluster.start_master()
             for machine in WORKERS:
                 cluster.connect(machine, 2)
