@@ -237,6 +237,10 @@ class RayEngine(Engine):
     def is_missed(self, index: int) -> bool:
         return self.config.wait_for_cpus is not None and index in self._unplaced
 
+    @property
+    def alarms(self) -> int:
+        return self._head.losses
+
     def news(self) -> list[str]:
         missing, self._missing = self._missing, 0
         if not missing or self.config.wait_for_cpus is None:

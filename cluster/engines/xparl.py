@@ -279,10 +279,9 @@ class XparlEngine(Engine):
     def _gone(self) -> set[int]:
         """Samplers that had connected, and are there no more. They are asked twice a second."""
         gone: set[int] = set()
-        now = time.monotonic()
-        if now - self._asked < PROGRESS_S:
+        if time.monotonic() - self._asked < PROGRESS_S:
             return gone
-        self._asked = now
+        self._asked = time.monotonic()
         for index, actor in self._actors.items():
             if actor.unsent is None and not self._exchange.send(actor.token):
                 address = actor.placement.address
