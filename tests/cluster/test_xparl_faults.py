@@ -225,7 +225,7 @@ def test_a_run_goes_on_without_its_master_and_with_the_next_one(run, cluster):
         job_of(run, 0).kill()
     while not run.pool.restarts:
         run.collect()
-    collect_until_all_are_there(run, REPLACED_S)
+    collect_until_all_are_there(run, 4 * REPLACED_S)  # three workers start at once
     assert any("the xparl master is back after" in text for text in run.told)
 
 
