@@ -152,8 +152,9 @@ def test_a_bad_message_does_not_end_the_master(xparl_cluster):
 
 
 def test_a_worker_that_was_given_up_and_returns_does_no_harm(xparl_cluster):
-    import cloudpickle
     import zmq
+
+    from parl_compat import messages
 
     with zmq.Context() as context, context.socket(zmq.REQ) as request:
         request.setsockopt(zmq.LINGER, 0)
@@ -162,7 +163,7 @@ def test_a_worker_that_was_given_up_and_returns_does_no_harm(xparl_cluster):
         request.connect(f"tcp://{xparl_cluster}")
         load = {"vacant_memory": 1.0, "used_memory": 1.0, "vacant_gpu_memory": 0,
                 "used_gpu_memory": 0, "load_time": "12:00:00", "load_value": 0.5}  # fmt: skip
-        message = [b"[WORKER_STATUS_UPDATE_TAG]", b"127.0.0.1:1", cloudpickle.dumps(load)]
+        message = [b"[WORKER_STATUS_UPDATE_TAG]", b"127.0.0.1:1", messages.pack(load)]
         request.send_multipart(message)
         assert request.recv_multipart() == [b"[NORMAL]"]
     assert cluster_cpus(xparl_cluster)[1] == 4
