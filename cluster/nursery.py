@@ -141,7 +141,10 @@ def serve() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     codes: dict[int, int] = {}
     while True:
-        message, descriptors, _, _ = socket.recv_fds(control, _MESSAGE, _FILES)
+        try:
+            message, descriptors, _, _ = socket.recv_fds(control, _MESSAGE, _FILES)
+        except ConnectionError:  # the learner ended before it had read an answer
+            os._exit(0)
         if not message:  # the learner closed it, or ended
             os._exit(0)
         request = json.loads(message)
@@ -159,7 +162,8 @@ def serve() -> None:
             traceback.print_exc()
         for descriptor in descriptors:
             os.close(descriptor)
-        control.send(json.dumps(answer).encode())
+        with contextlib.suppress(ConnectionError):  # the learner ended: seen when it is listened to
+            control.send(json.dumps(answer).encode())
 
 
 def _code(pid: int, codes: dict[int, int]) -> int | None:
