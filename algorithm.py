@@ -32,7 +32,7 @@ class Statistics(NamedTuple):
     policy_loss: Tensor
     value_loss: Tensor
     entropy: Tensor
-    approx_kl: Tensor  # from the behaviour policy
+    approx_kl: Tensor  # from the policy that the ratio is taken from
     update_kl: Tensor  # from the policy at the update's start
     clip_fraction: Tensor
     grad_norm: Tensor  # before it is clipped
@@ -116,6 +116,10 @@ class PPO(parl.Algorithm):
             # a reset row may hold NaN, such as a log-probability where no action was legal
             return torch.where(valid if x.dim() == 1 else valid.unsqueeze(-1), x, 0.0)
 
+        def expected(x: Tensor) -> Tensor:
+            # over the actions of the policy that the ratio is taken from
+            return mean(x if batch.importance is None else x * counted(batch.importance))
+
         params, value = model(batch.obs, batch.action_mask, batch.past)
         log_prob = model.distribution.sub_log_prob(params, batch.action)
         behaviour = batch.behaviour_log_prob
@@ -126,8 +130,11 @@ class PPO(parl.Algorithm):
         joint_ratio = joint_log_ratio.exp()
         # Schulman's low-variance, non-negative estimate of KL(behaviour || policy); its gradient's
         # expectation is that of the KL
-        kl = mean(joint_ratio - 1 - joint_log_ratio)
-        policy_loss = self._policy_loss(batch, log_ratio, joint_ratio, kl, mean)
+        divergence = joint_ratio - 1 - joint_log_ratio
+        kl = mean(divergence)
+        policy_loss = self._policy_loss(
+            batch, log_ratio, joint_ratio, expected(divergence), mean, expected
+        )
         value_loss = mean(self._value_error(batch, value))
         entropy = mean(model.distribution.entropy(params))
         total = (
@@ -152,7 +159,7 @@ class PPO(parl.Algorithm):
 
     def _policy_loss(
         self, batch: Minibatch, log_ratio: Tensor, joint_ratio: Tensor, kl: Tensor,
-        mean: Callable[[Tensor], Tensor],
+        mean: Callable[[Tensor], Tensor], expected: Callable[[Tensor], Tensor],
     ) -> Tensor:  # fmt: skip
         """The clipped surrogate objective or the penalised one, to be minimised."""
         config, advantage = self.config, batch.advantage
@@ -161,12 +168,14 @@ class PPO(parl.Algorithm):
             advantage = centred / (mean(centred * centred).sqrt() + 1e-8)
         if config.kl_penalty == "none":
             behaviour = batch.behaviour_log_prob
-            return -mean(joint_surrogate(config, log_ratio, behaviour, advantage, self.clip_range))
+            return -expected(
+                joint_surrogate(config, log_ratio, behaviour, advantage, self.clip_range)
+            )
         excess = (kl - 2 * config.desired_kl).clamp(min=0.0)
         return (
             self.kl_coefficient * kl
             + config.kl_excess_coefficient * excess**2
-            - mean(joint_ratio * advantage)
+            - expected(joint_ratio * advantage)
         )
 
     def _value_error(self, batch: Minibatch, value: Tensor) -> Tensor:

@@ -45,19 +45,30 @@ def measure_start(
 ) -> np.ndarray | None:
     """Put the log-probabilities under the policy at the update's start into the batches.
 
-    Off-policy estimators correct from the behaviour policy to this one, and the ratio in the loss
-    covers the rest. Settings that are controlled by the KL need the KL of this update alone, but
-    the behaviour policy may be older than the update's start.
+    The behaviour policy may be older than the update's start. Off-policy estimators correct from
+    the one to the other, and the ratio in the loss covers the rest. With `clip_from` start the
+    ratio is taken from the update's start, too, and the loss weighs each row by
+
+        min(rho_clip, pi_start(a|s) / pi_behaviour(a|s))
+
+    which is the decoupled objective (Hilton, Cobbe & Schulman 2021, arXiv 2110.00641) with
+    V-trace's bound. Settings that are controlled by the KL need the KL of this update alone.
 
     Returns:
         log_rho [T, N] for the estimators of `OFF_POLICY`.
     """
-    if config.estimator in OFF_POLICY:
+    stale = config.policy_lag > 0 or config.carried_steps > 0
+    off_policy, clips_from_start = config.estimator in OFF_POLICY, config.clip_from == "start"
+    if off_policy or (clips_from_start and stale):
         start = batches.log_prob(model)
         batches.put(behaviour_log_prob=start)
         log_rho = start.cpu().numpy() - rollout.behaviour_log_prob
-        return log_rho if log_rho.ndim == 2 else log_rho.sum(-1)
-    if controlled_by_kl(config) and (config.policy_lag or config.carried_steps):
+        log_rho = log_rho if log_rho.ndim == 2 else log_rho.sum(-1)
+        if off_policy:  # the estimates have the weight
+            return log_rho
+        bound = np.float32(np.log(config.rho_clip))
+        batches.put(importance=np.exp(np.minimum(log_rho, bound)))
+    elif controlled_by_kl(config) and stale:
         start = batches.log_prob(model)
         batches.put(start_log_prob=start if start.dim() == 2 else start.sum(-1))
     return None

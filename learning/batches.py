@@ -22,7 +22,8 @@ class Minibatch(NamedTuple):
 
     obs: Tensor  # [B, ...] raw
     action: Tensor  # [B, ...]
-    behaviour_log_prob: Tensor  # [B], or [B, K] where the loss is of sub-actions
+    # under the policy that the ratio is taken from: [B], or [B, K] where the loss is of sub-actions
+    behaviour_log_prob: Tensor
     advantage: Tensor  # [B]
     value_target: Tensor  # [B], or [B, 2]: of extrinsic and of intrinsic rewards
     old_value: Tensor  # as the target
@@ -30,6 +31,7 @@ class Minibatch(NamedTuple):
     action_mask: Tensor | None = None  # [B, A]
     predicted: Tensor | None = None  # [B] 1 for a row that RND's predictor learns from, or 0
     start_log_prob: Tensor | None = None  # [B] of the policy at the update's start, if it is needed
+    importance: Tensor | None = None  # [B] weight in the policy's loss; None: 1
     past: Past | None = None  # of a recurrent network, for which B is T * E, step by step
 
 

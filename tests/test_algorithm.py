@@ -61,7 +61,7 @@ def slow_surrogate(config: Config, log_ratios: np.ndarray, chose: np.ndarray, a:
     return w * float(np.mean([clipped(r) for r in ratios])) + (1 - w) * clipped(joint)
 
 
-def slow_loss(ppo: PPO, batch: Minibatch) -> dict[str, float]:
+def slow_loss(ppo: PPO, batch: Minibatch, importance: np.ndarray | None = None) -> dict[str, float]:
     """The papers' equations in float64, one transition at a time, valid ones only."""
     config, model = ppo.config, ppo.model
     scale = float(model.value_head.scale())
@@ -83,15 +83,17 @@ def slow_loss(ppo: PPO, batch: Minibatch) -> dict[str, float]:
             return 2 * abs(error) - 1
         return error**2
 
-    policy, values, clipped, kl = [], [], 0, []
+    policy, values, clipped, kl, penalty_kl = [], [], 0, [], []
     for i, a in zip(rows, advantage, strict=True):
         log_ratios = log_prob[i] - behaviour[i]
         r = np.exp(log_ratios.sum())
+        share = 1.0 if importance is None else importance[i]
         kl.append(r - 1 - log_ratios.sum())
+        penalty_kl.append(share * kl[-1])
         if config.kl_penalty == "none":
-            policy.append(slow_surrogate(config, log_ratios, behaviour[i] != 0, a))
+            policy.append(share * slow_surrogate(config, log_ratios, behaviour[i] != 0, a))
         else:
-            policy.append(r * a)
+            policy.append(share * r * a)
         v, old, target = value[i].item(), batch.old_value[i].item(), batch.value_target[i].item()
         error = penalty(v - target)
         if config.value_clip is not None:
@@ -102,8 +104,8 @@ def slow_loss(ppo: PPO, batch: Minibatch) -> dict[str, float]:
         clipped += abs(r - 1) > 0.2
     policy_loss = -np.mean(policy)
     if config.kl_penalty != "none":
-        excess = max(0.0, np.mean(kl) - 2 * config.desired_kl)
-        policy_loss += config.kl_coefficient * np.mean(kl)
+        excess = max(0.0, np.mean(penalty_kl) - 2 * config.desired_kl)
+        policy_loss += config.kl_coefficient * np.mean(penalty_kl)
         policy_loss += config.kl_excess_coefficient * excess**2
     mean_kl = float(np.mean(kl))
     return {
@@ -198,8 +200,11 @@ def test_reset_rows_have_no_influence_at_all(settings):
         value_target=torch.where(reset, -1e3, batch.value_target),
         behaviour_log_prob=torch.where(rows, torch.nan, batch.behaviour_log_prob),
         start_log_prob=torch.where(reset, torch.nan, 0.0),
+        importance=torch.where(reset, torch.nan, 1.3),
     )
-    batch = batch._replace(start_log_prob=torch.zeros(len(reset)))
+    batch = batch._replace(
+        start_log_prob=torch.zeros(len(reset)), importance=torch.full((len(reset),), 1.3)
+    )
     torch.testing.assert_close(ppo.loss(batch), ppo.loss(spoilt), rtol=0, atol=0)
     gradients = [torch.autograd.grad(ppo.loss(b)[0], ppo.parameters) for b in (batch, spoilt)]
     torch.testing.assert_close(*gradients, rtol=0, atol=0)
@@ -285,8 +290,9 @@ def test_compiled_steps_are_the_eager_ones_of_each_learners_own_settings():
         if eager.model.rnd is not None:
             two = [torch.stack([x, x + 0.1], -1) for x in (batch.value_target, batch.old_value)]
             batch = batch._replace(
-                value_target=two[0], old_value=two[1], predicted=batch.weight.clone()
-            )
+                value_target=two[0], old_value=two[1], predicted=batch.weight.clone(),
+                importance=torch.rand(len(batch.weight)),
+            )  # fmt: skip
         learners.append((eager, compiled, batch))
     for step in range(5):
         for eager, compiled, batch in learners:

@@ -70,7 +70,9 @@ def test_an_adaptive_penalty_follows_the_kl_of_the_update_alone():
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"joint_loss": "mix_ratio"}, {"estimator": "vtrace"}], ids=str
+    "settings",
+    [{}, {"joint_loss": "mix_ratio"}, {"estimator": "vtrace"}, {"clip_from": "start"}],
+    ids=str,
 )
 def test_the_kl_is_from_the_update_start_to_the_policy_of_each_step(settings):
     """With the whole batch in a step the first measures 0, and the second the first's change."""
