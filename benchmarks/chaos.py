@@ -27,6 +27,7 @@ import lost_samplers
 import numpy as np
 import tyro
 from cluster_faults import CLUSTER_FAULTS
+from crowd import CROWDS
 from disturbed import ROOT, SMALL, START_S, Row, Training
 
 
@@ -149,6 +150,7 @@ EXPERIMENTS = {
     "by_chance_sleep": Experiment(functools.partial(lost_samplers.by_chance, "sleep"), 1),
     "random_kills": Experiment(lost_samplers.random_kills, 1),
     "straggler": Experiment(lost_samplers.straggler, 1),
+    **{name: Experiment(*experiment) for name, experiment in CROWDS.items()},
     **{name: Experiment(run, 1) for name, run in CLUSTER_FAULTS.items()},
 }
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import runpy
 import socket
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType
@@ -184,26 +184,38 @@ def _detach_stderr() -> None:
     os.close(log)
 
 
-def _run_child() -> None:
-    script = sys.argv[1]
-    sys.argv = sys.argv[1:]
+def prepare() -> None:
+    """Make this process one in which PARL's scripts can be run."""
     _detach_stderr()
-    sys.path[0] = os.path.dirname(script)
     os.environ[SKIP_CORE_VARIABLE] = "true"
     load_parl()
-    from parl_compat import messages, rejoin, servers
+    from parl_compat import rejoin, servers
 
     _mend_children()
     servers.mend()
     rejoin.mend()
-    own_builtins = messages.imports_of(os.path.basename(script))
+
+
+def run_script(script: str) -> None:
+    """Run one of PARL's scripts as the main module of this process, which `prepare` has made ready."""
+    from parl_compat import messages
+
+    sys.path[0] = os.path.dirname(script)
+    source = Path(script).read_text()
     if os.path.basename(script) == "job.py":
         keys.hear_learners_only()
+        # it refuses to run where torch has been imported, as it has where jobs are forked
+        source = source.replace("for dl_framework in DL_FRAMEWORKS:", "for dl_framework in ():")
+    own_builtins = messages.imports_of(os.path.basename(script))
     # an actor must import the learner's own `parl_compat` package, not the one that started it
     for name in [name for name in sys.modules if name.partition(".")[0] == "parl_compat"]:
         del sys.modules[name]
-    runpy.run_path(script, {"__builtins__": own_builtins}, run_name="__main__")
+    module = sys.modules["__main__"] = types.ModuleType("__main__")
+    vars(module).update(__file__=script, __builtins__=own_builtins)
+    exec(compile(source, script, "exec"), vars(module))
 
 
 if __name__ == "__main__":
-    _run_child()
+    sys.argv = sys.argv[1:]
+    prepare()
+    run_script(sys.argv[0])

@@ -12,6 +12,7 @@ import contextlib
 import datetime
 import secrets
 import socket
+import threading
 import time
 from typing import Any
 
@@ -231,6 +232,23 @@ def send_file(self: remote_wrapper.RemoteWrapper) -> None:
     pyfiles = self.GLOBAL_CLIENT.pyfiles
     self.job_socket.send_multipart([remote_constants.SEND_FILE_TAG, pyfiles])
     receive(self, "send_file")
+
+
+def disconnect() -> None:
+    """End this process's connection to its master. PARL's own first waits for threads that sleep."""
+    connection, client.GLOBAL_CLIENT = client.GLOBAL_CLIENT, None
+    if connection is None:
+        return
+    connection.connected_to_master = False
+    connection.client_is_alive.value = False
+    connection.dead_job_queue.put("exit")
+    connection.master_heartbeat_thread.exit()
+    connection.job_heartbeat_process.join()
+    for reader in threading.enumerate():  # it must have read "exit" before Python ends
+        if "_update_job_status" in reader.name:
+            reader.join(timeout=2.0)
+    # whoever collected the context as garbage would wait for what it still has to send
+    threading.Thread(target=connection.ctx.term, daemon=True).start()
 
 
 def mend() -> None:

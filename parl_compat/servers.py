@@ -10,7 +10,6 @@ import functools
 import os
 import queue
 import signal
-import subprocess
 import threading
 import time
 import types
@@ -31,6 +30,7 @@ from parl.remote import (
 from parl.remote.grpc_heartbeat import HeartbeatClientThread
 
 from parl_compat import messages, web
+from parl_compat.nursery import Nursery
 
 LAUNCHER_LOOK_S = 1.0  # how often it looks whether its worker is there
 MASTER_TIMEOUT_S = (
@@ -135,15 +135,11 @@ def launch(self: worker.Worker, commands: Any) -> None:
     PARL's launcher outlived its worker, and left zombies.
     """
     parent = os.getppid()
-    jobs: list[subprocess.Popen] = []
+    nursery = Nursery()
     while os.getppid() == parent:
-        jobs = [job for job in jobs if job.poll() is None]
         with contextlib.suppress(queue.Empty):
-            command = commands.get(timeout=LAUNCHER_LOOK_S)
-            jobs.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
-    for job in jobs:
-        job.kill()
-        job.wait()
+            nursery.start(commands.get(timeout=LAUNCHER_LOOK_S))
+    nursery.close()
 
 
 def wait_for_master(create_sockets: Callable[..., None]) -> Callable[..., None]:
@@ -167,7 +163,7 @@ def init_jobs(self: worker.Worker, job_num: int) -> list[Any]:
         "--worker_address": self.reply_job_address,
         "--log_server_address": self.log_server_address,
     }
-    command = [*worker.XPARL_PYTHON, script, *(word for pair in addresses.items() for word in pair)]
+    command = [script, *(word for pair in addresses.items() for word in pair)]
 
     def lost(job: Any) -> None:
         job.is_alive = False
@@ -202,8 +198,8 @@ def receive_job(self: worker.Worker) -> Any:
     try:
         job = messages.unpack(content[-1])
         # whoever has the key could name any process of this user's to be killed
-        launchers = {child.pid for child in psutil.Process().children()}
-        if isinstance(job, message.InitializedJob) and psutil.Process(job.pid).ppid() in launchers:
+        own = {child.pid for child in psutil.Process().children(recursive=True)}
+        if isinstance(job, message.InitializedJob) and job.pid in own:
             return job
         reason = "it names no job of this worker"
     except psutil.NoSuchProcess:

@@ -29,11 +29,16 @@ def _hold_the_gil() -> None:
     ctypes.PyDLL(None).sleep(70)  # unlike CDLL it does not give the lock up meanwhile
 
 
+def _stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(1.0)  # another thread may be the one that receives the signal, a little later
+
+
 FAULTS: dict[str, Callable[[], object]] = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "exit": lambda: os._exit(3),
     "segfault": lambda: ctypes.string_at(0),
-    "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "stop": _stop,
     "sleep": lambda: time.sleep(LONG_S),
     "gil": _hold_the_gil,
     "raise": _raise,

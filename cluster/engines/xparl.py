@@ -333,18 +333,8 @@ class XparlEngine(Engine):
                 actor.placement.give_up()
 
     def close(self) -> None:
-        from parl.remote import client
+        from parl_compat.learner import disconnect
 
         self._master.close()
         self._end_all()
-        connection, client.GLOBAL_CLIENT = client.GLOBAL_CLIENT, None
-        if connection is not None:
-            # PARL's own `destroy` first waits for threads that sleep up to 10 s
-            connection.connected_to_master = False
-            connection.client_is_alive.value = False
-            connection.dead_job_queue.put("exit")
-            connection.master_heartbeat_thread.exit()
-            connection.job_heartbeat_process.join()
-            for reader in threading.enumerate():  # it must have read "exit" before Python ends
-                if "_update_job_status" in reader.name:
-                    reader.join(timeout=2.0)
+        disconnect()
