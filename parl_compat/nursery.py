@@ -24,6 +24,8 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
+from setproctitle import getproctitle, setproctitle
+
 # Whatever of these a machine has: an actor's other modules are the learner's, and come with it.
 PACKAGES = ("numpy", "scipy", "torch", "numba", "gymnasium", "mujoco")
 _LOOK_S = 1.0  # how often it looks which jobs have ended
@@ -64,6 +66,7 @@ class Nursery:
 
 def serve() -> None:
     """Run the nursery: fork jobs for as long as the launcher lives."""
+    getproctitle()  # it finds where the title stands only while `os.environ` is as it was
     from parl_compat import command
 
     command.prepare()
@@ -93,8 +96,6 @@ def serve() -> None:
 
 def _become(arguments: list[str]) -> NoReturn:
     """In the fork: run a job's script as a process of its own does, and end."""
-    from setproctitle import setproctitle
-
     from parl_compat import command
 
     code = 1
