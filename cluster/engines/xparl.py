@@ -36,6 +36,7 @@ CONNECT_TIMEOUT_S = 3.0
 # Workers report their CPUs every 10 s, a new worker after some seconds. A CPU that a run has just
 # left is free once the worker has started its process anew.
 CPU_TIMEOUT_S = 20.0
+NEW_WORKER_S = 6.0  # a worker that has just been started does its imports before it has CPUs
 # an actor begins with some seconds of imports; where many share a core, they delay each other's
 # heartbeats until their cluster takes them for dead
 STARTS_AT_ONCE = 16
@@ -94,7 +95,7 @@ def cluster_cpus(address: str, wanted: int = 1) -> tuple[int, int]:
             f"nothing listens at xparl_addr {address} ({error.strerror or error}): start a cluster"
             f" with `xparl start --port {port} --cpu_num 8`, or leave --xparl_addr out"
         ) from None
-    deadline = time.monotonic() + CPU_TIMEOUT_S
+    start = time.monotonic()
     context = zmq.Context()
     try:
         while True:
@@ -114,8 +115,8 @@ def cluster_cpus(address: str, wanted: int = 1) -> tuple[int, int]:
                     ) from None
             # "has 1 used cpus, 7 vacant cpus, ..."
             used, free = int(words[1]), int(words[4])
-            hopeless = 0 < used + free < wanted
-            if free >= wanted or hopeless or time.monotonic() > deadline:
+            patience = NEW_WORKER_S if 0 < used + free < wanted else CPU_TIMEOUT_S
+            if free >= wanted or time.monotonic() > start + patience:
                 return free, used + free
             time.sleep(0.5)
     finally:

@@ -17,6 +17,7 @@ import psutil
 import pytest
 import zmq
 
+from cluster.engines.actor import USERS_FOLDER
 from cluster.engines.xparl import cluster_cpus
 from parl_compat import keys, local_clusters
 from tests.conftest import BIN, cluster_processes, free_port, wait_until
@@ -195,7 +196,7 @@ def test_a_worker_executes_nothing_on_other_machines(xparl_cluster, run, tmp_pat
                 ask(f"127.0.0.1:{port}", tag, *more, timeout=50)
     before = metrics(run[1]).count("\n")
     # the worker reads its messages of jobs when it needs a new one
-    os.kill(next(pid for pid in jobs if "libtorch" in Path(f"/proc/{pid}/maps").read_text()), 9)
+    os.kill(next(pid for pid in jobs if os.readlink(f"/proc/{pid}/cwd").endswith(USERS_FOLDER)), 9)
     wait_until(
         lambda: any(json.loads(line)["restarts"] for line in metrics(run[1]).splitlines()[before:-1]),
         100, "a sampler to be replaced",
