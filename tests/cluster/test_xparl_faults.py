@@ -141,8 +141,8 @@ def test_a_lost_sampler_is_left_out_and_replaced(run, cluster):
 
 
 def worker_of(run: Watched, index: int) -> int:
-    """The process id of a sampler's worker, whose launcher has started its job."""
-    worker = job_of(run, index).parents()[1]
+    """The process id of a sampler's worker, whose launcher's nursery has forked its job."""
+    worker = job_of(run, index).parents()[2]
     return worker.pid
 
 
