@@ -31,13 +31,16 @@ _numbers = itertools.count()
 _WITH_CONSTANTS = """
 import os, sys
 os.environ["XPARL_igonre_core"] = "true"
-from parl_compat.command import _run_child, load_parl
+from parl_compat.command import prepare, run_script
+from parl_compat.shim import load_parl
 load_parl()
 from parl.remote import remote_constants
 while "=" in sys.argv[1]:
     name, _, value = sys.argv.pop(1).partition("=")
     setattr(remote_constants, name, int(value))
-_run_child()
+sys.argv = sys.argv[1:]
+prepare()
+run_script(sys.argv[0])
 """
 
 
