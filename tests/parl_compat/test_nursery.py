@@ -23,7 +23,7 @@ def jobs_of(cluster: str) -> set[int]:
 
 def nursery_of(cluster: str) -> int:
     members = cluster_processes(int(cluster.partition(":")[2]))
-    (nursery,) = set(processes_mentioning("parl_compat.nursery")) & set(members)
+    (nursery,) = set(processes_mentioning("parl_compat.jobs")) & set(members)
     return nursery
 
 

@@ -1,0 +1,88 @@
+"""A worker's jobs, as forks of a process that has done an actor's imports.
+
+A job is the process of one actor, and an actor begins with some seconds of imports. This process does
+them once on each machine, and shares their memory with all of its jobs. It runs one thread and holds
+no connection but its own, so a copy of it is whole.
+
+    launcher (of PARL's worker)           nursery: `python -m parl_compat.jobs`
+    a line: the job's arguments     ->    forks a job
+    the pipe's end                  ->    kills its jobs, and ends
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import random
+import select
+import signal
+import sys
+import traceback
+from typing import NoReturn
+
+from setproctitle import getproctitle, setproctitle
+
+from parl_compat import command
+
+# Whatever of these a machine has: an actor's other modules are the learner's, and come with it.
+PACKAGES = ("numpy", "scipy", "torch", "numba", "gymnasium", "mujoco")
+_LOOK_S = 1.0  # how often it looks which jobs have ended
+
+
+def serve() -> None:
+    """Run the nursery: fork jobs for as long as the launcher lives."""
+    getproctitle()  # it finds where the title stands only while `os.environ` is as it was
+    command.prepare()
+    for package in PACKAGES:
+        with contextlib.suppress(ImportError):  # an actor that needs it says so
+            importlib.import_module(package)
+    jobs: set[int] = set()
+    lines = b""
+    while True:
+        for pid in [pid for pid in jobs if os.waitpid(pid, os.WNOHANG)[0]]:
+            jobs.remove(pid)
+        if not select.select([0], [], [], _LOOK_S)[0]:
+            continue
+        content = os.read(0, 2**16)
+        if not content:  # the launcher closed it, or ended
+            break
+        *whole, lines = (lines + content).split(b"\n")
+        for line in whole:
+            pid = os.fork()
+            if pid == 0:
+                _become(json.loads(line))
+            jobs.add(pid)
+    for pid in jobs:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def _become(arguments: list[str]) -> NoReturn:
+    """In the fork: run a job's script as a process of its own does, and end."""
+    code = 1
+    try:
+        setproctitle(" ".join([sys.executable, *arguments]))  # `xparl stop` finds jobs by it
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
+        random.seed()  # each fork has the nursery's generators
+        if numpy := sys.modules.get("numpy"):
+            numpy.random.seed()
+        sys.argv = arguments
+        command.run_script(arguments[0])
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:  # whatever it is, this process must not go on as a nursery
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    serve()
