@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -152,6 +153,7 @@ def serve() -> None:
         try:
             if "fork" in request:
                 importlib.import_module(request["fork"])
+                _load_numba()
                 answer["pid"] = os.fork()
                 if answer["pid"] == 0:
                     control.close()
@@ -164,6 +166,13 @@ def serve() -> None:
             os.close(descriptor)
         with contextlib.suppress(ConnectionError):  # the learner ended: seen when it is listened to
             control.send(json.dumps(answer).encode())
+
+
+@functools.cache
+def _load_numba() -> None:
+    """Have numba import the rest of itself, which it does for the first function."""
+    if numba := sys.modules.get("numba"):
+        numba.njit(lambda x: x)(0.0)
 
 
 def _code(pid: int, codes: dict[int, int]) -> int | None:

@@ -38,6 +38,8 @@ def serve() -> None:
     for package in PACKAGES:
         with contextlib.suppress(ImportError):  # an actor that needs it says so
             importlib.import_module(package)
+    if numba := sys.modules.get("numba"):
+        numba.njit(lambda x: x)(0.0)  # the first function has numba import the rest of itself
     jobs: set[int] = set()
     lines = b""
     while True:
