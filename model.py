@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 from collections.abc import Mapping
 from typing import Any
 
@@ -172,8 +174,15 @@ class ActorCritic(parl.Model):
         return self._acts(obs, noise, mask, state, first)
 
     def prepare_to_act(self) -> None:
-        """Compile the acting on the CPU, where it is compiled, so that no first action waits."""
-        if self._acts.compiled is not None:
+        """Compile the acting on the CPU, where it is compiled, so that no first action waits.
+
+        One process of a machine does so at a time: the others find the result in numba's cache.
+        """
+        if self._acts.compiled is None:
+            return
+        with open(__file__, "rb") as lock:
+            with contextlib.suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
             self.act(np.zeros((1, *self.spaces.observation.shape), np.float32), None)
 
     def _apply(self, fn: Any, recurse: bool = True) -> ActorCritic:
