@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -61,7 +62,8 @@ def xparl_cluster() -> Iterator[str]:
         yield f"localhost:{port}"
     finally:
         for process in cluster_processes(port):
-            os.kill(process, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it ended with one before it
+                os.kill(process, signal.SIGKILL)
 
 
 def cluster_processes(port: int) -> list[int]:
