@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,10 +41,10 @@ class PPOAgent(parl.Agent):
     def __init__(self, algorithm: PPO, config: Config):
         super().__init__(algorithm)
         self.alg: PPO = algorithm
-        self.config = config
+        self.config, self.trainers = config, algorithm.trainers
         self.update = 0
         self.schedules = Schedules(config)
-        self.rewards = RewardTransform(config)
+        self.rewards = RewardTransform(config, self.trainers)
         self.ages = RowAges(config)
         self._undo = Undo(self._tensors, self._numbers, self._load_numbers)
 
@@ -105,24 +105,24 @@ class PPOAgent(parl.Agent):
             NotFinite: if a loss or a gradient is not. After this or any other error everything is
                 as before the call.
         """
-        config, alg, model = self.config, self.alg, self.model
+        config, alg, model, trainers = self.config, self.alg, self.model, self.trainers
         with self._undo.on_failure():
             alg.set_coefficients(self.schedules.at(progress, self.update))
-            batches = Batches(config, rollout, model.device)
+            batches = Batches(config, rollout, model.device, trainers)
             error = batches.prediction_error(model)  # None without RND
             rewards = self.rewards(rollout, error)
             log_rho = measure_start(config, rollout, batches, model)
             first = estimates = estimate(config, rollout, rewards, batches.values(model), log_rho)
             if config.normalize_value:
-                normalize_values(config, model, estimates, rollout.valid)
+                normalize_values(config, model, estimates, rollout.valid, trainers)
             epochs: list[Tensor] = []  # one table of `Statistics` each
             for epoch in range(config.update_epochs):
                 if epoch > 0 and config.recompute_advantages:
                     estimates = estimate(config, rollout, rewards, batches.values(model), log_rho)
                 batches.put(**estimates._asdict())
                 if model.rnd is not None:
-                    batches.draw_predicted(stream("rnd", config.seed, self.update, epoch))
-                order = stream("shuffle", config.seed, self.update, epoch)
+                    batches.draw_predicted(self._stream("rnd", epoch))
+                order = self._stream("shuffle", epoch)
                 epochs.append(torch.stack([alg.learn(batch) for batch in batches.epoch(order)]))
                 update_kl = Statistics.of(epochs[-1]).update_kl.mean()
                 if config.target_kl is not None and update_kl > config.target_kl:
@@ -130,16 +130,23 @@ class PPOAgent(parl.Agent):
             table = torch.cat(epochs).cpu()
             refuse_not_finite(table, self.update)
             metrics = self._metrics(table, len(epochs)) | {
-                "explained_variance": explained_variance(first, rollout.valid),
+                "explained_variance": explained_variance(first, rollout.valid, trainers),
                 "policy_lag_mean": self.ages(rollout, self.update),
             }
             if error is not None:
-                metrics["intrinsic_reward"] = float(error.mean())
-            model.update_normalizer(batches.valid_obs)
+                mine = {"error": float(error.mean())}
+                everyone = [values["error"] for _, values in trainers.everyone({}, mine)]
+                metrics["intrinsic_reward"] = sum(everyone) / len(everyone)
+            model.update_normalizer(batches.valid_obs, trainers.moments)
             model.resample_noise(stream("noisy", config.seed, self.update))
             self.schedules.adapt(float(update_kl))
             self.update += 1
         return metrics
+
+    def _stream(self, purpose: Literal["shuffle", "rnd"], epoch: int) -> np.random.Generator:
+        """The generator of an epoch of this update, another one in each trainer."""
+        counters = self.update, epoch, *self.trainers.counters
+        return stream(purpose, self.config.seed, *counters)
 
     def compile(self, spec: RolloutSpec) -> None:
         """Have the gradient step compiled now, if it is to be compiled: while the samplers start.
@@ -148,12 +155,13 @@ class PPOAgent(parl.Agent):
         """
         if not self.alg.compiled:
             return
-        rollout = Rollout.empty(spec, self.config.env_num)
+        first, last = self.trainers.envs(self.config)
+        rollout = Rollout.empty(spec, last - first)
         rollout.valid[:] = True
         if rollout.action_mask is not None:
             rollout.action_mask[:] = True
-        rollout.env_ranges = [(0, self.config.env_num)]
-        rollout.reset = np.ones(self.config.env_num, bool)
+        rollout.env_ranges = [(first, last)]
+        rollout.reset = np.ones(last - first, bool)
         with self._undo.on_failure():
             self.learn(rollout, 0.0)
             self._undo.go_back()
@@ -162,7 +170,8 @@ class PPOAgent(parl.Agent):
         """Give the normaliser its first statistics, before anything is learned."""
         device = self.model.device
         obs = observations(rollout, device)[:-1]
-        self.model.update_normalizer(obs[to_device(rollout.valid, device)])
+        valid = to_device(rollout.valid, device)
+        self.model.update_normalizer(obs[valid], self.trainers.moments)
 
     def _metrics(self, table: Tensor, epochs: int) -> dict[str, float]:
         """The metrics of an update's gradient steps, of which the table has a row each."""

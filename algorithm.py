@@ -13,6 +13,7 @@ from learning.batches import Minibatch
 from learning.compiled_step import Compiled
 from learning.hardware import choose_bfloat16, choose_compile
 from learning.schedules import Coefficients
+from learning.trainers import Trainers
 from model import ActorCritic
 from parl_compat.shim import load_parl
 from settings.config import Config
@@ -59,6 +60,7 @@ class PPO(parl.Algorithm):
     Args:
         model: the networks, already on their device.
         config: the loss's and the optimiser's settings.
+        trainers: over whose gradients each step sums. Default: there is one.
 
     Attributes:
         moments: Adam's running means of the gradient and of its square [2, parameters], flat in
@@ -68,10 +70,10 @@ class PPO(parl.Algorithm):
             (tensors; set their values in place).
     """
 
-    def __init__(self, model: ActorCritic, config: Config):
+    def __init__(self, model: ActorCritic, config: Config, trainers: Trainers | None = None):
         super().__init__(model)
         self.model: ActorCritic = model
-        self.config = config
+        self.config, self.trainers = config, trainers or Trainers()
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self._sizes = [p.numel() for p in self.parameters]
         device = self.parameters[0].device
@@ -85,10 +87,21 @@ class PPO(parl.Algorithm):
         self.compiled, self.note = choose_compile(config)
         model.bfloat16 = choose_bfloat16(config, device)
         self._step: Callable[[Minibatch], Tensor] = self._gradient_step
-        if self.compiled:
-            for tensor in (*self.parameters, self.moments, self.decay):  # all that a step changes
-                torch._dynamo.mark_static_address(tensor)
-            self._step = Compiled(self._gradient_step, graphs=device.type == "cuda")
+        # with other trainers a step is two functions, and between them their gradients are summed
+        self._first_half: Callable[[Minibatch], Tensor] = self._gradient
+        self._second_half: Callable[[tuple[Tensor]], Tensor] = self._descend
+        if self.trainers.size > 1:
+            self._step = self._shared_step
+        if not self.compiled:
+            return
+        for tensor in (*self.parameters, self.moments, self.decay):  # all that a step changes
+            torch._dynamo.mark_static_address(tensor)
+        graphs = device.type == "cuda"
+        if self.trainers.size == 1:
+            self._step = Compiled(self._gradient_step, graphs)
+        else:
+            self._first_half = Compiled(self._gradient, graphs)
+            self._second_half = Compiled(self._descend, graphs)
 
     def set_coefficients(self, coefficients: Coefficients) -> None:
         """Set the coefficients of the next gradient steps."""
@@ -100,14 +113,17 @@ class PPO(parl.Algorithm):
 
             L = L_policy + c_v L_value - c_e E[H] + L_RND
 
-        (Schulman et al. 2017, eq. 9). Every mean is over valid rows.
+        (Schulman et al. 2017, eq. 9). Every mean is over valid rows; where there are other
+        trainers, it is this one's share of the mean over the rows of all.
 
         Returns:
             the scalar loss, and the `Statistics` by name, without the gradient's norm.
         """
         config, model = self.config, self.model
         valid = batch.weight > 0
-        weight = batch.weight / batch.weight.sum().clamp(min=1.0)
+        whole = batch.whole
+        total_weight = batch.weight.sum().clamp(min=1.0) if whole is None else whole[0]
+        weight = batch.weight / total_weight
 
         def mean(x: Tensor) -> Tensor:
             return (x * weight).sum()
@@ -144,7 +160,8 @@ class PPO(parl.Algorithm):
             assert model.rnd is not None
             share = batch.weight * batch.predicted
             error = model.rnd.error(batch.obs)
-            total = total + (error * share).sum() / share.sum().clamp(min=1.0)
+            predicted = share.sum().clamp(min=1.0) if whole is None else whole[3]
+            total = total + (error * share).sum() / predicted
         with torch.no_grad():
             clipped = (joint_ratio - 1).abs() > self.clip_range
             update_kl = kl
@@ -163,7 +180,9 @@ class PPO(parl.Algorithm):
     ) -> Tensor:  # fmt: skip
         """The clipped surrogate objective or the penalised one, to be minimised."""
         config, advantage = self.config, batch.advantage
-        if config.normalize_advantage:
+        if config.normalize_advantage and batch.whole is not None:
+            advantage = (advantage - batch.whole[1]) / (batch.whole[2] + 1e-8)
+        elif config.normalize_advantage:
             centred = advantage - mean(advantage)
             advantage = centred / (mean(centred * centred).sqrt() + 1e-8)
         if config.kl_penalty == "none":
@@ -209,6 +228,29 @@ class PPO(parl.Algorithm):
             statistics = parts | {"grad_norm": norm}
             # a plain list: torch does not cache the compilation of a graph that makes a NamedTuple
             return torch.stack([statistics[name] for name in Statistics._fields])
+
+    # --- the same in two halves
+    def _shared_step(self, batch: Minibatch) -> Tensor:
+        shares = self._first_half(batch)
+        self.trainers.sum(shares)
+        return self._second_half((shares,))
+
+    def _gradient(self, batch: Minibatch) -> Tensor:
+        """This trainer's share of the gradient, flat, and behind it of the `Statistics`."""
+        total, parts = self.loss(batch)
+        gradients = torch.autograd.grad(total, self.parameters)
+        with torch.no_grad():
+            numbers = [parts[name].reshape(1) for name in Statistics._fields[:-1]]
+            return torch.cat([*[g.flatten() for g in gradients], *numbers])
+
+    def _descend(self, shares: tuple[Tensor]) -> Tensor:
+        """Adam's step on the sum of all trainers' shares; returns its `Statistics`."""
+        size = sum(self._sizes)
+        with torch.no_grad():
+            gradient, statistics = shares[0][:size], shares[0][size:]
+            norm = gradient.norm()
+            self._adam(gradient * (self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
+            return torch.cat([statistics, norm.reshape(1)])
 
     def _adam(self, gradient: Tensor) -> None:
         """Algorithm 1 of Kingma & Ba 2015 (arXiv 1412.6980)."""

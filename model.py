@@ -17,7 +17,15 @@ from distributions.make import Options, make_distribution
 from envs import Spaces, spaces_of
 from networks.actor import Acted, Actor
 from networks.grid import GridHead
-from networks.layers import Linear, NoisyLinear, ValueHead, WrongNetwork, orthogonal
+from networks.layers import (
+    Gathered,
+    Linear,
+    NoisyLinear,
+    ValueHead,
+    WrongNetwork,
+    alone,
+    orthogonal,
+)
 from networks.observations import Observations
 from networks.rnd import RND
 from networks.trunks import (
@@ -81,11 +89,15 @@ class ActorCritic(parl.Model):
         self.moments = observations.moments  # as a submodule, so that they are among the weights
         self._acts = Actor(self)
 
-    def update_normalizer(self, obs: Tensor) -> None:
-        """Merge a batch of raw observations [B, ...] into the running statistics."""
-        self.observations.update(obs)
+    def update_normalizer(self, obs: Tensor, gather: Gathered = alone) -> None:
+        """Merge a batch of raw observations [B, ...] into the running statistics.
+
+        Args:
+            gather: gives the moments of all trainers' batches; default: there is one trainer.
+        """
+        self.observations.update(obs, gather)
         if self.rnd is not None:
-            self.rnd.update(obs)
+            self.rnd.update(obs, gather)
 
     def resample_noise(self, generator: np.random.Generator) -> None:
         """Draw the noise of the noisy layers anew, where there are any."""

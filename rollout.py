@@ -98,6 +98,7 @@ class Rollout:
     An environment whose sampler was lost has no valid row; its columns repeat another's.
     `environments`, where it was asked for: all that samplers need to go on after the last row, by
     name; first axis N.
+    `elsewhere`: environment steps of this fragment that other trainers have.
     `env_ranges` are the run's environments [first, last) whose columns stand side by side. One
     environment can be there twice; what stands to the right then came later.
     """
@@ -118,6 +119,7 @@ class Rollout:
     episodes: list[Episode] = field(default_factory=list)
     environments: dict[str, np.ndarray] | None = None
     env_ranges: list[tuple[int, int]] = field(default_factory=list)
+    elsewhere: int = 0
 
     @classmethod
     def empty(cls, spec: RolloutSpec, envs: int) -> Rollout:
@@ -144,7 +146,7 @@ class Rollout:
     @property
     def steps(self) -> int:
         """Environment steps taken for it: the new rows whose action was not ignored."""
-        return int(self.valid[self.carried :].sum())
+        return int(self.valid[self.carried :].sum()) + self.elsewhere
 
 
 def spread(envs: int, samplers: int, multiple: int = 1) -> list[tuple[int, int]]:

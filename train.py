@@ -10,14 +10,19 @@ from __future__ import annotations
 import importlib.util
 import sys
 import time
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.errors import TrainerLost
 from training.signals import Stopped
 
 if TYPE_CHECKING:
     from envs import Spaces
+    from learning.trainers import Trainers
+    from learning.undo import State
     from settings.config import Config
-    from training.run import Run
+    from training.trainer import Trainer
 
 # Heavy modules are imported where they are used, so that a mistyped flag is answered at once.
 NEEDED = (
@@ -33,7 +38,7 @@ NEEDED = (
 )
 
 
-def train(run: Run) -> str:
+def train(run: Trainer) -> str:
     """Train until it is over; return why: finished, solved, max_minutes, sigterm or sigint."""
     try:
         for rollout in run.collect():
@@ -45,6 +50,8 @@ def train(run: Run) -> str:
                 return over
     except Stopped as stop:
         return stop.reason
+    except TrainerLost as lost:
+        return run.without_others(lost)
     return "finished"
 
 
@@ -88,37 +95,94 @@ def check(config: Config) -> Spaces:
     return env_spaces
 
 
+def begin(
+    config: Config | None, trainers: Trainers, opened: ExitStack
+) -> tuple[Config, Path, Spaces]:
+    """The run's settings, its folder and its environment's spaces, which the first trainer looks after.
+
+    Args:
+        config: the settings that were given, where they have been read.
+        opened: keeps the folder for as long as the run lives.
+
+    Raises:
+        UserError: where it cannot run.
+    """
+    from envs import spaces_of
+    from settings.config import Config
+    from settings.rules import remarks
+    from settings.sources import defaults, parse_again
+    from training.folder import run_folder
+
+    env_spaces: Spaces | None = None
+
+    def first() -> State:
+        nonlocal env_spaces
+        given = config or parse_again(sys.argv[1:])
+        env_spaces = check(given)
+        for remark in remarks(given, defaults(given), env_spaces):
+            print(remark)
+        run_dir = opened.enter_context(run_folder(given))
+        return {}, {"config": given.to_dict(), "run_dir": str(run_dir)}
+
+    state = trainers.from_first(first)
+    assert state is not None
+    shared = Config(**state[1]["config"])
+    env_spaces = env_spaces or spaces_of(shared.env, **shared.env_options())
+    return shared, Path(state[1]["run_dir"]), env_spaces
+
+
+def run(config: Config | None) -> None:
+    """Be a trainer of the run, or the only one.
+
+    Raises:
+        UserError: where it cannot go on.
+    """
+    from learning.hardware import choose_device
+    from learning.trainers import Linked, Trainers
+    from training.run import Run
+    from training.trainer import Trainer
+
+    trainers = Trainers() if config is not None else Linked.as_launched()
+    with ExitStack() as opened:
+        config, run_dir, env_spaces = begin(config, trainers, opened)
+        device = choose_device(config)
+        trainers.use(device)
+        kind = Run if trainers.leads else Trainer
+        with kind(config, run_dir, device, env_spaces, trainers) as run:
+            if trainers.leads:
+                together = f", {trainers.size} trainers" if trainers.size > 1 else ""
+                for remark in filter(None, (run.agent.alg.note, run.remark)):
+                    run.say(remark)
+                run.say(
+                    f"run folder {run_dir} ({run.pool.name} pool, {run.pool.samplers} samplers,"
+                    f" {device}{together}); curves: visualdl --logdir {run_dir.parent} --language en"
+                )
+            run.exit_reason = train(run)
+
+
 def main() -> None:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         print(f"train.py: {', '.join(missing)} not installed: run `make venv`, then"
               f" `.venv/bin/python train.py`", file=sys.stderr)  # fmt: skip
         sys.exit(2)
+    from common import launched
     from common.errors import UserError
-    from settings.rules import remarks
-    from settings.sources import defaults, parse
+    from settings.sources import parse
 
     try:
-        config = parse(sys.argv[1:])
-        env_spaces = check(config)
-        for remark in remarks(config, defaults(config), env_spaces):
-            print(remark)
+        config = None
+        if launched.world() is None:
+            config = parse(sys.argv[1:])
+            if config.trainers > 1:
+                from training.launch import launch
 
-        from learning.hardware import choose_device
-        from training.folder import run_folder
-        from training.run import Run
-
-        device = choose_device(config)
-        with run_folder(config) as run_dir, Run(config, run_dir, device, env_spaces) as run:
-            for remark in filter(None, (run.agent.alg.note, run.remark)):
-                run.report.say(remark)
-            run.report.say(
-                f"run folder {run_dir} ({run.pool.name} pool, {run.pool.samplers} samplers, {device});"
-                f" curves: visualdl --logdir {run_dir.parent} --language en"
-            )
-            run.exit_reason = train(run)
+                sys.exit(launch(config.trainers))
+        run(config)
     except UserError as error:
-        print(f"train.py: {error}", file=sys.stderr)
+        who = f"trainer {launched.rank()}: " if launched.rank() > 0 else ""
+        if str(error):
+            print(f"train.py: {who}{error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:  # before the run had begun
         sys.exit(130)

@@ -38,9 +38,7 @@ class LockstepPool:
         self.engine = engine = supervisor.engine
         self.name, self.spec, self.samplers = engine.name, engine.spec, engine.samplers
         self.rows_lost = 0
-        self._slots = engine.slots or [
-            Rollout.empty(self.spec, engine.config.env_num) for _ in "12"
-        ]
+        self._slots = engine.slots or [Rollout.empty(self.spec, engine.width) for _ in "12"]
         self._in_flight: Request | None = None
         self._asked: set[int] = set()
 
@@ -102,7 +100,7 @@ class LockstepPool:
                 if outcome.part is not None:
                     answers[index] = outcome
                     if self.engine.slots is None:
-                        _copy(outcome.part.columns, slot.columns(*self.engine.ranges[index]))
+                        _copy(outcome.part.columns, slot.columns(*self.engine.columns[index]))
                     continue
                 attempts[index] += 1
                 again = request._replace(attempt=attempts[index])
@@ -115,21 +113,21 @@ class LockstepPool:
 
     def _rollout(self, request: Request, slot: Rollout, answers: list[Outcome]) -> Rollout:
         """The fragment, of the answers in the order of the samplers."""
-        config, ranges = self.engine.config, self.engine.ranges
+        engine, config = self.engine, self.engine.config
         parts = [answer.part for answer in answers if answer.part is not None]
         arrays = slot.arrays()
         if len(parts) < self.samplers:
-            there = np.concatenate([np.arange(*ranges[answer.index]) for answer in answers])
-            arrays = _without(arrays, there, config.env_num)
-            self.rows_lost += self.spec.steps * (config.env_num - len(there))
+            there = np.concatenate([np.arange(*engine.columns[a.index]) for a in answers])
+            arrays = _without(arrays, there, engine.width)
+            self.rows_lost += self.spec.steps * (engine.width - len(there))
         rollout = Rollout.of(arrays)
         rollout.policy_version = request.version
         rollout.carried = 0 if request.reset else config.carried_steps
-        rollout.reset = np.zeros(config.env_num, bool)
+        rollout.reset = np.zeros(engine.width, bool)
         for answer in answers:
-            rollout.reset[slice(*ranges[answer.index])] = answer.request.reset
+            rollout.reset[slice(*engine.columns[answer.index])] = answer.request.reset
         rollout.episodes = in_order(episode for part in parts for episode in part.episodes)
-        rollout.env_ranges = [(0, config.env_num)]
+        rollout.env_ranges = [engine.envs]
         if request.keep and len(parts) == self.samplers:
             rollout.environments = _side_by_side(parts)
         return rollout

@@ -12,6 +12,7 @@ from cluster.lockstep import LockstepPool
 from cluster.pool import SamplerPool
 from cluster.sampler import spec_of
 from cluster.supervisor import Supervisor
+from common import launched
 from common.cores import usable_cores
 from model import ActorCritic
 from rollout import Weights
@@ -19,7 +20,11 @@ from settings.config import Config
 
 
 def make_pool(
-    config: Config, model: ActorCritic, weights: Weights, say: Callable[[str], None] = print
+    config: Config,
+    model: ActorCritic,
+    weights: Weights,
+    say: Callable[[str], None] = print,
+    envs: tuple[int, int] | None = None,
 ) -> SamplerPool:
     """Start samplers, and schedule them as `policy_lag` says.
 
@@ -27,29 +32,35 @@ def make_pool(
         model: the learner's; samplers make copies of their own.
         weights: any of the model's, for their size.
         say: prints a sentence for the user, about samplers that were lost.
+        envs: the run's environments [first, last) that this trainer's samplers step. Default: all.
 
     Raises:
         UserError: where the samplers cannot be started, with the remedy.
     """
-    supervisor = Supervisor(make_engine(config, model, weights), say)
+    supervisor = Supervisor(make_engine(config, model, weights, envs), say)
     # one sampler in the learner's own process leaves nothing to be asynchronous with
     if config.policy_lag > 1 and config.samplers != 0:
         return AsynchronousPool(supervisor, config.policy_lag)
     return LockstepPool(supervisor)
 
 
-def make_engine(config: Config, model: ActorCritic, weights: Weights) -> Engine:
+def make_engine(
+    config: Config, model: ActorCritic, weights: Weights, envs: tuple[int, int] | None = None
+) -> Engine:
     """Start samplers: in this process, in local ones, or at an xparl or a Ray cluster."""
     spec = spec_of(model, config)
     if config.samplers == 0:
-        return InlineEngine(config, spec)
-    samplers = config.samplers or config.default_samplers(usable_cores())
+        return InlineEngine(config, spec, envs)
+    if config.samplers is None:
+        samplers = config.default_samplers(max(1, usable_cores() // launched.here()))
+    else:
+        samplers = config.samplers // config.trainers
     if config.xparl_addr is not None:
         from cluster.engines.xparl import XparlEngine
 
-        return XparlEngine(config, spec, samplers)
+        return XparlEngine(config, spec, samplers, envs)
     if config.ray_address is not None:
         from cluster.engines.ray import RayEngine
 
-        return RayEngine(config, spec, samplers)
-    return LocalEngine(config, spec, samplers, weights)
+        return RayEngine(config, spec, samplers, envs)
+    return LocalEngine(config, spec, samplers, weights, envs)

@@ -40,8 +40,8 @@ class Memory(Protocol):
         """The weights that the learner has last written."""
         ...
 
-    def columns(self, sampler: Sampler) -> list[Rollout]:
-        """The sampler's columns of each rollout slot."""
+    def columns(self, sampler: Sampler, first: int, last: int) -> list[Rollout]:
+        """The sampler's columns of each rollout slot, which has the environments [first, last)."""
         ...
 
 
@@ -94,7 +94,7 @@ class Session:
         if self._memory is None:
             self._slots = [Rollout.empty(sampler.spec, sampler.last - sampler.first)]
         else:
-            self._slots = self._memory.columns(sampler)
+            self._slots = self._memory.columns(sampler, *hello["envs"])
         self._sampler = sampler
         return wire.pack({"episodes": []})
 

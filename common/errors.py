@@ -8,3 +8,9 @@ class UserError(Exception):
     """
 
     exit_code = 2
+
+
+class TrainerLost(UserError):
+    """Another trainer of the run is gone, so that no sum can be formed any more."""
+
+    exit_code = 75  # sysexits.h: a temporary failure, try again later

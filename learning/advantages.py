@@ -11,6 +11,7 @@ from learning.batches import Batches, to_device
 from learning.returns import Steps, gae, upgo, vtrace
 from learning.reward_scale import Rewards
 from learning.schedules import controlled_by_kl
+from learning.trainers import Trainers
 from model import ActorCritic
 from rollout import Rollout
 from settings.config import Config
@@ -107,7 +108,11 @@ def estimate(
 
 
 def normalize_values(
-    config: Config, model: ActorCritic, estimates: Estimates, valid: np.ndarray
+    config: Config,
+    model: ActorCritic,
+    estimates: Estimates,
+    valid: np.ndarray,
+    trainers: Trainers,
 ) -> None:
     """Move PopArt's moments on by the value targets of the valid rows that are learned from.
 
@@ -116,14 +121,14 @@ def normalize_values(
     learned = slice(config.steps_per_rollout)
     target = estimates.value_target[learned][valid[learned]]
     target = target if target.ndim == 2 else target[:, np.newaxis]
-    model.value_head.update_normalizer(to_device(target, model.device))
+    model.value_head.update_normalizer(to_device(target, model.device), trainers.moments)
 
 
-def explained_variance(estimates: Estimates, valid: np.ndarray) -> float:
+def explained_variance(estimates: Estimates, valid: np.ndarray, trainers: Trainers) -> float:
     """1 - Var[R - V] / Var[R] over valid rows, of extrinsic rewards; 0 where R does not vary."""
     target, value = estimates.value_target, estimates.old_value
     if target.ndim == 3:
         target, value = target[..., 0], value[..., 0]
     target, value = target[valid], value[valid]
-    variance = float(target.var()) if target.size else 0.0
-    return 1.0 - float((target - value).var()) / variance if variance > 0 else 0.0
+    variance, rest = trainers.variance(target), trainers.variance(target - value)
+    return 1.0 - rest / variance if variance > 0 else 0.0

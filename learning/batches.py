@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from learning.trainers import Trainers
 from model import ActorCritic
 from networks.trunks import Past
 from rollout import Rollout
@@ -32,6 +33,9 @@ class Minibatch(NamedTuple):
     predicted: Tensor | None = None  # [B] 1 for a row that RND's predictor learns from, or 0
     start_log_prob: Tensor | None = None  # [B] of the policy at the update's start, if it is needed
     importance: Tensor | None = None  # [B] weight in the policy's loss; None: 1
+    # of the rows of all trainers [4]: their weight, the mean and the standard deviation of their
+    # advantages, the weight of those that RND's predictor learns from. None: there is one trainer
+    whole: Tensor | None = None
     past: Past | None = None  # of a recurrent network, for which B is T * E, step by step
 
 
@@ -83,14 +87,23 @@ class Batches:
         config: the sizes.
         rollout: [T, N].
         device: the learner's.
+        trainers: that have a share of each minibatch. Default: there is one.
 
     Attributes:
         obs: [T+1, N, ...] raw.
         past: of all T + 1 rows, where the network is recurrent.
     """
 
-    def __init__(self, config: Config, rollout: Rollout, device: torch.device):
+    def __init__(
+        self,
+        config: Config,
+        rollout: Rollout,
+        device: torch.device,
+        trainers: Trainers | None = None,
+    ):
         self.config, self.device = config, device
+        self._trainers = trainers or Trainers()
+        self._size = config.minibatch_size // self._trainers.size
         self.steps, self.envs = config.steps_per_rollout, rollout.reward.shape[1]
         self.obs = observations(rollout, device)
         self._fields = {"obs": self.obs, "weight": to_device(rollout.valid, device).float()}
@@ -162,20 +175,40 @@ class Batches:
     def epoch(self, generator: np.random.Generator) -> Iterator[Minibatch]:
         """Every row that is learned from, once, in the generator's order."""
         fields = {name: field[: self.steps] for name, field in self._fields.items()}
-        if self.past is not None:
-            yield from self._sequences(fields, generator)
-            return
+        shuffled = self._rows if self.past is None else self._sequences
+        minibatches = shuffled(fields, generator)
+        return minibatches if self._trainers.size == 1 else self._of_all(list(minibatches))
+
+    def _of_all(self, minibatches: list[Minibatch]) -> Iterator[Minibatch]:
+        """This trainer's shares of minibatches, with what is to be known of the `whole` of each."""
+        weight = torch.stack([batch.weight for batch in minibatches]).double()
+        advantage = torch.stack([batch.advantage for batch in minibatches]).double()
+        predicted = [batch.weight if b is None else b * batch.weight
+                     for batch in minibatches for b in [batch.predicted]]  # fmt: skip
+        sums = torch.stack([weight, weight * advantage, torch.stack(predicted).double()]).sum(-1)
+        self._trainers.sum(sums)
+        total = sums[0].clamp(min=1.0)
+        mean = sums[1] / total
+        squares = (weight * (advantage - mean.unsqueeze(-1)) ** 2).sum(-1)
+        self._trainers.sum(squares)
+        std, share = (squares / total).sqrt(), sums[2].clamp(min=1.0)
+        whole = torch.stack([total, mean, std, share], -1).float()
+        for batch, numbers in zip(minibatches, whole.unbind(), strict=True):
+            yield batch._replace(whole=numbers)
+
+    def _rows(
+        self, fields: dict[str, Tensor], generator: np.random.Generator
+    ) -> Iterator[Minibatch]:
         order = to_device(generator.permutation(self.steps * self.envs), self.device)
-        size = self.config.minibatch_size
         shuffled = [field.flatten(0, 1).index_select(0, order) for field in fields.values()]
-        for rows in zip(*[field.split(size) for field in shuffled], strict=True):
+        for rows in zip(*[field.split(self._size) for field in shuffled], strict=True):
             yield Minibatch(**dict[str, Any](zip(fields, rows, strict=True)))
 
     def _sequences(
         self, fields: dict[str, Tensor], generator: np.random.Generator
     ) -> Iterator[Minibatch]:
         order = to_device(generator.permutation(self.envs), self.device)
-        for envs in order.split(self.config.minibatch_size // self.steps):
+        for envs in order.split(self._size // self.steps):
             rows = {name: field[:, envs].flatten(0, 1) for name, field in fields.items()}
             past = Past(self._state[envs], self._begins[: self.steps, envs].flatten())
             yield Minibatch(**dict[str, Any](rows), past=past)

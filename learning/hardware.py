@@ -7,6 +7,7 @@ import shutil
 
 import torch
 
+from common import launched
 from networks.trunks import trunk_of
 from settings.config import Config, ConfigError
 
@@ -15,13 +16,19 @@ def choose_device(config: Config) -> str:
     """The learner's device, cpu or cuda.
 
     Raises:
-        ConfigError: where a GPU is asked for and there is none.
+        ConfigError: where a GPU is asked for and there is none, or too few for the trainers here.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device is cuda, but torch finds no GPU here: give --device cpu or auto")
-    if config.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return config.device
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and launched.here() > torch.cuda.device_count():
+        raise ConfigError(
+            f"trainers is {launched.here()} on this machine, but it has {torch.cuda.device_count()}"
+            f" GPUs, and each trainer needs one: give fewer --trainers, or --device cpu"
+        )
+    return device
 
 
 def choose_compile(config: Config) -> tuple[bool, str]:

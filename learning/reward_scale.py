@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
+from learning.trainers import Trainers
 from rollout import Rollout
 from settings.config import Config
 
@@ -27,11 +28,11 @@ class RewardTransform:
         scaler, bonus_scaler: the running scales of both.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, trainers: Trainers | None = None):
         self._transform = config.reward_transform
-        self.scaler = ReturnScaler(config.env_num, config.gamma, config.reward_clip)
+        self.scaler = ReturnScaler(config.env_num, config.gamma, config.reward_clip, trainers)
         # intrinsic rewards are scaled as the RND paper does it, and not clipped
-        self.bonus_scaler = ReturnScaler(config.env_num, config.rnd_gamma, math.inf)
+        self.bonus_scaler = ReturnScaler(config.env_num, config.rnd_gamma, math.inf, trainers)
 
     def __call__(self, rollout: Rollout, error: np.ndarray | None) -> Rewards:
         """Move the running scales on by a rollout, and transform its rewards.
@@ -98,14 +99,16 @@ class ReturnScaler:
         envs: the run's environments.
         gamma: the discount of G.
         clip: the bound of a scaled reward.
+        trainers: that learn from a share of the environments each. Default: there is one.
 
     Attributes:
         running: G of each environment after its last step [envs].
         count, mean, var: how many G there were so far, and their moments.
     """
 
-    def __init__(self, envs: int, gamma: float, clip: float):
+    def __init__(self, envs: int, gamma: float, clip: float, trainers: Trainers | None = None):
         self.gamma, self.clip = gamma, clip
+        self._trainers = trainers or Trainers()
         self.running = np.zeros(envs, np.float64)
         self.count, self.mean, self.var = 0.0, 0.0, 1.0
 
@@ -152,17 +155,26 @@ class ReturnScaler:
                 )
             )  # fmt: skip
             left = columns.stop
-        self._merge(np.concatenate(parts, 1)[valid[new]])
+        self._add(np.concatenate(parts, 1)[valid[new]], env_ranges)
         scaled = reward / np.sqrt(self.var + 1e-8)
         return np.clip(scaled, -self.clip, self.clip).astype(np.float32)
 
-    def _merge(self, returns: np.ndarray) -> None:
-        """Add discounted returns [B] to the moments (Chan et al. 1979)."""
-        if not returns.size:
-            return
-        total = self.count + returns.size
-        delta = returns.mean() - self.mean
-        spread = self.var * self.count + returns.var() * returns.size
-        self.var = (spread + delta**2 * self.count * returns.size / total) / total
-        self.mean += delta * returns.size / total
+    def _add(self, returns: np.ndarray, env_ranges: list[tuple[int, int]]) -> None:
+        """Add discounted returns [B], and the other trainers', to the moments."""
+        mine = {"count": returns.size, "envs": env_ranges}
+        if returns.size:
+            mine |= {"mean": float(returns.mean()), "var": float(returns.var())}
+        for arrays, theirs in self._trainers.everyone({"running": self.running}, mine):
+            for first, last in theirs["envs"]:
+                self.running[first:last] = arrays["running"][first:last]
+            if theirs["count"]:
+                self._merge(theirs["count"], theirs["mean"], theirs["var"])
+
+    def _merge(self, count: int, mean: float, var: float) -> None:
+        """Add the moments of so many discounted returns (Chan et al. 1979)."""
+        total = self.count + count
+        delta = mean - self.mean
+        spread = self.var * self.count + var * count
+        self.var = (spread + delta**2 * self.count * count / total) / total
+        self.mean += delta * count / total
         self.count = total

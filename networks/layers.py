@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -118,6 +118,15 @@ def convolution(inputs: int, outputs: int, size: int, stride: int = 1, padding: 
     return orthogonal(nn.Conv2d(inputs, outputs, size, stride, padding), math.sqrt(2))
 
 
+# Each trainer's number of rows, with their mean and variance, given this one's
+Gathered = Callable[[int, Tensor, Tensor], list[tuple[int, Tensor, Tensor]]]
+
+
+def alone(count: int, mean: Tensor, var: Tensor) -> list[tuple[int, Tensor, Tensor]]:
+    """`Gathered` where there is one trainer."""
+    return [(count, mean, var)]
+
+
 class RunningMoments(nn.Module):
     """Running mean and variance of rows [B, ...], as buffers: they travel with the weights.
 
@@ -134,12 +143,18 @@ class RunningMoments(nn.Module):
         self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
 
-    def update(self, rows: Tensor) -> None:
-        """Merge a batch [B, ...] (Chan et al. 1979)."""
-        if len(rows) == 0:
-            return
-        rows = rows.double()
-        count, mean, var = len(rows), rows.mean(0), rows.var(0, correction=0)
+    def update(self, rows: Tensor, gather: Gathered = alone) -> None:
+        """Merge a batch [B, ...]: with `gather`, those of all trainers, one after another."""
+        count, mean, var = 0, self.mean, self.var
+        if len(rows):
+            rows = rows.double()
+            count, mean, var = len(rows), rows.mean(0), rows.var(0, correction=0)
+        for part in gather(count, mean, var):
+            if part[0]:
+                self._merge(*part)
+
+    def _merge(self, count: int, mean: Tensor, var: Tensor) -> None:
+        """Add the moments of a batch of `count` rows (Chan et al. 1979)."""
         total = self.count + count
         delta = mean - self.mean
         # before the first batch the variance is a placeholder of 1 with no weight (count 0)
@@ -177,12 +192,12 @@ class ValueHead(Linear):
         return 1.0 if self.moments is None else self.moments.var.sqrt().float()
 
     @torch.no_grad()
-    def update_normalizer(self, target: Tensor) -> None:
+    def update_normalizer(self, target: Tensor, gather: Gathered = alone) -> None:
         """Merge value targets [B, outputs], and keep every output as it was (PopArt, eq. 9)."""
         moments = self.moments
         assert moments is not None
         mean, scale = moments.mean.clone(), moments.var.sqrt()
-        moments.update(target)
+        moments.update(target, gather)
         moments.var.clamp_(min=1e-4)
         new = moments.var.sqrt()
         self.weight.mul_((scale / new).float().unsqueeze(-1))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from envs import Spaces
-from networks.layers import RunningMoments
+from networks.layers import Gathered, RunningMoments, alone
 from settings.config import Config
 
 
@@ -59,7 +59,7 @@ class Observations:
         """The policy's part of what `__call__` returned."""
         return obs[..., : -self.privileged] if self.privileged else obs
 
-    def update(self, obs: Tensor) -> None:
+    def update(self, obs: Tensor, gather: Gathered = alone) -> None:
         """Merge a batch of raw observations [B, ...] into the running moments."""
         if self.moments is not None:
-            self.moments.update(obs[:, -1, :-1] if self.looks_back else obs)
+            self.moments.update(obs[:, -1, :-1] if self.looks_back else obs, gather)

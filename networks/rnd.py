@@ -7,7 +7,7 @@ import math
 from torch import Tensor, nn
 
 from networks.images import nature_cnn
-from networks.layers import Linear, RunningMoments, mlp, orthogonal
+from networks.layers import Gathered, Linear, RunningMoments, alone, mlp, orthogonal
 
 _FEATURES = 64
 _CLIP = 5.0  # bound of a normalised observation
@@ -47,9 +47,9 @@ class RND(nn.Module):
             return obs[:, -1]
         return obs[:, -1:] if self.image else obs
 
-    def update(self, obs: Tensor) -> None:
+    def update(self, obs: Tensor, gather: Gathered = alone) -> None:
         """Merge observations [B, ...] into the moments that scale them."""
-        self.moments.update(self._newest(obs))
+        self.moments.update(self._newest(obs), gather)
 
     def error(self, obs: Tensor) -> Tensor:
         """The predictor's squared error [B], averaged over features: large where it has learned little."""

@@ -280,6 +280,12 @@ def _rules(trunk: Trunk, config: Config) -> Iterator[str]:
             f" {config.minibatch_size} is no multiple of the {steps} steps of each environment: give"
             f" a multiple, or --rollout_steps"
         )
+    if trunk.remembers and config.minibatch_size // steps % config.trainers:
+        yield (
+            f"network {name} learns from whole sequences, but the {config.minibatch_size // steps}"
+            f" of a minibatch cannot be shared by {config.trainers} trainers: give another"
+            f" --minibatch_size, or another --trainers"
+        )
     if trunk.remembers and config.carried_steps:
         yield (
             f"carried_steps is {config.carried_steps}, but network {name} has a state and cannot"

@@ -120,8 +120,9 @@ class Config(
         return family(self.env).envs_together(self)
 
     def default_samplers(self, available: int) -> int:
-        """As many as `available` processors allow; asynchronous ones share environments evenly."""
-        most = min(self.env_num // self.envs_together, available)
+        """Of one trainer, as many as its `available` processors allow; asynchronous ones share
+        environments evenly."""
+        most = min(self.env_num // self.trainers // self.envs_together, available)
         if self.policy_lag <= 1:
             return most
         return max(n for n in range(1, most + 1) if self.env_num % n == 0)

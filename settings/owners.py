@@ -92,10 +92,13 @@ class Cluster:
 class Machine:
     """How the learner computes."""
 
+    trainers: Count = 1
+    """Processes that learn together, each from its share of the environments; env_num, samplers and
+    the sizes of batches are those of all. Default: 1, or as many as torchrun has started."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device of the learner; auto takes a GPU where there is one."""
+    """Device of the learner; auto takes a GPU where there is one. Each trainer has its own GPU."""
     torch_threads: Natural = 1
-    """CPU threads of the learner. 0: all cores. A sampler always has one."""
+    """CPU threads of each trainer. 0: all cores. A sampler always has one."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the gradient step with torch.compile. auto: where a C++ compiler exists and the
     run is long enough to pay for it."""

@@ -23,10 +23,20 @@ def validate(config: Config) -> None:
         ConfigError: for the first rule that is broken.
         WrongOption: for the first that the environment's family has.
     """
-    for broken in (_samplers, _batch, _contradictions):
+    for broken in (_samplers, _batch, _contradictions, _trainers):
         for message in broken(config):
             raise ConfigError(message)
     family(config.env).validate(config)
+
+
+def validate_trainers(config: Config) -> None:
+    """Check that the trainers can share what the settings say, once these have been fitted.
+
+    Raises:
+        ConfigError: where they cannot.
+    """
+    for message in _trainers(config):
+        raise ConfigError(message)
 
 
 def _samplers(config: Config) -> Iterator[str]:
@@ -109,6 +119,41 @@ def _contradictions(config: Config) -> Iterator[str]:
             f"dual_clip {config.dual_clip} bounds a clipped loss, but kl_penalty"
             f" {config.kl_penalty} clips nothing: give one of them"
         )
+
+
+def _trainers(config: Config) -> Iterator[str]:
+    trainers = config.trainers
+    if trainers == 1:
+        return
+    for name, value, together in (
+        ("env_num", config.env_num, config.envs_together),
+        ("minibatch_size", config.minibatch_size, 1),
+        ("samplers", config.samplers or 0, 1),
+    ):
+        multiple = trainers * together
+        if value % multiple:
+            nearest = multiple * max(1, round(value / multiple))
+            yield (
+                f"trainers is {trainers}, but {name} {value} cannot be shared evenly: give a multiple"
+                f" of {multiple}, such as --{name} {nearest}, or another --trainers"
+            )
+    if config.policy_lag > 1:
+        yield (
+            f"trainers is {trainers}, but with policy_lag {config.policy_lag} each would learn at its"
+            f" own pace: give --policy_lag 1, or leave --trainers out"
+        )
+    if config.kl_excess_coefficient and config.kl_penalty != "none":
+        yield (
+            f"trainers is {trainers}, but the penalty of kl_excess_coefficient"
+            f" {config.kl_excess_coefficient} is no sum over rows, and cannot be shared: leave it"
+            f" out, or leave --trainers out"
+        )
+    for name in ("xparl_addr", "ray_address"):
+        if getattr(config, name) is not None:
+            yield (
+                f"trainers is {trainers}, but {name} {getattr(config, name)} is a cluster of samplers"
+                f" for one trainer: leave one of them out"
+            )
 
 
 def remarks(config: Config, defaults: Config, env_spaces: Spaces | None = None) -> list[str]:

@@ -16,13 +16,14 @@ from typing import Any
 
 import yaml
 
+from common import launched
 from common.sources import ROOT
 from common.terminal import allow_short_help
 from common.values import convert
 from envs import family, family_of
 from settings.config import FIELDS, HINTS, MAY_CHANGE_ON_RESUME, MOST_OFF, Config, ConfigError
 from settings.flags import print_help, read_flags
-from settings.rules import validate
+from settings.rules import validate, validate_trainers
 from settings.trust import refuse_strangers_code
 
 # yaml's own errors are not all that it raises: `2001-99-99` is a ValueError, `!!int ""` an IndexError
@@ -56,8 +57,44 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
             refuse_strangers_code(config, Path(path), flags)
     if asks_for_help:
         print_help(config, program)
+    config.trainers = _trainers(config, given.get("trainers"))
     validate(config)
-    return config if config.resume is not None else _fitted(config, given)
+    if config.resume is None:
+        config = _fitted(config, given)
+        validate_trainers(config)
+    return config
+
+
+def parse_again(arguments: Sequence[str]) -> Config:
+    """The same for a trainer that torchrun has started, or started anew: then the run goes on.
+
+    Raises:
+        ConfigError: also where a run that is started anew could not be found.
+    """
+    config = parse(arguments)
+    if config.run_dir is None and launched.may_restart():
+        raise ConfigError(
+            "run_dir is not given, but torchrun may start the trainers anew (--max_restarts), and they"
+            " have to find the run: give --run_dir"
+        )
+    if launched.restarts() and config.run_dir is not None:
+        begun = Path(config.run_dir) / "config.yaml"
+        if begun.exists() and config.resume is None:
+            return parse(["--resume", config.run_dir])
+    return config
+
+
+def _trainers(config: Config, given: int | None) -> int:
+    """How many trainers there are: as many as were started, where a launcher has done it."""
+    started = launched.world()
+    if started is None:
+        return config.trainers
+    if given not in (None, started):
+        raise ConfigError(
+            f"trainers is {given}, but {started} were started together (WORLD_SIZE): leave"
+            f" --trainers out, or give torchrun another --nproc_per_node"
+        )
+    return started
 
 
 def preset(env: str, recipe: str | None = None) -> Config:

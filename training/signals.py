@@ -7,6 +7,8 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
+STOPS = (signal.SIGTERM, signal.SIGINT)
+
 
 class Stopped(Exception):
     """A signal asked the run to end."""
@@ -19,22 +21,28 @@ class Stopped(Exception):
 class StopSignals:
     """Handlers that end a run at once while it waits, and otherwise at its next wait.
 
-    The next wait may be too far away (the first update may compile for 20 s): after `GRACE_S`
+    The next wait may be too far away (the first update may compile for 20 s): after `grace`
     seconds `abort` is called.
 
     Args:
         abort: ends the process, given the reason; it must not return.
+        grace: how long after the signal [s].
     """
 
     GRACE_S = 4.0
 
-    def __init__(self, abort: Callable[[str], NoReturn]) -> None:
+    def __init__(self, abort: Callable[[str], NoReturn], grace: float = GRACE_S) -> None:
         self._asked: int | None = None
         self._waiting = self._ignored = False
-        self._abort = abort
-        for number in (signal.SIGTERM, signal.SIGINT):
+        self._abort, self._grace = abort, grace
+        for number in STOPS:
             signal.signal(number, self._handle)
         signal.signal(signal.SIGALRM, self._too_late)
+
+    @property
+    def asked(self) -> str | None:
+        """The signal that has asked for the end, sigterm or sigint; None where none has."""
+        return None if self._asked is None else Stopped(self._asked).reason
 
     def _handle(self, number: int, frame: Any) -> None:
         if self._ignored:
@@ -42,7 +50,7 @@ class StopSignals:
         self._asked = number
         if self._waiting:
             raise Stopped(number)
-        signal.setitimer(signal.ITIMER_REAL, self.GRACE_S)
+        signal.setitimer(signal.ITIMER_REAL, self._grace)
 
     def _too_late(self, number: int, frame: Any) -> None:
         assert self._asked is not None

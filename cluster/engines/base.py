@@ -42,10 +42,13 @@ class Engine(abc.ABC):
         config: the run's settings.
         spec: shapes of a rollout.
         samplers: how many; their shares of the environments are as equal as can be.
+        envs: the run's environments [first, last) that they step. Default: all.
 
     Attributes:
+        envs: these environments; a rollout has a column for each.
         ranges: the environments [first, last) of each sampler.
-        slots: two rollouts [T, env_num] in which the samplers' parts lie in place, side by side:
+        columns: the same as columns of a rollout.
+        slots: two rollouts [T, N] in which the samplers' parts lie in place, side by side:
             those of fragment k in slot k % 2. None where parts come in messages.
         works_aside: whether samplers work while nobody waits for them.
         starting: the samplers that have not said yet that they are ready.
@@ -56,9 +59,17 @@ class Engine(abc.ABC):
     slots: list[Rollout] | None = None
     works_aside = True
 
-    def __init__(self, config: Config, spec: RolloutSpec, samplers: int):
+    def __init__(
+        self,
+        config: Config,
+        spec: RolloutSpec,
+        samplers: int,
+        envs: tuple[int, int] | None = None,
+    ):
         self.config, self.spec = config, spec
-        self.ranges = spread(config.env_num, samplers, config.envs_together)
+        self.envs = first, last = envs or (0, config.env_num)
+        self.columns = spread(last - first, samplers, config.envs_together)
+        self.ranges = [(first + left, first + right) for left, right in self.columns]
         self.starting: set[int] = set()
         self._requests: dict[int, Request] = {}  # what each busy sampler works on
         self._heard: dict[int, float] = {}  # when a sampler last began something, or made a step
@@ -72,6 +83,11 @@ class Engine(abc.ABC):
     @property
     def samplers(self) -> int:
         return len(self.ranges)
+
+    @property
+    def width(self) -> int:
+        """N: environments, and columns of a rollout."""
+        return self.envs[1] - self.envs[0]
 
     def request(self, index: int) -> Request | None:
         """What sampler `index` works on; None where it is idle."""

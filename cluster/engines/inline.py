@@ -18,10 +18,10 @@ class InlineEngine(Engine):
     name = kind = "inline"
     works_aside = False
 
-    def __init__(self, config: Config, spec: RolloutSpec):
-        super().__init__(config, spec, samplers=1)
-        self.slots: list[Rollout] = [Rollout.empty(spec, config.env_num) for _ in range(2)]
-        self._sampler = Sampler(config, 0, config.env_num)
+    def __init__(self, config: Config, spec: RolloutSpec, envs: tuple[int, int] | None = None):
+        super().__init__(config, spec, samplers=1, envs=envs)
+        self.slots: list[Rollout] = [Rollout.empty(spec, self.width) for _ in range(2)]
+        self._sampler = Sampler(config, *self.envs)
 
     def _send(self, index: int, request: Request) -> None:
         assert self._weights is not None, "no weights were published"
@@ -46,7 +46,7 @@ class InlineEngine(Engine):
             torch.set_num_threads(threads)
 
     def _start(self, index: int) -> None:
-        self._sampler = Sampler(self.config, 0, self.config.env_num)
+        self._sampler = Sampler(self.config, *self.envs)
 
     def start(self, index: int) -> None:
         super().start(index)

@@ -38,11 +38,18 @@ class LocalEngine(Engine):
 
     name = "local"
 
-    def __init__(self, config: Config, spec: RolloutSpec, samplers: int, weights: Weights):
-        super().__init__(config, spec, samplers)
-        self._rollouts = SharedMemory(2 * _layout(spec, config.env_num)[1])
-        self.slots: list[Rollout] = _slots(self._rollouts, spec, config.env_num)
-        self._columns = [[slot.columns(*envs) for envs in self.ranges] for slot in self.slots]
+    def __init__(
+        self,
+        config: Config,
+        spec: RolloutSpec,
+        samplers: int,
+        weights: Weights,
+        envs: tuple[int, int] | None = None,
+    ):
+        super().__init__(config, spec, samplers, envs)
+        self._rollouts = SharedMemory(2 * _layout(spec, self.width)[1])
+        self.slots: list[Rollout] = _slots(self._rollouts, spec, self.width)
+        self._columns = [[slot.columns(*own) for own in self.columns] for slot in self.slots]
         # in lockstep all samplers are idle when weights are written, so one block does for all
         size = len(_pack(weights)) + _WEIGHTS_ROOM
         blocks = samplers if config.policy_lag > 1 else 1
@@ -62,7 +69,7 @@ class LocalEngine(Engine):
         child = Child(__name__, [self._rollouts.descriptor, block.descriptor], niceness=5)
         self._children[index] = child
         with contextlib.suppress(ChildEnded):  # `answered` reports it
-            child.send(pack_hello(self.config, *self.ranges[index], index))
+            child.send(pack_hello(self.config, *self.ranges[index], index, envs=self.envs))
         self._selector.register(child, selectors.EVENT_READ, index)
 
     def _end(self, index: int) -> None:
@@ -136,9 +143,9 @@ class LearnersMemory:
     def weights(self) -> dict[str, np.ndarray]:
         return wire.unpack(self._weights)[1]
 
-    def columns(self, sampler: Sampler) -> list[Rollout]:
-        slots = _slots(self._rollouts, sampler.spec, sampler.config.env_num)
-        return [slot.columns(sampler.first, sampler.last) for slot in slots]
+    def columns(self, sampler: Sampler, first: int, last: int) -> list[Rollout]:
+        slots = _slots(self._rollouts, sampler.spec, last - first)
+        return [slot.columns(sampler.first - first, sampler.last - first) for slot in slots]
 
 
 def serve() -> None:

@@ -97,8 +97,14 @@ class RayEngine(Engine):
 
     name, kind = "ray", "remote actor"
 
-    def __init__(self, config: Config, spec: RolloutSpec, samplers: int):
-        super().__init__(config, spec, samplers)
+    def __init__(
+        self,
+        config: Config,
+        spec: RolloutSpec,
+        samplers: int,
+        envs: tuple[int, int] | None = None,
+    ):
+        super().__init__(config, spec, samplers, envs)
         assert config.ray_address is not None
         self._versions = versions(packages_of(family_of(config.env)))
         self._first_message = _first_message(config.ray_address)

@@ -153,8 +153,14 @@ class XparlEngine(Engine):
     name = "xparl"
     kind = "remote actor"
 
-    def __init__(self, config: Config, spec: RolloutSpec, samplers: int):
-        super().__init__(config, spec, samplers)
+    def __init__(
+        self,
+        config: Config,
+        spec: RolloutSpec,
+        samplers: int,
+        envs: tuple[int, int] | None = None,
+    ):
+        super().__init__(config, spec, samplers, envs)
         assert config.xparl_addr is not None
         host, port = _split(config.xparl_addr)
         choose_key(config.key, config.xparl_addr)

@@ -34,6 +34,18 @@ from settings.sources import defaults, parse, recipes
         (["--value_clip", "0"], "value_clip is 0"),
         (["--rnd_proportion", "0"], "rnd_proportion is 0"),
         (["--initial_log_std", "50"], "initial_log_std is 50, but must be a number from -20 to 2"),
+        (["--trainers", "3"], "env_num 8 cannot be shared evenly: give .* such as --env_num 9"),
+        (["--trainers", "2", "--samplers", "3"], "samplers 3 cannot be shared evenly"),
+        (
+            ["--trainers", "2", "--minibatch_size", "1", "--batch_size", "64"],
+            "minibatch_size 1 cannot",
+        ),
+        (["--trainers", "2", "--policy_lag", "2"], "each would learn at its own pace"),
+        (["--trainers", "2", "--xparl_addr", "localhost:8010"], "leave one of them out"),
+        (
+            ["--trainers", "2", "--kl_penalty", "fixed", "--kl_excess_coefficient", "1"],
+            "is no sum over rows",
+        ),
         (["--config", "/nowhere.yaml"], "cannot read the settings in /nowhere.yaml"),
         (["--resume", "/tmp"], "/tmp is not the folder of a run"),
     ],

@@ -11,7 +11,7 @@ import yaml
 from envs import UnknownEnv
 from settings.config import FIELDS, Config, ConfigError
 from settings.rules import validate
-from settings.sources import ROOT, load_run, nearest_batch, parse, preset, recipes
+from settings.sources import ROOT, load_run, nearest_batch, parse, parse_again, preset, recipes
 
 
 def test_precedence_default_family_env_file_flags(tmp_path):
@@ -227,3 +227,23 @@ def test_games_of_an_evaluation_are_as_long_as_those_of_the_training():
     assert parse([*game, "--max_steps", "2500"]).test_max_steps == 2500
     assert parse([*game, "--preset", "dppo-2301.10919"]).test_max_steps == 5000
     assert parse([*game, "--max_steps", "2500", "--test_max_steps", "9"]).test_max_steps == 9
+
+
+def test_trainers_are_those_that_a_launcher_has_started(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert parse(["--env", "CartPole-v1"]).trainers == 2
+    assert parse(["--resume", str(saved_run(tmp_path))]).trainers == 2  # the run had one
+    with pytest.raises(ConfigError, match="trainers is 4, but 2 were started together"):
+        parse(["--env", "CartPole-v1", "--trainers", "4"])
+
+
+def test_trainers_that_are_started_anew_go_on_with_the_run(tmp_path, monkeypatch):
+    flags = ["--env", "CartPole-v1", "--run_dir", str(tmp_path)]
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
+    with pytest.raises(ConfigError, match="give --run_dir"):
+        parse_again(flags[:2])
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert parse_again(flags).resume is None  # it was lost before it had begun
+    saved_run(tmp_path)
+    assert parse_again(flags).resume == str(tmp_path)

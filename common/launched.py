@@ -1,0 +1,63 @@
+"""What a launcher, `--trainers` or torchrun, has told this process of its place among the trainers.
+
+Both do it by environment variables, and these have torchrun's names.
+"""
+
+from __future__ import annotations
+
+import os
+
+_STORE = "DPPO_TRAINERS_STORE"  # the one variable that torchrun does not have
+
+
+def variables(rank: int, trainers: int, store: str) -> dict[str, str]:
+    """Those that `--trainers` gives to one of the trainers, which are all on this machine.
+
+    Args:
+        store: a file, in which they find one another.
+    """
+    return {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(trainers),
+        "LOCAL_WORLD_SIZE": str(trainers), _STORE: store,
+        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
+    }  # fmt: skip
+
+
+def store() -> str | None:
+    """The file in which the trainers find one another; None where torchrun has started them."""
+    return os.environ.get(_STORE)
+
+
+def world() -> int | None:
+    """How many trainers were started together; None where no launcher has started this process."""
+    return _number("WORLD_SIZE") if "RANK" in os.environ else None
+
+
+def rank() -> int:
+    """This trainer's number, from 0."""
+    return _number("RANK") or 0
+
+
+def here() -> int:
+    """How many trainers this machine has."""
+    return _number("LOCAL_WORLD_SIZE") or 1
+
+
+def local_rank() -> int:
+    """This trainer's number among those of this machine, from 0."""
+    return _number("LOCAL_RANK") or 0
+
+
+def restarts() -> int:
+    """How often torchrun has started the trainers anew."""
+    return _number("TORCHELASTIC_RESTART_COUNT") or 0
+
+
+def may_restart() -> bool:
+    """Whether torchrun starts the trainers anew where one of them is lost."""
+    return bool(_number("TORCHELASTIC_MAX_RESTARTS"))
+
+
+def _number(name: str) -> int | None:
+    value = os.environ.get(name, "")
+    return int(value) if value.isdecimal() else None

@@ -1,0 +1,88 @@
+"""Several trainers as users start them, and what follows when one of them is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.commands.test_train import (
+    children_of,
+    metrics_of,
+    start_training,
+    still_running,
+    summary_of,
+)
+from tests.conftest import ROOT, run_command, wait_until
+from tests.training.runs import running, train_until
+
+pytestmark = pytest.mark.slow  # these start runs
+
+FLAGS = ("--env", "CartPole-v1", "--env_num", "4", "--samplers", "2", "--batch_size", "64",
+         "--minibatch_size", "32", "--update_epochs", "2", "--compile", "off",
+         "--train_total_steps", "5000", "--test_every_steps", "1000000", "--test_episodes", "1",
+         "--normalize_observation")  # fmt: skip
+
+
+def kill_one(launcher: subprocess.Popen, rank: int, run_dir: Path) -> list[psutil.Process]:
+    """Kill a trainer in the midst of the run; all the processes that there were."""
+    metrics = run_dir / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and len(metrics_of(run_dir)) > 20, 90, "some updates")
+    processes = children_of(launcher)
+    victim = next(p for p in psutil.Process(launcher.pid).children()
+                  if p.environ().get("RANK") == str(rank))  # fmt: skip
+    os.kill(victim.pid, signal.SIGKILL)
+    return processes
+
+
+def test_a_killed_trainer_costs_no_bit_and_leaves_no_process(tmp_path):
+    ours, torchs = tmp_path / "trainers", tmp_path / "torchrun"
+    launcher = start_training(ours, *FLAGS, "--trainers", "2")
+    processes = kill_one(launcher, 1, ours)
+    output, _ = launcher.communicate(timeout=30)
+    assert launcher.returncode == 75, output
+    assert "trainer 1 was killed by signal 9" in output
+    assert f"python train.py --resume {ours}" in output
+    wait_until(lambda: not still_running(processes), 10, "the end of all processes")
+
+    done = run_command("train.py", "--resume", str(ours))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "2 trainers" in done.stdout
+    summary = summary_of(ours)
+    assert summary["exit_reason"] == "finished"
+    assert summary["samplers"] == 2
+
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--max_restarts",
+         "1", "train.py", *FLAGS, "--run_dir", str(torchs)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"},
+    )  # fmt: skip
+    kill_one(launcher, 0, torchs)
+    output, _ = launcher.communicate(timeout=90)
+    assert launcher.returncode == 0, output
+    assert (torchs / "resumes.yaml").exists()
+    assert summary_of(torchs)["weights_sha256"] == summary["weights_sha256"]
+
+    more = ("--trainers", "1", "--train_total_steps", "6000")
+    with running("--resume", str(torchs), *more) as run:
+        update = run.agent.update
+        train_until(run, update + 3)
+        assert run.agent.update == update + 3
+
+
+def test_sigterm_stops_all_trainers_with_a_checkpoint(tmp_path):
+    launcher = start_training(tmp_path / "run", *FLAGS, "--trainers", "2")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and metrics.stat().st_size, 90, "an update")
+    processes = children_of(launcher)
+    launcher.terminate()
+    output, _ = launcher.communicate(timeout=30)
+    assert launcher.returncode == 0, output
+    assert summary_of(tmp_path / "run")["exit_reason"] == "sigterm"
+    assert still_running(processes) == []

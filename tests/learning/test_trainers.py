@@ -1,0 +1,71 @@
+"""Several trainers compute what one computes from the same environments, and stay alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cluster.child import close_all
+from learning.trainers import Trainers
+from tests.learning.trainer_process import Result, results, together, updates
+
+CASES = {
+    # statistics of observations, rewards and value targets; both decisions by the KL
+    "statistics": ("CartPole-v1", {
+        "normalize_observation": True, "reward_transform": "return_std", "normalize_value": True,
+        "learning_rate_schedule": "kl", "target_kl": 0.002, "update_epochs": 4,
+    }),
+    "rnd": ("CartPole-v1", {"rnd_coefficient": 0.5, "rnd_proportion": 1.0, "dual_clip": 4.0}),
+    "kl_penalty": ("Pendulum-v1", {"kl_penalty": "adaptive", "carried_steps": 16}),
+    "lstm": ("tests.toy_envs:Remember", {"network": "lstm"}),
+}  # fmt: skip
+
+
+def group(size: int, folder: Path, function: str, *arguments) -> list[Result]:
+    children = together(size, folder / f"store {size} {function}", function, *arguments)
+    try:
+        return results(children)
+    finally:
+        close_all(children)
+
+
+def flat(counters: dict[str, Any]) -> list[float]:
+    return [float(x) for value in counters.values() for x in np.ravel(value)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_one_two_and_four_trainers_learn_the_same(case, tmp_path):
+    """In exact arithmetic; to the bit among the trainers of a group, and from run to run."""
+    told, arrays = updates(Trainers(), *CASES[case])
+    for size in (2, 4) if case == "statistics" else (2,):
+        everyone = group(size, tmp_path, "updates", *CASES[case])
+        for theirs, of_theirs in everyone:
+            assert theirs == everyone[0][0]
+            for name, array in of_theirs.items():
+                assert np.array_equal(array, everyone[0][1][name]), name
+        theirs, of_theirs = everyone[0]
+        assert flat(theirs["counters"]) == pytest.approx(flat(told["counters"]), rel=1e-4)
+        for one, other in zip(told["metrics"], theirs["metrics"], strict=True):
+            assert other == pytest.approx(one, rel=2e-3, abs=2e-4)
+        for name, array in arrays.items():
+            np.testing.assert_allclose(of_theirs[name], array, rtol=2e-3, atol=2e-5, err_msg=name)
+
+
+def test_trainers_in_different_states_stop(tmp_path):
+    for told, _ in group(2, tmp_path, "differ", str(tmp_path)):
+        assert told["alike"] == "finished"
+        assert "trainer 1 is in another state than trainer 0" in told["error"]
+        assert f"--resume {tmp_path}" in told["error"]
+
+
+def test_a_trainer_that_ends_is_noticed_at_once(tmp_path):
+    children = together(2, tmp_path / "store", "lost")
+    try:
+        ((told, _),) = results(children[:1])
+    finally:
+        close_all(children)
+    assert "another trainer is gone" in told["error"]

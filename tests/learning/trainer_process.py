@@ -1,0 +1,99 @@
+"""A trainer of a group, in a process of its own: what it computes in some updates."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch._C._distributed_c10d import FileStore
+
+from agent import PPOAgent
+from algorithm import PPO
+from cluster import wire
+from cluster.child import Child, parent
+from cluster.engines.inline import InlineEngine
+from cluster.lockstep import LockstepPool
+from cluster.sampler import spec_of
+from cluster.supervisor import Supervisor
+from common.errors import TrainerLost
+from envs import spaces_of
+from learning.trainers import Linked, Trainers
+from model import make_model
+from settings.config import Config
+from tests.test_agent import small
+from training.shared_pool import SharedPool
+from training.trainer import Trainer, WeightsDiffer
+
+Result = tuple[dict[str, Any], dict[str, np.ndarray]]
+
+
+def updates(trainers: Trainers, env: str, settings: dict[str, Any]) -> Result:
+    """Two updates, whose batch is one minibatch; their metrics, and the agent's state."""
+    sizes = {"minibatch_size": 256, "learning_rate": 1e-3}
+    config = small(env, **(sizes | settings))
+    model = make_model(spaces_of(config.env, **config.env_options()), config)
+    agent = PPOAgent(PPO(model, config, trainers), config)
+    engine = InlineEngine(config, spec_of(model, config), trainers.envs(config))
+    pool = SharedPool(LockstepPool(Supervisor(engine, print)), trainers)
+    metrics = []
+    for fragment in range(2):
+        pool.request(agent.weights(), fragment, reset=fragment == 0)
+        rollout = pool.gather()
+        counted = {"steps": rollout.steps, "episodes": len(rollout.episodes)}
+        metrics.append(counted | agent.learn(rollout, fragment / 2))
+    pool.close()
+    arrays, counters = agent.state()
+    return {"metrics": metrics, "counters": counters}, arrays
+
+
+def differ(trainers: Trainers, run_dir: str) -> Result:
+    """At a run's end the second trainer has changed a statistic; what each has to say."""
+    config = Config(env="CartPole-v1", normalize_observation=True, samplers=0, compile="off",
+                    train_total_steps=100)  # fmt: skip
+    with Trainer(config, Path(run_dir), "cpu", spaces_of(config.env), trainers) as trainer:
+        trainer.global_step = config.train_total_steps
+        alike = trainer.decide("finished")
+        assert trainer.agent.model.moments is not None
+        trainer.agent.model.moments.mean += trainers.rank
+        try:
+            trainer.decide("finished")
+        except WeightsDiffer as error:
+            return {"alike": alike, "error": str(error)}, {}
+    return {"alike": alike, "error": ""}, {}
+
+
+def lost(trainers: Trainers) -> Result:
+    """The second trainer ends in the midst of a run; what the first has to say."""
+    if trainers.rank == 1:
+        os._exit(1)
+    try:
+        while True:
+            trainers.everyone({}, {})
+    except TrainerLost as error:
+        return {"error": str(error)}, {}
+
+
+def serve() -> None:
+    torch.set_num_threads(1)  # more would spin against the other trainers'
+    connection, _ = parent()
+    task = json.loads(connection.recv_bytes())
+    trainers = Linked(FileStore(task["store"], task["size"]), task["rank"], task["size"])
+    connection.send_bytes(wire.pack(*globals()[task["function"]](trainers, *task["arguments"])))
+
+
+def together(size: int, store: Path, function: str, *arguments: Any) -> list[Child]:
+    """So many trainers that run a function of this module each."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    children = [Child(__name__) for _ in range(size)]
+    for rank, child in enumerate(children):
+        task = {"store": str(store), "rank": rank, "size": size}
+        child.send(json.dumps(task | {"function": function, "arguments": arguments}).encode())
+    return children
+
+
+def results(children: list[Child]) -> list[Result]:
+    return [wire.unpack(child.receive(60)) for child in children]

@@ -1,0 +1,269 @@
+"""One trainer of a run: it learns from its own environments, and decides with the others."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from agent import NotFinite, PPOAgent
+from algorithm import PPO
+from cluster.make import make_pool
+from cluster.pool import SamplerPool
+from common.checkpoint import Checkpoint
+from common.cores import usable_cores
+from common.errors import TrainerLost, UserError
+from envs import Spaces
+from learning.trainers import Trainers
+from model import make_model
+from rollout import Rollout
+from settings.config import Config
+from training.collector import Collector, Start
+from training.endings import end_children
+from training.resets import plan_resets
+from training.restoring import restored
+from training.shared_pool import SharedPool
+from training.signals import STOPS, Stopped, StopSignals
+
+_REFUSED_LIMIT = 5  # updates in a row that came to NaN or infinity: the next ones would too
+_COMPARED_EVERY = 50  # updates
+
+
+class WeightsDiffer(UserError):
+    """The trainers do not hold the same weights any more."""
+
+
+class Trainer:
+    """Agent, samplers and counters of one trainer. The first one is a `training.run.Run`.
+
+    Used as a context: its end leaves no process behind.
+
+    Args:
+        config: the settings, checked.
+        run_dir: the run's folder.
+        device: the learner's.
+        env_spaces: the environment's.
+        trainers: all of them. Default: there is one.
+
+    Attributes:
+        global_step: environment steps taken by all trainers, those of dropped fragments included.
+        remark: what the user is to know about resuming this run, or "".
+        exit_reason: why the run ended, set by the one who drives it.
+    """
+
+    GRACE_S = (
+        8.0  # for an update that a signal comes into: the first trainer, which saves, has less
+    )
+
+    def __init__(
+        self,
+        config: Config,
+        run_dir: Path,
+        device: str,
+        env_spaces: Spaces,
+        trainers: Trainers | None = None,
+    ):
+        self.config, self.run_dir, self.device = config, run_dir, device
+        self.trainers = trainers = trainers or Trainers()
+        torch.set_num_threads(config.torch_threads or usable_cores())
+        self._spaces = env_spaces
+        model = make_model(env_spaces, config).to(device)
+        self.agent = PPOAgent(PPO(model, config, trainers), config)
+        self.global_step = 0
+        self._dropped_steps = 0  # of the pool's, how many are in global_step
+        self.exit_reason = "error"
+        self._refused = self._refused_in_a_row = 0  # updates
+        self._opened: contextlib.ExitStack | None = None  # until all parts of the run stand
+        self._saved = self._restored()
+        if self._saved is not None:
+            self.global_step = self._saved.step
+        self.signals = StopSignals(self._abort, self.GRACE_S)
+        trainers.watch(self._end_alone)
+        with contextlib.ExitStack() as opened:
+            self._open(opened)
+            self._opened = opened.pop_all()
+
+    def _restored(self) -> Checkpoint | None:
+        """The checkpoint that the run goes on from, which the first trainer reads for all."""
+        saved: Checkpoint | None = None
+
+        def read() -> tuple[dict[str, Any], dict[str, Any]] | None:
+            nonlocal saved
+            saved = restored(self.config, self.run_dir, self.agent)
+            return saved and (saved.arrays, saved.state)
+
+        state = self.trainers.from_first(read)
+        if state is not None and saved is None:
+            self.agent.load_state(*state)
+            saved = Checkpoint(*state, self.run_dir)
+        return saved
+
+    def _open(self, opened: contextlib.ExitStack) -> None:
+        """Make the parts of the run that are to be closed at its end."""
+        self._start_samplers(opened)
+
+    def _start_samplers(self, opened: contextlib.ExitStack) -> None:
+        config, saved, trainers = self.config, self._saved, self.trainers
+        weights = self.agent.weights()
+        self.pool: SamplerPool = make_pool(
+            config, self.agent.model, weights, self.say, trainers.envs(config)
+        )
+        opened.callback(self.pool.close)
+        if trainers.size > 1:
+            self.pool = SharedPool(self.pool, trainers)
+        resets = plan_resets(config, self._spaces)
+        self.remark = resets.remark
+        # several trainers stop together, at the end of an update
+        waiting = self.signals.interrupting if trainers.size == 1 else contextlib.nullcontext
+        self.collector = Collector(
+            config, self.agent, self.pool, self._spaces.saves_state,
+            None if saved is None else Start.of(saved), resets.every, waiting,
+        )  # fmt: skip
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        print(f"trainer {self.trainers.rank}: {text}", flush=True)
+
+    def collect(self) -> Iterator[Rollout]:
+        """The fragments of the run's updates; each is to be learned from before the next."""
+        self.agent.compile(self.pool.spec)
+        if self.config.warms_up and self.global_step == 0:
+            self._count(self.collector.warm_up())
+        return self.collector.collect(lambda steps: self.progress(steps) < 1.0)
+
+    def learn(self, rollout: Rollout) -> dict[str, float]:
+        """Do one update; its metrics, or none where it was refused because of NaN or infinity.
+
+        Raises:
+            NotFinite: for a refused update where `nan` is stop, and for the fifth in a row.
+        """
+        try:
+            metrics = self.agent.learn(rollout, self.progress())
+        except NotFinite as error:
+            self._refused_in_a_row += 1
+            if self.config.nan == "stop" or self._refused_in_a_row == _REFUSED_LIMIT:
+                raise
+            self.say(f"an update was refused: {error}")
+            self.agent.update += 1  # the weights and all else are as they were
+            self._refused += 1
+            return {}
+        self._refused_in_a_row = 0
+        return metrics
+
+    def progress(self, steps: int = 0) -> float:
+        """Share of the run that is over after so many more steps, in [0, 1]."""
+        return min(1.0, (self.global_step + steps) / self.config.train_total_steps)
+
+    def _count(self, rollout: Rollout) -> None:
+        """Count a fragment, and the steps of fragments that were dropped meanwhile."""
+        dropped = self.pool.dropped_steps
+        self.global_step += rollout.steps + dropped - self._dropped_steps
+        self._dropped_steps = dropped
+
+    def record(
+        self, rollout: Rollout, metrics: dict[str, float], times: dict[str, float]
+    ) -> str | None:
+        """Count an update.
+
+        Args:
+            metrics: the update's.
+            times: seconds spent on it: time/sample_wait, time/transfer and time/learn.
+
+        Returns:
+            why the run is over: see `decide`.
+        """
+        self._count(rollout)
+        return self.decide(None)
+
+    def decide(self, over: str | None) -> str | None:
+        """Why the run is over, for all trainers; None where it is not.
+
+        Args:
+            over: why it is over for this one: the first reason, in the order of ranks, is that of all.
+
+        Raises:
+            Stopped: where a signal has asked one of them to end.
+            WeightsDiffer: where the trainers do not hold the same weights; that is looked at now
+                and then, and at the end.
+        """
+        if self.trainers.size == 1:
+            return over
+        mine: dict[str, Any] = {"over": over or self.signals.asked}
+        if self.agent.update % _COMPARED_EVERY == 0 or self.progress() == 1.0:
+            mine["state"] = self._digest()
+        everyone = [values for _, values in self.trainers.everyone({}, mine)]
+        digests = [values.get("state") for values in everyone]
+        differing = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
+        if differing:
+            raise WeightsDiffer(
+                f"after update {self.agent.update} trainer {differing[0]} is in another state than"
+                f" trainer 0, so the machines do not compute alike. Go on from the last checkpoint, by"
+                f" --resume {self.run_dir}, on machines with the same processors and packages"
+            )
+        over = next((values["over"] for values in everyone if values["over"]), None)
+        if over is not None:
+            self.trainers.end_watch()
+        if over in (sent := {Stopped(number).reason: number for number in STOPS}):
+            raise Stopped(sent[over])
+        return over
+
+    def _digest(self) -> str:
+        """A hash of all that learning goes on from: weights, moments, statistics, coefficients."""
+        arrays, counters = self.agent.state()
+        total = hashlib.sha256(json.dumps(counters, sort_keys=True).encode())
+        for name in sorted(arrays):
+            total.update(arrays[name].tobytes())
+        return total.hexdigest()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
+        """Close the parts."""
+        self.signals.ignore()
+        self.trainers.end_watch()
+        assert self._opened is not None
+        self._opened.close()
+
+    def without_others(self, lost: TrainerLost) -> str:
+        """Why the run is over where another trainer is gone: a signal that has ended this one too.
+
+        Raises:
+            TrainerLost: where there was none.
+        """
+        if self.signals.asked is not None:
+            return self.signals.asked
+        raise TrainerLost(f"{lost}{self.way_on}")
+
+    def _end_alone(self, why: str) -> NoReturn:
+        """End now, from another thread: the one that works here may wait for ever."""
+        with contextlib.suppress(OSError):
+            print(f"train.py: {why}{self.way_on}", file=sys.stderr, flush=True)
+        end_children()
+        os._exit(TrainerLost.exit_code)
+
+    @property
+    def way_on(self) -> str:
+        """The end of a sentence about a trainer that is lost."""
+        return f": go on from the last checkpoint by `python train.py --resume {self.run_dir}`"
+
+    def _abort(self, reason: str) -> NoReturn:
+        """End now, from within an update, in the state from before it."""
+        code = 130  # the parts do not stand yet: nothing is to be saved
+        if self._opened is not None:
+            self.exit_reason, code = reason, 0
+            try:
+                self.__exit__()
+            except UserError as error:
+                print(f"train.py: {error}", file=sys.stderr)
+                code = 2
+        end_children()
+        sys.stdout.flush()
+        os._exit(code)
