@@ -241,9 +241,8 @@ class Ppo:
         Share, Needs(estimator=("gae", "td_lambda", "vtrace", "upgo"), rnd_coefficient=ON)
     ] = 0.95
     """Lambda of every estimator that has one; of upgo's value targets, and of RND's advantages."""
-    rho_clip: Annotated[Positive, Needs(estimator="vtrace", clip_from="start")] = 1.0
-    """Bound of the importance weights from the policy that acted to that at the update's start:
-    V-trace's, of the advantages too, and clip_from start's."""
+    rho_clip: Annotated[Positive, Needs(estimator="vtrace")] = 1.0
+    """V-trace's bound of the importance weights, of the advantages too."""
     c_clip: Annotated[NotNegative, Needs(estimator="vtrace")] = 1.0
     """V-trace's bound of the weights that carry an error back in time."""
     recompute_advantages: bool = False
@@ -261,8 +260,8 @@ class Ppo:
         "behaviour"
     )
     """What the ratio is to: the policy that acted, or that at the update's start; rows are then
-    weighted by the ratio of the two, up to rho_clip (the decoupled objective, Hilton et al. 2021,
-    arXiv 2110.00641). V-trace's is always to the update's start, for its advantages are weighted."""
+    weighted by the ratio of these two (the decoupled objective, Hilton, Cobbe & Schulman 2021, arXiv
+    2110.00641). V-trace's is always to the update's start, for its advantages are weighted."""
     clip_schedule: Annotated[Literal["constant", "linear"], Needs(kl_penalty="none")] = "constant"
     """linear: to 0 over the run."""
     dual_clip: Annotated[float, Bound("of at least 1", lambda x: x >= 1)] | None = None
