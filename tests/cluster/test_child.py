@@ -123,3 +123,19 @@ def test_a_child_ends_with_its_parent():
     both = (child, nursery)
     wait_until(lambda: not any(psutil.pid_exists(pid) for pid in both), 30, "both to end")
     middle.communicate()
+
+
+def test_a_nursery_whose_learner_ended_with_an_answer_unread_says_nothing(tmp_path):
+    (tmp_path / "idle.py").write_text("def serve(): pass\n")
+    program = """
+import os, select
+from cluster.nursery import NURSERY
+NURSERY.fork("idle", [], 0)
+select.select([NURSERY._control], [], [])  # the answer has come
+os._exit(0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")  # stderr ends when the nursery has ended
