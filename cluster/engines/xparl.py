@@ -37,8 +37,8 @@ CONNECT_TIMEOUT_S = 3.0
 # left is free once the worker has started its process anew.
 CPU_TIMEOUT_S = 20.0
 NEW_WORKER_S = 6.0  # a worker that has just been started does its imports before it has CPUs
-# an actor begins with some seconds of imports; where many share a core, they delay each other's
-# heartbeats until their cluster takes them for dead
+# an actor may begin with seconds of work, such as starting Java; where many share a core, they delay
+# each other's heartbeats until their cluster takes them for dead
 STARTS_AT_ONCE = 16
 _CLOSE_TIMEOUT_S = 1.0
 
