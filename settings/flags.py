@@ -70,7 +70,8 @@ def print_help(defaults: Config, program: str) -> NoReturn:
     tyro.cli(
         Config,
         prog=program,
-        description="Train an agent with distributed PPO.",
+        description="Train an agent with distributed PPO. --dry_run prints the settings that a run"
+        " would have, each with where it comes from, and starts nothing.",
         args=["--help"],
         use_underscores=True,
         default=defaults,

@@ -22,6 +22,7 @@ from common.terminal import allow_short_help
 from common.values import convert
 from envs import family, family_of
 from settings.config import FIELDS, HINTS, MAY_CHANGE_ON_RESUME, MOST_OFF, Config, ConfigError
+from settings.dry_run import DRY_RUN, Layer, print_settings
 from settings.flags import print_help, read_flags
 from settings.rules import validate, validate_trainers
 from settings.trust import refuse_strangers_code
@@ -41,18 +42,22 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
 
     Raises:
         ConfigError, UnknownEnv: for a flag that does not exist, or a value that breaks a rule.
-        SystemExit: 0 after --help.
+        SystemExit: 0 after --help or --dry_run.
     """
     asks_for_help = allow_short_help(arguments)
-    flags = read_flags([word for word in arguments if word not in ("-h", "--help")])
-    path, given = flags.get("config"), flags
+    words = [word for word in arguments if word not in ("-h", "--help", DRY_RUN)]
+    flags = read_flags(words)
+    path, given, layers = flags.get("config"), flags, []
     if flags.get("resume") is not None:
         config = _resumed(flags)
         refuse_strangers_code(config, Path(flags["resume"]), flags)
+        layers = [Layer(f"the run in {flags['resume']}", config.to_dict())]
     else:
-        given = ({} if path is None else _read_settings(Path(path))) | flags
-        base = preset(given.get("env", Config.env), given.get("preset"))
-        config = dataclasses.replace(base, **given)
+        in_file = {} if path is None else _read_settings(Path(path))
+        given = in_file | flags
+        layers = preset_layers(given.get("env", Config.env), given.get("preset"))
+        config = dataclasses.replace(_merged(layers), **given)
+        layers.append(Layer(str(path), in_file))
         if path is not None:
             refuse_strangers_code(config, Path(path), flags)
     if asks_for_help:
@@ -62,6 +67,8 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
     if config.resume is None:
         config = _fitted(config, given)
         validate_trainers(config)
+    if DRY_RUN in arguments:
+        print_settings(config, [*layers, Layer("flag", flags)])
     return config
 
 
@@ -106,15 +113,29 @@ def preset(env: str, recipe: str | None = None) -> Config:
     Raises:
         ConfigError: where there is no such recipe, or it says nothing of this family.
     """
+    return _merged(preset_layers(env, recipe))
+
+
+def preset_layers(env: str, recipe: str | None) -> list[Layer]:
+    """What `preset` is made of, from the lowest layer to the highest."""
     family = family_of(env)
-    settings: dict[str, Any] = {"env": env}
+    layers = [Layer("", {"env": env})]
     path = ROOT / "presets" / f"{family}.yaml"
     if path.exists():
         content = yaml.safe_load(path.read_text())
-        settings |= content["family"]
-        settings |= content.get("tasks", {}).get(env.rpartition("/")[2], {})
+        name, task = f"presets/{path.name}", env.rpartition("/")[2]
+        layers.append(Layer(f"{name}, family", content["family"]))
+        layers.append(Layer(f"{name}, {task}", content.get("tasks", {}).get(task, {})))
     if recipe is not None:
-        settings |= {"preset": recipe} | _read_recipe(recipe, env, family)
+        content = {"preset": recipe} | _read_recipe(recipe, env, family)
+        layers.append(Layer(f"presets/recipes/{recipe}.yaml", content))
+    return layers
+
+
+def _merged(layers: Sequence[Layer]) -> Config:
+    settings: dict[str, Any] = {}
+    for layer in layers:
+        settings |= layer.settings
     return Config(**settings)
 
 
