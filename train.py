@@ -83,7 +83,7 @@ def check(config: Config) -> Spaces:
         else:
             from cluster.engines.ray import cluster_cpus
         adds = "xparl connect" if config.xparl_addr is not None else "ray start --address"
-        wanted = config.samplers or 1 if config.wait_for_cpus is None else 0
+        wanted = config.samplers or config.trainers if config.wait_for_cpus is None else 0
         free, total = cluster_cpus(address, wanted)
         if free < wanted:
             raise ConfigError(
@@ -91,7 +91,8 @@ def check(config: Config) -> Spaces:
                 f" them free: give fewer --samplers, or add CPUs with `{adds}`"
             )
         if config.samplers is None:
-            config.samplers = config.default_samplers(max(1, free))
+            each = config.default_samplers(max(1, free // config.trainers))
+            config.samplers = each * config.trainers
     return env_spaces
 
 

@@ -148,12 +148,11 @@ def _trainers(config: Config) -> Iterator[str]:
             f" {config.kl_excess_coefficient} is no sum over rows, and cannot be shared: leave it"
             f" out, or leave --trainers out"
         )
-    for name in ("xparl_addr", "ray_address"):
-        if getattr(config, name) is not None:
-            yield (
-                f"trainers is {trainers}, but {name} {getattr(config, name)} is a cluster of samplers"
-                f" for one trainer: leave one of them out"
-            )
+    if config.ray_address is not None:
+        yield (
+            f"trainers is {trainers}, but actors at ray_address {config.ray_address} work for one"
+            f" trainer: leave one of them out, or give --xparl_addr"
+        )
 
 
 def remarks(config: Config, defaults: Config, env_spaces: Spaces | None = None) -> list[str]:

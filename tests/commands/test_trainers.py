@@ -21,7 +21,7 @@ from tests.commands.test_train import (
 from tests.conftest import ROOT, run_command, wait_until
 from tests.training.runs import running, train_until
 
-pytestmark = pytest.mark.slow  # these start runs
+pytestmark = [pytest.mark.xdist_group("xparl"), pytest.mark.slow]
 
 FLAGS = ("--env", "CartPole-v1", "--env_num", "4", "--samplers", "2", "--batch_size", "64",
          "--minibatch_size", "32", "--update_epochs", "2", "--compile", "off",
@@ -40,7 +40,7 @@ def kill_one(launcher: subprocess.Popen, rank: int, run_dir: Path) -> list[psuti
     return processes
 
 
-def test_a_killed_trainer_costs_no_bit_and_leaves_no_process(tmp_path):
+def test_a_killed_trainer_costs_no_bit_and_leaves_no_process(tmp_path, xparl_cluster):
     ours, torchs = tmp_path / "trainers", tmp_path / "torchrun"
     launcher = start_training(ours, *FLAGS, "--trainers", "2")
     processes = kill_one(launcher, 1, ours)
@@ -50,9 +50,9 @@ def test_a_killed_trainer_costs_no_bit_and_leaves_no_process(tmp_path):
     assert f"python train.py --resume {ours}" in output
     wait_until(lambda: not still_running(processes), 10, "the end of all processes")
 
-    done = run_command("train.py", "--resume", str(ours))
+    done = run_command("train.py", "--resume", str(ours), "--xparl_addr", xparl_cluster)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "2 trainers" in done.stdout
+    assert "(xparl pool, 2 samplers, cpu, 2 trainers)" in done.stdout
     summary = summary_of(ours)
     assert summary["exit_reason"] == "finished"
     assert summary["samplers"] == 2

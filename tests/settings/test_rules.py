@@ -41,7 +41,7 @@ from settings.sources import defaults, parse, recipes
             "minibatch_size 1 cannot",
         ),
         (["--trainers", "2", "--policy_lag", "2"], "each would learn at its own pace"),
-        (["--trainers", "2", "--xparl_addr", "localhost:8010"], "leave one of them out"),
+        (["--trainers", "2", "--ray_address", "auto"], "leave one of them out"),
         (
             ["--trainers", "2", "--kl_penalty", "fixed", "--kl_excess_coefficient", "1"],
             "is no sum over rows",
