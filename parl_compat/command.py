@@ -8,6 +8,7 @@ connect, and `xparl keygen FILE`. As
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
 import os
 import socket
@@ -21,6 +22,7 @@ from typing import Any
 from parl_compat import keys
 from parl_compat.shim import (
     HOST_VARIABLE,
+    INSTALL_COMMAND,
     SKIP_CORE_VARIABLE,
     ParlMissing,
     bind_host,
@@ -140,6 +142,8 @@ def main() -> None:
         load_parl()
     except ParlMissing as error:
         sys.exit(f"xparl: {error}")
+    if importlib.util.find_spec("setproctitle") is None:  # else jobs could not be started, later
+        sys.exit(f"xparl: setproctitle is not installed: run `{INSTALL_COMMAND}`")
     import click
     from parl.remote import scripts
 

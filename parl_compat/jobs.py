@@ -19,6 +19,7 @@ import random
 import select
 import signal
 import sys
+import time
 import traceback
 from typing import NoReturn
 
@@ -52,13 +53,24 @@ def serve() -> None:
             break
         *whole, lines = (lines + content).split(b"\n")
         for line in whole:
-            pid = os.fork()
-            if pid == 0:
-                _become(json.loads(line))
-            jobs.add(pid)
+            jobs.add(_fork(json.loads(line)))
     for pid in jobs:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+
+
+def _fork(arguments: list[str]) -> int:
+    """Start a job; its process id. Where the machine has no room for a process, wait for some."""
+    while True:
+        try:
+            pid = os.fork()
+        except OSError as error:
+            print(f"a job cannot be started, and is tried again: {error}", file=sys.stderr)
+            time.sleep(_LOOK_S)
+            continue
+        if pid == 0:
+            _become(arguments)
+        return pid
 
 
 def _become(arguments: list[str]) -> NoReturn:

@@ -190,6 +190,12 @@ def init_jobs(self: worker.Worker, job_num: int) -> list[Any]:
     return jobs
 
 
+def is_job(pid: int) -> bool:
+    """Whether a process is a fork of the nursery that this worker's launcher has started."""
+    parents = [process.pid for process in psutil.Process(pid).parents()]
+    return os.getpid() in parents[2:3]
+
+
 def receive_job(self: worker.Worker) -> Any:
     """A job that has told this worker of itself; None for a message that is not a job's of its own."""
     content = self.reply_job_socket.recv_multipart()
@@ -198,8 +204,7 @@ def receive_job(self: worker.Worker) -> Any:
     try:
         job = messages.unpack(content[-1])
         # whoever has the key could name any process of this user's to be killed
-        own = {child.pid for child in psutil.Process().children(recursive=True)}
-        if isinstance(job, message.InitializedJob) and job.pid in own:
+        if isinstance(job, message.InitializedJob) and is_job(job.pid):
             return job
         reason = "it names no job of this worker"
     except psutil.NoSuchProcess:

@@ -16,7 +16,7 @@ _OF_A_COMMAND = ("resume", "trust", "config")  # what a file of settings does no
 
 
 class Layer(NamedTuple):
-    """Settings from one source."""
+    """Settings from one source, which has no name where they are those that a run has by itself."""
 
     source: str
     settings: dict[str, Any]
@@ -33,6 +33,8 @@ def print_settings(config: Config, layers: Sequence[Layer]) -> NoReturn:
     for name, value in settings.items():
         if name in _OF_A_COMMAND:
             continue
+        if name == "run_dir" and config.resume is not None:
+            continue  # that of the run that is there already
         text = yaml.safe_dump(value, default_flow_style=True, width=10_000)
         line = f"{name}: {text.removesuffix(_END).strip()}"
         print(f"{line:{_WIDTH}}  # {_source(name, value, layers)}")
@@ -41,7 +43,7 @@ def print_settings(config: Config, layers: Sequence[Layer]) -> NoReturn:
 
 def _source(name: str, value: Any, layers: Sequence[Layer]) -> str:
     for layer in reversed(layers):
-        if name in layer.settings:
+        if name in layer.settings and layer.source:
             given = Config(**{name: layer.settings[name]}).to_dict()[name]
             return layer.source if given == value else "follows from others"
     return "default" if value == Config().to_dict()[name] else "follows from others"

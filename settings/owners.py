@@ -261,7 +261,7 @@ class Ppo:
     )
     """What the ratio is to: the policy that acted, or that at the update's start; rows are then
     weighted by the ratio of these two (the decoupled objective, Hilton, Cobbe & Schulman 2021, arXiv
-    2110.00641). V-trace's is always to the update's start, for its advantages are weighted."""
+    2110.00641). With V-trace it is always to the update's start: its advantages have the weight."""
     clip_schedule: Annotated[Literal["constant", "linear"], Needs(kl_penalty="none")] = "constant"
     """linear: to 0 over the run."""
     dual_clip: Annotated[float, Bound("of at least 1", lambda x: x >= 1)] | None = None

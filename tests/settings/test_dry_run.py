@@ -33,6 +33,12 @@ def test_every_setting_is_printed_with_its_source(capsys, tmp_path):
     assert sources["clip_range"] == "default"
 
 
+def test_without_flags_everything_has_a_source_too(capsys):
+    assert {line.partition("  # ")[2] for line in printed([], capsys).splitlines()} == {
+        "default", "presets/atari.yaml, family",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
