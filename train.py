@@ -145,6 +145,7 @@ def run(config: Config | None) -> None:
 
     trainers = Trainers() if config is not None else Linked.as_launched()
     with ExitStack() as opened:
+        opened.callback(trainers.close)
         config, run_dir, env_spaces = begin(config, trainers, opened)
         device = choose_device(config)
         trainers.use(device)
@@ -173,7 +174,9 @@ def main() -> None:
 
     try:
         config = None
-        if launched.world() is None:
+        if launched.world() is not None:
+            launched.end_with_launcher()
+        else:
             config = parse(sys.argv[1:])
             if config.trainers > 1:
                 from training.launch import launch

@@ -6,8 +6,15 @@ Both do it by environment variables, and these have torchrun's names.
 from __future__ import annotations
 
 import os
+import signal
+import threading
+import time
 
-_STORE = "DPPO_TRAINERS_STORE"  # the one variable that torchrun does not have
+# the variables that torchrun does not have
+_STORE = "DPPO_TRAINERS_STORE"
+_LAUNCHER = "DPPO_TRAINERS_LAUNCHER"
+_PARENT = os.getppid()  # as early as possible: torchrun's agent does not say its own number
+_LOOKS_EVERY_S = 1.0
 
 
 def variables(rank: int, trainers: int, store: str) -> dict[str, str]:
@@ -18,9 +25,22 @@ def variables(rank: int, trainers: int, store: str) -> dict[str, str]:
     """
     return {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(trainers),
-        "LOCAL_WORLD_SIZE": str(trainers), _STORE: store,
-        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
+        "LOCAL_WORLD_SIZE": str(trainers), _STORE: store, _LAUNCHER: str(os.getpid()),
+        # whatever the user has exported: these trainers need no port that others can reach
+        "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo",
     }  # fmt: skip
+
+
+def end_with_launcher() -> None:
+    """From now on, send this process SIGTERM once its launcher is gone: no trainer is left over."""
+    launcher = _number(_LAUNCHER) or _PARENT
+
+    def look() -> None:
+        while os.getppid() == launcher:
+            time.sleep(_LOOKS_EVERY_S)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=look, daemon=True).start()
 
 
 def store() -> str | None:

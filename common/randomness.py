@@ -17,8 +17,8 @@ def stream(purpose: Purpose, seed: int, *counters: int) -> np.random.Generator:
     """The generator for one purpose at one place of a run; streams are independent.
 
     Args:
-        counters: the place, such as the fragment's number. Always as many for a purpose: numpy
-            takes a missing counter for 0.
+        counters: the place, such as the fragment's number. As many for a purpose throughout a run
+            (several trainers add their rank): numpy may take a missing one for 0.
     """
     key = np.random.SeedSequence([_NUMBER[purpose], seed, *counters])
     return np.random.Generator(np.random.Philox(key))

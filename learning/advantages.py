@@ -55,7 +55,9 @@ def measure_start(
 
         min(pi_start(a|s) / pi_behaviour(a|s), MOST_IMPORTANCE)
 
-    which is the decoupled objective (Hilton, Cobbe & Schulman 2021, arXiv 2110.00641). Settings that are controlled by the KL need the KL of this update alone.
+    which is the decoupled objective (Hilton, Cobbe & Schulman 2021, arXiv 2110.00641).
+
+    Settings that are controlled by the KL need the KL of this update alone.
 
     Returns:
         log_rho [T, N] for the estimators of `OFF_POLICY`.

@@ -6,8 +6,6 @@ machine dies, nobody closes them: so every trainer says in the trainers' store t
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 from collections.abc import Callable
 
@@ -20,8 +18,6 @@ MISSED = 5  # beats of another trainer, after which it counts as lost
 class Heartbeat:
     """Threads that beat, and listen to the other trainers' beats.
 
-    They also send this process SIGTERM where its launcher is gone, so that no trainer is left over.
-
     Args:
         store: the trainers'.
         rank, size: this trainer's number, and how many there are.
@@ -31,7 +27,6 @@ class Heartbeat:
     def __init__(self, store: Store, rank: int, size: int, lost: Callable[[str], None]):
         self._store, self._lost = PrefixStore("beats", store), lost
         self._rank, self._others = rank, [other for other in range(size) if other != rank]
-        self._parent = os.getppid()
         self._ended = threading.Event()
         self._rounds = 0  # in which the store has answered
         for target in (self._beat, self._listen):
@@ -42,15 +37,11 @@ class Heartbeat:
         # a busy machine, accuses nobody
         heard, silent = dict.fromkeys(self._others, 0), dict.fromkeys(self._others, 0)
         while not self._ended.wait(EVERY_S):
-            if os.getppid() != self._parent:
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
             try:
                 self._store.add(str(self._rank), 1)
                 now = {other: self._store.add(str(other), 0) for other in self._others}
-            except (
-                RuntimeError
-            ):  # also where the store's process has done its work: it says so then
+            except RuntimeError:
+                # the store's process may have done its work: this one is told so by the others then
                 if not self._ended.wait(EVERY_S):
                     self._lost("the trainers' store is gone")
                 return

@@ -96,6 +96,9 @@ class Trainers:
     def end_watch(self) -> None:
         """Look out no more: from now on the trainers end, each at its own time."""
 
+    def close(self) -> None:
+        """End the connections to the others."""
+
 
 class Linked(Trainers):
     """The trainers that a launcher has started, over `torch.distributed`.
@@ -122,13 +125,21 @@ class Linked(Trainers):
         """The group that this process's environment variables describe.
 
         Raises:
+            UserError: where they do not say how the others are found.
             TrainerLost: where the others are not there.
         """
         file, size = launched.store(), launched.world()
         if file is not None and size is not None:
             return cls(FileStore(file, size), launched.rank(), size)
-        with cls._talking():
-            store, rank, size = next(rendezvous("env://"))
+        try:
+            with cls._talking():
+                store, rank, size = next(rendezvous("env://"))
+        except ValueError as error:
+            reason = str(error).rpartition(": ")[2]
+            raise UserError(
+                f"RANK and WORLD_SIZE are set, as by a launcher ({reason}): start the trainers by"
+                f" torchrun or --trainers, or unset RANK"
+            ) from None
         # torchrun's store still holds the addresses of those that it has started before
         return cls(PrefixStore(f"start {launched.restarts()}", store), rank, size)
 
@@ -196,8 +207,9 @@ class Linked(Trainers):
             try:
                 made = make()
                 message = b"" if made is None else _pack(*made)
-            except UserError as error:
-                refusal, message = error, str(error.exit_code).encode()
+            except (UserError, SystemExit) as error:
+                code = error.exit_code if isinstance(error, UserError) else error.code or 0
+                refusal, message = error, str(code).encode()
         size = torch.tensor([len(message), refusal is not None])
         with self._talking():
             dist.broadcast(size, 0)
@@ -220,6 +232,9 @@ class Linked(Trainers):
     def end_watch(self) -> None:
         if self._heartbeat is not None:
             self._heartbeat.end()
+
+    def close(self) -> None:
+        dist.destroy_process_group()  # its threads would abort the process at its end
 
 
 def _pack(arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> bytes:

@@ -24,13 +24,7 @@ _KILLED_AFTER_S = 10.0  # the signal that asks for it
 def launch(trainers: int) -> int:
     """Run this very command in so many processes, of which each is a trainer; the exit code."""
     with tempfile.TemporaryDirectory(prefix="trainers-") as folder:
-        processes = [
-            subprocess.Popen(
-                [sys.executable, *sys.orig_argv[1:]],
-                env=os.environ | launched.variables(rank, trainers, f"{folder}/store"),
-            )
-            for rank in range(trainers)
-        ]
+        processes: list[subprocess.Popen] = []
         asked: list[int] = []
 
         def forward(number: int, frame: Any) -> None:
@@ -40,6 +34,12 @@ def launch(trainers: int) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, forward)
         try:
+            for rank in range(trainers):
+                environment = os.environ | launched.variables(rank, trainers, f"{folder}/store")
+                command = [sys.executable, *sys.orig_argv[1:]]
+                processes.append(subprocess.Popen(command, env=environment))
+            for number in asked:  # while some were not there yet
+                _send(processes, number)
             _wait(processes)
         finally:
             _send(processes, signal.SIGKILL)
@@ -47,7 +47,8 @@ def launch(trainers: int) -> int:
     for rank, code in enumerate(codes):
         if code < 0 and not asked:
             print(f"train.py: trainer {rank} was killed by signal {-code}", file=sys.stderr)
-    return next((TrainerLost.exit_code if code < 0 else code for code in codes if code != 0), 0)
+    killed = 130 if asked else TrainerLost.exit_code  # asked before the run had begun
+    return next((killed if code < 0 else code for code in codes if code != 0), 0)
 
 
 def _wait(processes: Sequence[subprocess.Popen]) -> None:

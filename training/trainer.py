@@ -17,6 +17,7 @@ from agent import NotFinite, PPOAgent
 from algorithm import PPO
 from cluster.make import make_pool
 from cluster.pool import SamplerPool
+from common import launched
 from common.checkpoint import Checkpoint
 from common.cores import usable_cores
 from common.errors import TrainerLost, UserError
@@ -252,7 +253,10 @@ class Trainer:
     @property
     def way_on(self) -> str:
         """The end of a sentence about a trainer that is lost."""
-        return f": go on from the last checkpoint by `python train.py --resume {self.run_dir}`"
+        command = f"`python train.py --resume {self.run_dir}`"
+        if launched.store() is None:
+            command = f"the same torchrun command with --resume {self.run_dir}"
+        return f": go on from the last checkpoint by {command}"
 
     def _abort(self, reason: str) -> NoReturn:
         """End now, from within an update, in the state from before it."""

@@ -76,7 +76,8 @@ def test_a_killed_trainer_costs_no_bit_and_leaves_no_process(tmp_path, xparl_clu
         assert run.agent.update == update + 3
 
 
-def test_sigterm_stops_all_trainers_with_a_checkpoint(tmp_path):
+def test_sigterm_stops_all_trainers_with_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth9")  # they use loopback nevertheless
     launcher = start_training(tmp_path / "run", *FLAGS, "--trainers", "2")
     metrics = tmp_path / "run" / "metrics.jsonl"
     wait_until(lambda: metrics.exists() and metrics.stat().st_size, 90, "an update")
@@ -86,3 +87,29 @@ def test_sigterm_stops_all_trainers_with_a_checkpoint(tmp_path):
     assert launcher.returncode == 0, output
     assert summary_of(tmp_path / "run")["exit_reason"] == "sigterm"
     assert still_running(processes) == []
+
+
+def test_trainers_whose_launcher_is_killed_at_once_end(tmp_path):
+    launcher = start_training(tmp_path / "run", *FLAGS, "--trainers", "2")
+    wait_until(lambda: len(children_of(launcher)) >= 2, 30, "both trainers")
+    processes = children_of(launcher)
+    launcher.kill()
+    launcher.communicate(timeout=30)
+    wait_until(lambda: not still_running(processes), 30, "the end of all processes")
+
+
+def test_a_rank_without_a_launcher_is_refused(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = run_command("train.py", *FLAGS)
+    assert done.returncode == 2
+    assert done.stderr.startswith("train.py: RANK and WORLD_SIZE are set")
+    assert done.stderr.count("\n") == 1
+
+
+def test_torchruns_trainers_answer_a_dry_run_once():
+    done = run_command("-m", "torch.distributed.run", "--nproc_per_node", "2", "train.py", *FLAGS,
+                       "--dry_run")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "another trainer" not in done.stderr
+    assert done.stdout.count("train_total_steps") == 1
