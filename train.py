@@ -138,7 +138,7 @@ def run(config: Config | None) -> None:
     Raises:
         UserError: where it cannot go on.
     """
-    from learning.hardware import choose_device
+    from learning.hardware import choose_device, refuse_unlike
     from learning.trainers import Linked, Trainers
     from training.run import Run
     from training.trainer import Trainer
@@ -148,6 +148,7 @@ def run(config: Config | None) -> None:
         opened.callback(trainers.close)
         config, run_dir, env_spaces = begin(config, trainers, opened)
         device = choose_device(config)
+        refuse_unlike(config, device, trainers)
         trainers.use(device)
         kind = Run if trainers.leads else Trainer
         with kind(config, run_dir, device, env_spaces, trainers) as run:

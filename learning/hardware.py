@@ -8,6 +8,8 @@ import shutil
 import torch
 
 from common import launched
+from common.errors import UserError
+from learning.trainers import Trainers
 from networks.trunks import trunk_of
 from settings.config import Config, ConfigError
 
@@ -57,3 +59,24 @@ def choose_bfloat16(config: Config, device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def refuse_unlike(config: Config, device: str, trainers: Trainers) -> None:
+    """Compare what each trainer has chosen: on unlike machines they would not stay alike.
+
+    Raises:
+        UserError: in all of them, where one differs.
+    """
+    mine = {
+        "device": device,
+        "compile": "on" if choose_compile(config)[0] else "off",
+        "precision": "bfloat16" if choose_bfloat16(config, torch.device(device)) else "float32",
+    }
+    everyone = [values for _, values in trainers.everyone({}, mine)]
+    for rank, values in enumerate(everyone):
+        for name, value in values.items():
+            if value != everyone[0][name]:
+                raise UserError(
+                    f"{name} is {everyone[0][name]} for trainer 0, but {value} for trainer {rank}:"
+                    f" give a --{name} that all machines can do, or machines that are alike"
+                )

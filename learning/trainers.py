@@ -32,6 +32,7 @@ from rollout import spread
 from settings.config import Config
 
 _AT_ONCE = 4096  # bytes; what is larger takes a second exchange
+_STOPPED = "stopped"  # where the store has the reason
 _HEAD = 8  # bytes of a message that say how long it is
 
 
@@ -87,11 +88,18 @@ class Trainers:
         """Tell where the tensors lie that will be summed."""
 
     def watch(self, lost: Callable[[str], None]) -> None:
-        """Look out, in a thread, for trainers that are gone without a word.
+        """Wait for all, then look out, in a thread, for trainers that are gone without a word.
 
         Args:
             lost: called in the thread with a sentence; it must end the process.
         """
+
+    def note_stop(self, reason: str) -> None:
+        """Leave word that this trainer ends now because a signal has asked for it."""
+
+    def stopped(self) -> str | None:
+        """The signal for which one of the trainers has ended by itself; None where none has."""
+        return None
 
     def end_watch(self) -> None:
         """Look out no more: from now on the trainers end, each at its own time."""
@@ -227,7 +235,18 @@ class Linked(Trainers):
         return _unpack(message)
 
     def watch(self, lost: Callable[[str], None]) -> None:
+        self.everyone({}, {})  # whoever is still starting is accused of nothing
         self._heartbeat = Heartbeat(self._store, self.rank, self.size, lost)
+
+    def note_stop(self, reason: str) -> None:
+        with contextlib.suppress(RuntimeError):  # the store may be gone already
+            self._store.set(_STOPPED, reason)
+
+    def stopped(self) -> str | None:
+        with contextlib.suppress(RuntimeError):
+            if self._store.check([_STOPPED]):
+                return self._store.get(_STOPPED).decode()
+        return None
 
     def end_watch(self) -> None:
         if self._heartbeat is not None:

@@ -85,6 +85,7 @@ class Trainer:
         self._saved = self._restored()
         if self._saved is not None:
             self.global_step = self._saved.step
+        self._alike = self.agent.update  # after which the trainers were in the same state
         self.signals = StopSignals(self._abort, self.GRACE_S)
         trainers.watch(self._end_alone)
         with contextlib.ExitStack() as opened:
@@ -196,24 +197,29 @@ class Trainer:
         """
         if self.trainers.size == 1:
             return over
-        mine: dict[str, Any] = {"over": over or self.signals.asked}
-        if self.agent.update % _COMPARED_EVERY == 0 or self.progress() == 1.0:
-            mine["state"] = self._digest()
-        everyone = [values for _, values in self.trainers.everyone({}, mine)]
-        digests = [values.get("state") for values in everyone]
-        differing = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
-        if differing:
-            raise WeightsDiffer(
-                f"after update {self.agent.update} trainer {differing[0]} is in another state than"
-                f" trainer 0, so the machines do not compute alike. Go on from the last checkpoint, by"
-                f" --resume {self.run_dir}, on machines with the same processors and packages"
-            )
-        over = next((values["over"] for values in everyone if values["over"]), None)
+        everyone = self.trainers.everyone({}, {"over": over or self.signals.asked})
+        over = next((values["over"] for _, values in everyone if values["over"]), None)
+        if over is not None or self.agent.update % _COMPARED_EVERY == 0:
+            self._compare()
         if over is not None:
             self.trainers.end_watch()
         if over in (sent := {Stopped(number).reason: number for number in STOPS}):
             raise Stopped(sent[over])
         return over
+
+    def _compare(self) -> None:
+        """Look whether all are in the same state after this update."""
+        update, mine = self.agent.update, {"state": self._digest()}
+        states = [values["state"] for _, values in self.trainers.everyone({}, mine)]
+        differing = [rank for rank, state in enumerate(states) if state != states[0]]
+        if differing:
+            raise WeightsDiffer(
+                f"after update {update} trainer {differing[0]} is in another state than trainer 0, so"
+                f" the machines do not compute alike; after update {self._alike} they were alike. Remove"
+                f" newer checkpoints from {self.run_dir}, and go on by --resume {self.run_dir}, on"
+                f" machines with the same processors and packages"
+            )
+        self._alike = update
 
     def _digest(self) -> str:
         """A hash of all that learning goes on from: weights, moments, statistics, coefficients."""
@@ -234,13 +240,14 @@ class Trainer:
         self._opened.close()
 
     def without_others(self, lost: TrainerLost) -> str:
-        """Why the run is over where another trainer is gone: a signal that has ended this one too.
+        """Why the run is over where another trainer is gone: a signal, to this one or to the other.
 
         Raises:
             TrainerLost: where there was none.
         """
-        if self.signals.asked is not None:
-            return self.signals.asked
+        reason = self.signals.asked or self.trainers.stopped()
+        if reason is not None:
+            return reason
         raise TrainerLost(f"{lost}{self.way_on}")
 
     def _end_alone(self, why: str) -> NoReturn:
@@ -262,6 +269,7 @@ class Trainer:
         """End now, from within an update, in the state from before it."""
         code = 130  # the parts do not stand yet: nothing is to be saved
         if self._opened is not None:
+            self.trainers.note_stop(reason)
             self.exit_reason, code = reason, 0
             try:
                 self.__exit__()

@@ -20,6 +20,7 @@ CASES = {
     }),
     "rnd": ("CartPole-v1", {"rnd_coefficient": 0.5, "rnd_proportion": 1.0, "dual_clip": 4.0}),
     "kl_penalty": ("Pendulum-v1", {"kl_penalty": "adaptive", "carried_steps": 16}),
+    "compiled": ("CartPole-v1", {"compile": "on", "normalize_value": True}),
     "lstm": ("tests.toy_envs:Remember", {"network": "lstm"}),
 }  # fmt: skip
 
@@ -40,7 +41,8 @@ def flat(counters: dict[str, Any]) -> list[float]:
 @pytest.mark.parametrize("case", CASES)
 def test_one_two_and_four_trainers_learn_the_same(case, tmp_path):
     """In exact arithmetic; to the bit among the trainers of a group, and from run to run."""
-    told, arrays = updates(Trainers(), *CASES[case])
+    env, settings = CASES[case]
+    told, arrays = updates(Trainers(), env, settings | {"compile": "off"})
     for size in (2, 4) if case == "statistics" else (2,):
         everyone = group(size, tmp_path, "updates", *CASES[case])
         for theirs, of_theirs in everyone:
@@ -59,13 +61,30 @@ def test_trainers_in_different_states_stop(tmp_path):
     for told, _ in group(2, tmp_path, "differ", str(tmp_path)):
         assert told["alike"] == "finished"
         assert "trainer 1 is in another state than trainer 0" in told["error"]
+        assert "after update 7 they were alike" in told["error"]
         assert f"--resume {tmp_path}" in told["error"]
 
 
-def test_a_trainer_that_ends_is_noticed_at_once(tmp_path):
-    children = together(2, tmp_path / "store", "lost")
+@pytest.mark.parametrize("reason", [None, "sigterm"])
+def test_a_trainer_that_ends_is_noticed_at_once_and_so_is_why(reason, tmp_path):
+    children = together(2, tmp_path / "store", "lost", reason)
     try:
         ((told, _),) = results(children[:1])
     finally:
         close_all(children)
     assert "another trainer is gone" in told["error"]
+    assert told["stopped"] == reason
+
+
+def test_all_trainers_refuse_a_choice_in_which_one_differs(tmp_path):
+    for told, _ in group(2, tmp_path, "unlike"):
+        assert told["alike"] == ""
+        assert "precision is float32 for trainer 0, but bfloat16 for trainer 1" in told["error"]
+
+
+def test_a_reward_that_is_no_number_is_refused_by_all_trainers(tmp_path):
+    (told, arrays), (theirs, of_theirs) = group(2, tmp_path, "not_a_number")
+    assert told["error"] != ""
+    assert theirs == told
+    assert all(np.array_equal(array, of_theirs[name]) for name, array in arrays.items())
+    assert all(np.isfinite(array).all() for array in arrays.values())

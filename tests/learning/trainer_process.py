@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch._C._distributed_c10d import FileStore
 
-from agent import PPOAgent
+from agent import NotFinite, PPOAgent
 from algorithm import PPO
 from cluster import wire
 from cluster.child import Child, parent
@@ -19,8 +19,9 @@ from cluster.engines.inline import InlineEngine
 from cluster.lockstep import LockstepPool
 from cluster.sampler import spec_of
 from cluster.supervisor import Supervisor
-from common.errors import TrainerLost
+from common.errors import TrainerLost, UserError
 from envs import spaces_of
+from learning.hardware import refuse_unlike
 from learning.trainers import Linked, Trainers
 from model import make_model
 from settings.config import Config
@@ -31,14 +32,17 @@ from training.trainer import Trainer, WeightsDiffer
 Result = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
+def parts(trainers: Trainers, config: Config) -> tuple[PPOAgent, SharedPool]:
+    model = make_model(spaces_of(config.env, **config.env_options()), config)
+    engine = InlineEngine(config, spec_of(model, config), trainers.envs(config))
+    pool = SharedPool(LockstepPool(Supervisor(engine, print)), trainers)
+    return PPOAgent(PPO(model, config, trainers), config), pool
+
+
 def updates(trainers: Trainers, env: str, settings: dict[str, Any]) -> Result:
     """Two updates, whose batch is one minibatch; their metrics, and the agent's state."""
     sizes = {"minibatch_size": 256, "learning_rate": 1e-3}
-    config = small(env, **(sizes | settings))
-    model = make_model(spaces_of(config.env, **config.env_options()), config)
-    agent = PPOAgent(PPO(model, config, trainers), config)
-    engine = InlineEngine(config, spec_of(model, config), trainers.envs(config))
-    pool = SharedPool(LockstepPool(Supervisor(engine, print)), trainers)
+    agent, pool = parts(trainers, small(env, **(sizes | settings)))
     metrics = []
     for fragment in range(2):
         pool.request(agent.weights(), fragment, reset=fragment == 0)
@@ -56,7 +60,9 @@ def differ(trainers: Trainers, run_dir: str) -> Result:
                     train_total_steps=100)  # fmt: skip
     with Trainer(config, Path(run_dir), "cpu", spaces_of(config.env), trainers) as trainer:
         trainer.global_step = config.train_total_steps
+        trainer.agent.update = 7
         alike = trainer.decide("finished")
+        trainer.agent.update = 9
         assert trainer.agent.model.moments is not None
         trainer.agent.model.moments.mean += trainers.rank
         try:
@@ -66,15 +72,46 @@ def differ(trainers: Trainers, run_dir: str) -> Result:
     return {"alike": alike, "error": ""}, {}
 
 
-def lost(trainers: Trainers) -> Result:
+def unlike(trainers: Trainers) -> Result:
+    """What each has to say of a choice that is the same for all, and of one that is not."""
+    config, errors = Config(env="CartPole-v1", precision="float32", compile="off"), []
+    for differs in (False, True):
+        if differs and trainers.rank == 1:
+            config.precision = "bfloat16"
+        try:
+            refuse_unlike(config, "cpu", trainers)
+            errors.append("")
+        except UserError as error:
+            errors.append(str(error))
+    return {"alike": errors[0], "error": errors[1]}, {}
+
+
+def not_a_number(trainers: Trainers) -> Result:
+    """One reward of the second trainer's is NaN; what each has to say, and its state then."""
+    agent, pool = parts(trainers, small("CartPole-v1", reward_transform="return_std"))
+    pool.request(agent.weights(), 0, reset=True)
+    rollout = pool.gather()
+    pool.close()
+    if trainers.rank == 1:
+        rollout.reward[3, 0] = np.nan
+    try:
+        agent.learn(rollout, 0.0)
+    except NotFinite as error:
+        return {"error": str(error)}, agent.state()[0]
+    return {"error": ""}, agent.state()[0]
+
+
+def lost(trainers: Linked, reason: str | None) -> Result:
     """The second trainer ends in the midst of a run; what the first has to say."""
     if trainers.rank == 1:
+        if reason is not None:
+            trainers.note_stop(reason)
         os._exit(1)
     try:
         while True:
             trainers.everyone({}, {})
     except TrainerLost as error:
-        return {"error": str(error)}, {}
+        return {"error": str(error), "stopped": trainers.stopped()}, {}
 
 
 def serve() -> None:
