@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.xdist_group("xparl"), pytest.mark.slow]
 
 FLAGS = ("--env", "CartPole-v1", "--env_num", "4", "--samplers", "2", "--batch_size", "64",
          "--minibatch_size", "32", "--update_epochs", "2", "--compile", "off",
-         "--train_total_steps", "5000", "--test_every_steps", "1000000", "--test_episodes", "1",
+         "--train_total_steps", "3000", "--test_every_steps", "1000000", "--test_episodes", "1",
          "--normalize_observation")  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def test_a_killed_trainer_costs_no_bit_and_leaves_no_process(tmp_path, xparl_clu
 
     launcher = subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--max_restarts",
-         "1", "train.py", *FLAGS, "--run_dir", str(torchs)],
+         "1", "train.py", *FLAGS, "--samplers", "0", "--run_dir", str(torchs)],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"},
     )  # fmt: skip
@@ -69,7 +69,7 @@ def test_a_killed_trainer_costs_no_bit_and_leaves_no_process(tmp_path, xparl_clu
     assert (torchs / "resumes.yaml").exists()
     assert summary_of(torchs)["weights_sha256"] == summary["weights_sha256"]
 
-    more = ("--trainers", "1", "--train_total_steps", "6000")
+    more = ("--trainers", "1", "--train_total_steps", "4000")
     with running("--resume", str(torchs), *more) as run:
         update = run.agent.update
         train_until(run, update + 3)
