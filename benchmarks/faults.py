@@ -1,7 +1,7 @@
 """How soon a lost sampler is noticed and replaced, and what its loss costs.
 
 python benchmarks/faults.py                                   # local samplers
-python benchmarks/faults.py --xparl_addr localhost:8010
+python benchmarks/faults.py --pool xparl                      # actors of a cluster that it starts
 python benchmarks/faults.py --kills 300                       # and a kill every 10 s for 300 s
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+from timing import cluster
 
 from agent import make_agent
 from cluster.make import make_pool
@@ -24,6 +25,7 @@ from settings.sources import preset
 
 FAULTS = ("kill", "exit", "segfault", "raise", "stop", "sleep", "gil")
 TIMEOUT_S = 3.0
+SAMPLERS = 4
 
 
 class Loss(NamedTuple):
@@ -93,20 +95,23 @@ def samplers() -> list[psutil.Process]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--xparl_addr")
+    parser.add_argument("--pool", choices=("local", "xparl"), default="local")
     parser.add_argument("--kills", type=float, default=0.0, help="seconds")
     arguments = parser.parse_args()
-    config = Config(
-        env="tests.faulty_env:Faulty", env_num=8, samplers=4, batch_size=256, minibatch_size=256,
-        sampler_timeout=TIMEOUT_S, xparl_addr=arguments.xparl_addr,
-    )  # fmt: skip
-    for fault in FAULTS:
-        with tempfile.TemporaryDirectory() as folder:
-            os.environ["FAULTS_FOLDER"] = folder
-            loss = measure(config, fault, Path(folder))
-        print(
-            f"{fault:8}  noticed {loss.noticed:5.2f} s  replaced {loss.replaced:5.2f} s", flush=True
-        )
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["FAULTS_FOLDER"] = folder  # for the cluster's actors too
+        with cluster(arguments.pool, SAMPLERS + 1) as made:
+            config = Config(
+                env="tests.faulty_env:Faulty", env_num=2 * SAMPLERS, samplers=SAMPLERS,
+                batch_size=256, minibatch_size=256, sampler_timeout=TIMEOUT_S,
+                xparl_addr=made and made.flags[1],
+            )  # fmt: skip
+            for fault in FAULTS:
+                loss = measure(config, fault, Path(folder))
+                print(
+                    f"{fault:8}  noticed {loss.noticed:5.2f} s  replaced {loss.replaced:5.2f} s",
+                    flush=True,
+                )
     if arguments.kills:
         for turn in range(2):
             for every in (None, 10.0):
