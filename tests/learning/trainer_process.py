@@ -103,6 +103,7 @@ def not_a_number(trainers: Trainers) -> Result:
 
 def lost(trainers: Linked, reason: str | None) -> Result:
     """The second trainer ends in the midst of a run; what the first has to say."""
+    trainers.everyone({}, {})  # until both are connected
     if trainers.rank == 1:
         if reason is not None:
             trainers.note_stop(reason)
