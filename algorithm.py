@@ -219,17 +219,8 @@ class PPO(parl.Algorithm):
         return self._step(batch)
 
     def _gradient_step(self, batch: Minibatch) -> Tensor:
-        total, parts = self.loss(batch)
-        gradients = torch.autograd.grad(total, self.parameters)
-        with torch.no_grad():
-            gradient = torch.cat([g.flatten() for g in gradients])
-            norm = gradient.norm()
-            self._adam(gradient * (self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
-            statistics = parts | {"grad_norm": norm}
-            # a plain list: torch does not cache the compilation of a graph that makes a NamedTuple
-            return torch.stack([statistics[name] for name in Statistics._fields])
+        return self._descend((self._gradient(batch),))
 
-    # --- the same in two halves
     def _shared_step(self, batch: Minibatch) -> Tensor:
         shares = self._first_half(batch)
         self.trainers.sum(shares)
