@@ -18,9 +18,11 @@ from learning.batches import Batches, observations, to_device
 from learning.reward_scale import RewardTransform
 from learning.row_ages import RowAges
 from learning.schedules import Schedules
+from learning.trainers import Shared
 from learning.undo import State, Undo
 from model import ActorCritic, build_model
 from networks.actor import Acted
+from networks.layers import RunningMoments
 from parl_compat.shim import load_parl
 from rollout import Rollout, RolloutSpec, Weights
 from settings.config import Config
@@ -109,12 +111,14 @@ class PPOAgent(parl.Agent):
         with self._undo.on_failure():
             alg.set_coefficients(self.schedules.at(progress, self.update))
             batches = Batches(config, rollout, model.device, trainers)
-            error = batches.prediction_error(model)  # None without RND
-            rewards = self.rewards(rollout, error)
-            log_rho = measure_start(config, rollout, batches, model)
-            first = estimates = estimate(config, rollout, rewards, batches.values(model), log_rho)
-            if config.normalize_value:
-                normalize_values(config, model, estimates, rollout.valid, trainers)
+            with trainers.moving_statistics():
+                error = batches.prediction_error(model)  # None without RND
+                rewards = self.rewards(rollout, error)
+                log_rho = measure_start(config, rollout, batches, model)
+                value = batches.values(model)
+                first = estimates = estimate(config, rollout, rewards, value, log_rho)
+                if config.normalize_value:
+                    normalize_values(config, model, estimates, rollout.valid, trainers)
             epochs: list[Tensor] = []  # one table of `Statistics` each
             for epoch in range(config.update_epochs):
                 if epoch > 0 and config.recompute_advantages:
@@ -137,7 +141,8 @@ class PPOAgent(parl.Agent):
                 mine = {"error": float(error.mean())}
                 everyone = [values["error"] for _, values in trainers.everyone({}, mine)]
                 metrics["intrinsic_reward"] = sum(everyone) / len(everyone)
-            model.update_normalizer(batches.valid_obs, trainers.moments)
+            with trainers.moving_statistics():
+                model.update_normalizer(batches.valid_obs, trainers.moments)
             model.resample_noise(stream("noisy", config.seed, self.update))
             self.schedules.adapt(float(update_kl))
             self.update += 1
@@ -203,6 +208,17 @@ class PPOAgent(parl.Agent):
         """The tensors that an update changes."""
         tensors = {f"{checkpoint.MODEL}{n}": t for n, t in self.model.state_dict().items()}
         return tensors | {"adam/moments": self.alg.moments, "adam/decay": self.alg.decay}
+
+    def shared(self) -> Shared:
+        """The tensors that trainers can have in common memory (`--trainer_mode hogwild`)."""
+        alg, scalers = self.alg, (self.rewards.scaler, self.rewards.bonus_scaler)
+        moments = [m for m in self.model.modules() if isinstance(m, RunningMoments)]
+        return Shared(
+            [parameter.detach() for parameter in alg.parameters],
+            [alg.moments, alg.decay] if self.config.hogwild_moments == "shared" else [],
+            [buffer for one in moments for buffer in one.buffers()]
+            + [torch.from_numpy(scaler.moments) for scaler in scalers],
+        )
 
     def _numbers(self) -> State:
         """The part of the state that is in no tensor."""

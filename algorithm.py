@@ -216,7 +216,8 @@ class PPO(parl.Algorithm):
 
     def learn(self, batch: Minibatch) -> Tensor:
         """One gradient step on a minibatch; returns its `Statistics` as one tensor, on the device."""
-        return self._step(batch)
+        with self.trainers.stepping():
+            return self._step(batch)
 
     def _gradient_step(self, batch: Minibatch) -> Tensor:
         return self._descend((self._gradient(batch),))

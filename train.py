@@ -118,7 +118,7 @@ def begin(
 
     def first() -> State:
         nonlocal env_spaces
-        given = config or parse_again(sys.argv[1:])
+        given = config or parse_again(sys.argv[1:], trainers.run_dir())
         env_spaces = check(given)
         for remark in remarks(given, defaults(given), env_spaces):
             print(remark)
@@ -138,12 +138,17 @@ def run(config: Config | None) -> None:
     Raises:
         UserError: where it cannot go on.
     """
+    from common import launched
     from learning.hardware import choose_device, refuse_unlike
+    from learning.hogwild import Hogwild
     from learning.trainers import Linked, Trainers
     from training.run import Run
     from training.trainer import Trainer
 
-    trainers = Trainers() if config is not None else Linked.as_launched()
+    if config is not None:
+        trainers = Trainers()
+    else:
+        trainers = (Linked if launched.memory() is None else Hogwild).as_launched()
     with ExitStack() as opened:
         opened.callback(trainers.close)
         config, run_dir, env_spaces = begin(config, trainers, opened)
@@ -153,7 +158,8 @@ def run(config: Config | None) -> None:
         kind = Run if trainers.leads else Trainer
         with kind(config, run_dir, device, env_spaces, trainers) as run:
             if trainers.leads:
-                together = f", {trainers.size} trainers" if trainers.size > 1 else ""
+                mode = "Hogwild " if config.trainer_mode == "hogwild" else ""
+                together = f", {config.trainers} {mode}trainers" if config.trainers > 1 else ""
                 for remark in filter(None, (run.agent.alg.note, run.remark)):
                     run.say(remark)
                 run.say(
@@ -182,7 +188,7 @@ def main() -> None:
             if config.trainers > 1:
                 from training.launch import launch
 
-                sys.exit(launch(config.trainers))
+                sys.exit(launch(config.trainers, config.trainer_mode == "hogwild"))
         run(config)
     except UserError as error:
         who = f"trainer {launched.rank()}: " if launched.rank() > 0 else ""

@@ -13,17 +13,24 @@ import time
 # the variables that torchrun does not have
 _STORE = "DPPO_TRAINERS_STORE"
 _LAUNCHER = "DPPO_TRAINERS_LAUNCHER"
+_MEMORY = "DPPO_TRAINERS_MEMORY"
+_RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 _PARENT = os.getppid()  # as early as possible: torchrun's agent does not say its own number
 _LOOKS_EVERY_S = 1.0
 
 
-def variables(rank: int, trainers: int, store: str) -> dict[str, str]:
+def variables(
+    rank: int, trainers: int, store: str, memory: int | None = None, restarts: int = 0
+) -> dict[str, str]:
     """Those that `--trainers` gives to one of the trainers, which are all on this machine.
 
     Args:
         store: a file, in which they find one another.
+        memory: descriptor of a block of memory, where they have the model in common.
+        restarts: how often this trainer was started in another's place.
     """
-    return {
+    common = {} if memory is None else {_MEMORY: str(memory), _RESTARTS: str(restarts)}
+    return common | {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(trainers),
         "LOCAL_WORLD_SIZE": str(trainers), _STORE: store, _LAUNCHER: str(os.getpid()),
         # whatever the user has exported: these trainers need no port that others can reach
@@ -48,6 +55,11 @@ def store() -> str | None:
     return os.environ.get(_STORE)
 
 
+def memory() -> int | None:
+    """Descriptor of the memory where the trainers have the model in common; None: they have not."""
+    return _number(_MEMORY)
+
+
 def world() -> int | None:
     """How many trainers were started together; None where no launcher has started this process."""
     return _number("WORLD_SIZE") if "RANK" in os.environ else None
@@ -69,8 +81,8 @@ def local_rank() -> int:
 
 
 def restarts() -> int:
-    """How often torchrun has started the trainers anew."""
-    return _number("TORCHELASTIC_RESTART_COUNT") or 0
+    """How often torchrun has started the trainers anew, or `--trainers` this one."""
+    return _number(_RESTARTS) or 0
 
 
 def may_restart() -> bool:

@@ -25,7 +25,8 @@ def choose_device(config: Config) -> str:
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and launched.here() > torch.cuda.device_count():
+    own_gpus = config.trainer_mode == "synchronous"
+    if device == "cuda" and own_gpus and launched.here() > torch.cuda.device_count():
         raise ConfigError(
             f"trainers is {launched.here()} on this machine, but it has {torch.cuda.device_count()}"
             f" GPUs, and each trainer needs one: give fewer --trainers, or --device cpu"

@@ -61,8 +61,8 @@ class RewardTransform:
             "bonus_scaler/running": self.bonus_scaler.running.copy(),
         }
         return arrays, {
-            "scaler": self.scaler.moments(),
-            "bonus_scaler": self.bonus_scaler.moments(),
+            "scaler": self.scaler.moments.tolist(),
+            "bonus_scaler": self.bonus_scaler.moments.tolist(),
         }
 
     def load(self, arrays: Mapping[str, np.ndarray], counters: Mapping[str, Any]) -> None:
@@ -103,23 +103,18 @@ class ReturnScaler:
 
     Attributes:
         running: G of each environment after its last step [envs].
-        count, mean, var: how many G there were so far, and their moments.
+        moments: how many G there were so far, their mean and their variance [3].
     """
 
     def __init__(self, envs: int, gamma: float, clip: float, trainers: Trainers | None = None):
         self.gamma, self.clip = gamma, clip
         self._trainers = trainers or Trainers()
         self.running = np.zeros(envs, np.float64)
-        self.count, self.mean, self.var = 0.0, 0.0, 1.0
-
-    def moments(self) -> list[float]:
-        """Count, mean and variance of the discounted returns so far."""
-        return [self.count, self.mean, self.var]
+        self.moments = np.array([0.0, 0.0, 1.0])
 
     def load(self, running: np.ndarray, moments: list[float]) -> None:
-        """Go on from the values that `running` and `moments()` had."""
-        self.running[:] = running
-        self.count, self.mean, self.var = moments
+        """Go on from the values that `running` and `moments` had."""
+        self.running[:], self.moments[:] = running, moments
 
     def __call__(
         self, reward: np.ndarray, ended: np.ndarray, valid: np.ndarray, reset: np.ndarray,
@@ -156,7 +151,7 @@ class ReturnScaler:
             )  # fmt: skip
             left = columns.stop
         self._add(np.concatenate(parts, 1)[valid[new]], env_ranges)
-        scaled = reward / np.sqrt(self.var + 1e-8)
+        scaled = reward / np.sqrt(self.moments[2] + 1e-8)
         return np.clip(scaled, -self.clip, self.clip).astype(np.float32)
 
     def _add(self, returns: np.ndarray, env_ranges: list[tuple[int, int]]) -> None:
@@ -172,9 +167,9 @@ class ReturnScaler:
 
     def _merge(self, count: int, mean: float, var: float) -> None:
         """Add the moments of so many discounted returns (Chan et al. 1979)."""
-        total = self.count + count
-        delta = mean - self.mean
-        spread = self.var * self.count + var * count
-        self.var = (spread + delta**2 * self.count * count / total) / total
-        self.mean += delta * count / total
-        self.count = total
+        before, its_mean, its_var = self.moments.tolist()
+        total = before + count
+        delta = mean - its_mean
+        spread = its_var * before + var * count
+        whole = (spread + delta**2 * before * count / total) / total
+        self.moments[:] = total, its_mean + delta * count / total, whole

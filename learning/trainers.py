@@ -10,16 +10,14 @@ the same decisions and hold the same weights.
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.numpy import load as parse_arrays
-from safetensors.numpy import save as format_arrays
 from torch import Tensor
 from torch._C._distributed_c10d import FileStore, PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
@@ -27,17 +25,25 @@ from torch.distributed.rendezvous import rendezvous
 from common import launched
 from common.errors import TrainerLost, UserError
 from learning.heartbeat import Heartbeat
+from learning.messages import HEAD, pack, unpack
 from learning.undo import State
 from rollout import spread
 from settings.config import Config
 
 _AT_ONCE = 4096  # bytes; what is larger takes a second exchange
 _STOPPED = "stopped"  # where the store has the reason
-_HEAD = 8  # bytes of a message that say how long it is
 
 
 class Refused(UserError):
     """The run cannot begin. The first trainer says why; there is no message."""
+
+
+class Shared(NamedTuple):
+    """The tensors of an agent that trainers can have in common memory."""
+
+    parameters: list[Tensor]
+    moments: list[Tensor]  # Adam's
+    statistics: list[Tensor]  # running moments, float64
 
 
 class Trainers:
@@ -45,7 +51,7 @@ class Trainers:
 
     Attributes:
         rank: this trainer's number, from 0.
-        size: how many there are.
+        size: how many take each step together.
         counters: what sets this trainer's random streams apart from the others'.
     """
 
@@ -84,8 +90,49 @@ class Trainers:
         """
         return make()
 
+    def run_dir(self) -> str | None:
+        """The folder of the run that another process has begun in this one's place."""
+        return None
+
     def use(self, device: str) -> None:
         """Tell where the tensors lie that will be summed."""
+
+    def join(self, shared: Shared) -> int | None:
+        """Go on from what other trainers have in common memory; wait until it is there.
+
+        Returns:
+            how many updates this trainer had done before, where another process was it then; None
+            where there is nothing to join.
+        """
+        return None
+
+    def share(self, environment_steps: int) -> None:
+        """Put this trainer's numbers into common memory, where the others wait for them.
+
+        Args:
+            environment_steps: that the run has taken so far.
+        """
+
+    def stepping(self) -> AbstractContextManager[None]:
+        """The context of a gradient step."""
+        return contextlib.nullcontext()
+
+    def moving_statistics(self) -> AbstractContextManager[None]:
+        """The context in which running moments, and what depends on them, are changed."""
+        return contextlib.nullcontext()
+
+    def count(self, before: int, steps: int, times: Mapping[str, float]) -> int:
+        """Count an update; the environment steps of the whole run, which were `before`.
+
+        Args:
+            steps: what this trainer knows of, and has not counted yet.
+            times: seconds spent on it: time/sample_wait and time/learn.
+        """
+        return before + steps
+
+    def metrics(self) -> dict[str, float]:
+        """What the log shows of each trainer."""
+        return {}
 
     def watch(self, lost: Callable[[str], None]) -> None:
         """Wait for all, then look out, in a thread, for trainers that are gone without a word.
@@ -172,13 +219,13 @@ class Linked(Trainers):
             dist.all_reduce(tensor, group=self._on_gpu if tensor.is_cuda else None)
 
     def everyone(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> list[State]:
-        message = _pack(arrays, values)
+        message = pack(arrays, values)
         parts = self._gather(message[:_AT_ONCE].ljust(_AT_ONCE, b"\0"))
-        sizes = [_HEAD + int.from_bytes(part[:_HEAD], "little") for part in parts]
+        sizes = [HEAD + int.from_bytes(part[:HEAD], "little") for part in parts]
         if max(sizes) > _AT_ONCE:
             rest = self._gather(message[_AT_ONCE:].ljust(max(sizes) - _AT_ONCE, b"\0"))
             parts = [part + more for part, more in zip(parts, rest, strict=True)]
-        return [_unpack(part[:size]) for part, size in zip(parts, sizes, strict=True)]
+        return [unpack(part[:size]) for part, size in zip(parts, sizes, strict=True)]
 
     def _gather(self, message: bytes) -> list[bytes]:
         """The messages of all trainers, which are equally long."""
@@ -214,7 +261,7 @@ class Linked(Trainers):
         if self.leads:
             try:
                 made = make()
-                message = b"" if made is None else _pack(*made)
+                message = b"" if made is None else pack(*made)
             except (UserError, SystemExit) as error:
                 code = error.exit_code if isinstance(error, UserError) else error.code or 0
                 refusal, message = error, str(code).encode()
@@ -232,7 +279,44 @@ class Linked(Trainers):
             refused = Refused()
             refused.exit_code = int(message)
             raise refused
-        return _unpack(message)
+        return unpack(message)
+
+    def join(self, shared: Shared) -> int | None:
+        """Go on from what other trainers have in common memory; wait until it is there.
+
+        Returns:
+            how many updates this trainer had done before, where another process was it then; None
+            where there is nothing to join.
+        """
+        return None
+
+    def share(self, environment_steps: int) -> None:
+        """Put this trainer's numbers into common memory, where the others wait for them.
+
+        Args:
+            environment_steps: that the run has taken so far.
+        """
+
+    def stepping(self) -> AbstractContextManager[None]:
+        """The context of a gradient step."""
+        return contextlib.nullcontext()
+
+    def moving_statistics(self) -> AbstractContextManager[None]:
+        """The context in which running moments, and what depends on them, are changed."""
+        return contextlib.nullcontext()
+
+    def count(self, before: int, steps: int, times: Mapping[str, float]) -> int:
+        """Count an update; the environment steps of the whole run, which were `before`.
+
+        Args:
+            steps: what this trainer knows of, and has not counted yet.
+            times: seconds spent on it: time/sample_wait and time/learn.
+        """
+        return before + steps
+
+    def metrics(self) -> dict[str, float]:
+        """What the log shows of each trainer."""
+        return {}
 
     def watch(self, lost: Callable[[str], None]) -> None:
         self.everyone({}, {})  # whoever is still starting is accused of nothing
@@ -254,21 +338,3 @@ class Linked(Trainers):
 
     def close(self) -> None:
         dist.destroy_process_group()  # its threads would abort the process at its end
-
-
-def _pack(arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> bytes:
-    """Nothing of a message is ever unpickled."""
-    head = json.dumps(values).encode()
-    body = (
-        format_arrays({k: np.asarray(a, order="C") for k, a in arrays.items()}) if arrays else b""
-    )
-    content = len(head).to_bytes(_HEAD, "little") + head + body
-    return len(content).to_bytes(_HEAD, "little") + content
-
-
-def _unpack(message: bytes) -> State:
-    begins = 2 * _HEAD + int.from_bytes(message[_HEAD : 2 * _HEAD], "little")
-    arrays, body = {}, message[begins:]
-    if body:
-        arrays = parse_arrays(body)
-    return arrays, json.loads(message[2 * _HEAD : begins])

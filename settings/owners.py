@@ -95,8 +95,17 @@ class Machine:
     trainers: Count = 1
     """Processes that learn together, each from its share of the environments; env_num, samplers and
     the sizes of batches are those of all. Default: 1, or as many as torchrun has started."""
+    trainer_mode: Literal["synchronous", "hogwild"] = "synchronous"
+    """synchronous: each gradient step is that of all trainers. hogwild: each trainer takes its own
+    steps on one model in shared memory, without waiting for the others; minibatch_size is then the
+    size of each trainer's."""
+    hogwild_moments: Annotated[Literal["private", "shared"], Needs(trainer_mode="hogwild")] = (
+        "private"
+    )
+    """Whether each trainer has its own moments of Adam, or all have them in common."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device of the learner; auto takes a GPU where there is one. Each trainer has its own GPU."""
+    """Device of the learner; auto takes a GPU where there is one. Each trainer has its own GPU;
+    hogwild trainers may share one."""
     torch_threads: Natural = 1
     """CPU threads of each trainer. 0: all cores. A sampler always has one."""
     compile: Literal["auto", "on", "off"] = "auto"

@@ -122,13 +122,18 @@ def _contradictions(config: Config) -> Iterator[str]:
 
 
 def _trainers(config: Config) -> Iterator[str]:
-    trainers = config.trainers
+    trainers, hogwild = config.trainers, config.trainer_mode == "hogwild"
     if trainers == 1:
+        if hogwild:
+            yield (
+                "trainer_mode is hogwild, but there is one trainer: give --trainers 2 or more, or"
+                " --trainer_mode synchronous"
+            )
         return
     for name, value, together in (
         ("env_num", config.env_num, config.envs_together),
-        ("minibatch_size", config.minibatch_size, 1),
         ("samplers", config.samplers or 0, 1),
+        *([] if hogwild else [("minibatch_size", config.minibatch_size, 1)]),
     ):
         multiple = trainers * together
         if value % multiple:
@@ -137,21 +142,38 @@ def _trainers(config: Config) -> Iterator[str]:
                 f"trainers is {trainers}, but {name} {value} cannot be shared evenly: give a multiple"
                 f" of {multiple}, such as --{name} {nearest}, or another --trainers"
             )
+    if config.ray_address is not None:
+        yield (
+            f"trainers is {trainers}, but actors at ray_address {config.ray_address} work for one"
+            f" trainer: leave one of them out, or give --xparl_addr"
+        )
+    yield from _alone(config) if hogwild else _together(config)
+
+
+def _alone(config: Config) -> Iterator[str]:
+    """Where each trainer steps when it likes."""
+    share = config.steps_per_update // config.trainers
+    if share % config.minibatch_size:
+        yield (
+            f"minibatch_size {config.minibatch_size} does not divide a trainer's share of the batch,"
+            f" {config.steps_per_update} / {config.trainers} = {share}: give a divisor, or"
+            f" --batch_size {config.minibatch_size * config.trainers}"
+        )
+
+
+def _together(config: Config) -> Iterator[str]:
+    """Where each gradient step is that of all trainers."""
+    trainers = config.trainers
     if config.policy_lag > 1:
         yield (
             f"trainers is {trainers}, but with policy_lag {config.policy_lag} each would learn at its"
-            f" own pace: give --policy_lag 1, or leave --trainers out"
+            f" own pace: give --policy_lag 1, or --trainer_mode hogwild"
         )
     if config.kl_excess_coefficient and config.kl_penalty != "none":
         yield (
             f"trainers is {trainers}, but the penalty of kl_excess_coefficient"
             f" {config.kl_excess_coefficient} is no sum over rows, and cannot be shared: leave it"
             f" out, or leave --trainers out"
-        )
-    if config.ray_address is not None:
-        yield (
-            f"trainers is {trainers}, but actors at ray_address {config.ray_address} work for one"
-            f" trainer: leave one of them out, or give --xparl_addr"
         )
 
 

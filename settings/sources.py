@@ -63,6 +63,11 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
     if asks_for_help:
         print_help(config, program)
     config.trainers = _trainers(config, given.get("trainers"))
+    if config.trainer_mode == "hogwild" and launched.world() and launched.memory() is None:
+        raise ConfigError(
+            "trainer_mode is hogwild, but trainers that torchrun starts have no memory in common:"
+            " give --trainers instead of torchrun, or --trainer_mode synchronous"
+        )
     validate(config)
     if config.resume is None:
         config = _fitted(config, given)
@@ -72,8 +77,11 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
     return config
 
 
-def parse_again(arguments: Sequence[str]) -> Config:
-    """The same for a trainer that torchrun has started, or started anew: then the run goes on.
+def parse_again(arguments: Sequence[str], run_dir: str | None = None) -> Config:
+    """The same for a trainer that a launcher has started, or started anew: then the run goes on.
+
+    Args:
+        run_dir: of the run, where another process has begun it in this one's place.
 
     Raises:
         ConfigError: also where a run that is started anew could not be found.
@@ -84,10 +92,11 @@ def parse_again(arguments: Sequence[str]) -> Config:
             "run_dir is not given, but torchrun may start the trainers anew (--max_restarts), and they"
             " have to find the run: give --run_dir"
         )
-    if launched.restarts() and config.run_dir is not None:
-        begun = Path(config.run_dir) / "config.yaml"
+    run_dir = run_dir or config.run_dir
+    if launched.restarts() and run_dir is not None:
+        begun = Path(run_dir) / "config.yaml"
         if begun.exists() and config.resume is None:
-            return parse(["--resume", config.run_dir])
+            return parse(["--resume", run_dir])
     return config
 
 

@@ -104,8 +104,12 @@ class Collector:
         with self._waiting():
             rollout = self.pool.gather()
         self.agent.initialize_normalizer(rollout)
-        self._starts = {self.agent.update: Start(self.agent.weights(), None)}
+        self.begin_anew()
         return rollout
+
+    def begin_anew(self) -> None:
+        """The next fragment begins with a reset, under the agent's weights of now."""
+        self._starts = {self.agent.update: Start(self.agent.weights(), None)}
 
     def collect(self, goes_on: Callable[[int], bool]) -> Iterator[Rollout]:
         """Fragments for as long as the run goes on; each is to be learned from before the next.

@@ -70,8 +70,8 @@ class Run(Trainer):
             self._write_checkpoint()
         return super().collect()
 
-    def _count(self, rollout: Rollout) -> None:
-        super()._count(rollout)
+    def _count(self, rollout: Rollout, times: dict[str, float]) -> None:
+        super()._count(rollout, times)
         self.report.add_episodes(rollout.episodes)
 
     def record(
@@ -88,7 +88,7 @@ class Run(Trainer):
             trainers; None where it is not.
         """
         before = self.global_step
-        self._count(rollout)
+        self._count(rollout, times)
         line = self._line(self.global_step - before) | metrics | times
         over = reason_to_end(self.config, self.progress(), self.report)
         try:
@@ -123,6 +123,7 @@ class Run(Trainer):
             "restarts": self.pool.restarts,
             "rows_lost": self.pool.rows_lost,
             "refused_updates": self._refused,
+            **self.trainers.metrics(),
         }
 
     def _save_is_due(self) -> bool:

@@ -125,7 +125,9 @@ class Trainer:
         # several trainers stop together, at the end of an update
         waiting = self.signals.interrupting if trainers.size == 1 else contextlib.nullcontext
         self.collector = Collector(
-            config, self.agent, self.pool, self._spaces.saves_state,
+            config, self.agent, self.pool,
+            # of a part of the environments nobody else could go on
+            self._spaces.saves_state and config.trainer_mode == "synchronous",
             None if saved is None else Start.of(saved), resets.every, waiting,
         )  # fmt: skip
 
@@ -135,9 +137,15 @@ class Trainer:
 
     def collect(self) -> Iterator[Rollout]:
         """The fragments of the run's updates; each is to be learned from before the next."""
-        self.agent.compile(self.pool.spec)
-        if self.config.warms_up and self.global_step == 0:
-            self._count(self.collector.warm_up())
+        agent, trainers = self.agent, self.trainers
+        agent.compile(self.pool.spec)
+        updates = trainers.join(agent.shared())
+        if updates is not None:
+            agent.update = max(agent.update, updates)  # so that no noise comes again
+            self.collector.begin_anew()
+        elif self.config.warms_up and self.global_step == 0:
+            self._count(self.collector.warm_up(), self.collector.times)
+        trainers.share(self.global_step)
         return self.collector.collect(lambda steps: self.progress(steps) < 1.0)
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
@@ -163,10 +171,11 @@ class Trainer:
         """Share of the run that is over after so many more steps, in [0, 1]."""
         return min(1.0, (self.global_step + steps) / self.config.train_total_steps)
 
-    def _count(self, rollout: Rollout) -> None:
+    def _count(self, rollout: Rollout, times: dict[str, float]) -> None:
         """Count a fragment, and the steps of fragments that were dropped meanwhile."""
         dropped = self.pool.dropped_steps
-        self.global_step += rollout.steps + dropped - self._dropped_steps
+        steps = rollout.steps + dropped - self._dropped_steps
+        self.global_step = self.trainers.count(self.global_step, steps, times)
         self._dropped_steps = dropped
 
     def record(
@@ -181,7 +190,7 @@ class Trainer:
         Returns:
             why the run is over: see `decide`.
         """
-        self._count(rollout)
+        self._count(rollout, times)
         return self.decide(None)
 
     def decide(self, over: str | None) -> str | None:
@@ -196,7 +205,7 @@ class Trainer:
                 and then, and at the end.
         """
         if self.trainers.size == 1:
-            return over
+            return over or self.trainers.stopped()
         everyone = self.trainers.everyone({}, {"over": over or self.signals.asked})
         over = next((values["over"] for _, values in everyone if values["over"]), None)
         if over is not None or self.agent.update % _COMPARED_EVERY == 0:

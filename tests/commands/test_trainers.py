@@ -98,6 +98,40 @@ def test_trainers_whose_launcher_is_killed_at_once_end(tmp_path):
     wait_until(lambda: not still_running(processes), 30, "the end of all processes")
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_hogwild_trainers_go_on_without_one_that_is_killed(rank, tmp_path):
+    run_dir = tmp_path / "run"
+    flags = (*FLAGS, "--train_total_steps", "20000", "--trainers", "2", "--trainer_mode", "hogwild")
+    launcher = start_training(run_dir, *flags)
+    processes = kill_one(launcher, rank, run_dir)
+    before = metrics_of(run_dir)[-1]
+    output, _ = launcher.communicate(timeout=120)
+    assert launcher.returncode == 0, output
+    assert f"trainer {rank} was killed by signal 9: another takes its place" in output
+    summary, rows = summary_of(run_dir), metrics_of(run_dir)
+    assert summary["exit_reason"] == "finished"
+    assert summary["global_step"] >= 20000
+    steps = [row["global_step"] for row in rows]
+    assert steps == sorted(steps)  # nothing is begun again
+    last = rows[-1]
+    for trainer in range(2):
+        assert last[f"trainer/{trainer}/updates"] > before[f"trainer/{trainer}/updates"]
+    counted = last["trainer/0/steps"] + last["trainer/1/steps"]
+    assert counted >= last["global_step"] - 64  # the warm-up is no trainer's
+    assert last["staleness"] > 0
+    assert still_running(processes) == []
+
+
+def test_torchruns_trainers_cannot_be_hogwild(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "0")
+    done = run_command("train.py", *FLAGS, "--trainer_mode", "hogwild", "--dry_run")
+    assert done.returncode == 2
+    assert "give --trainers instead of torchrun" in done.stderr
+
+
 def test_a_rank_without_a_launcher_is_refused(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
