@@ -88,6 +88,7 @@ NO_EFFECT = [
     ("--rho_clip 2", "rho_clip 2.0", "estimator vtrace"),
     ("--policy_lag 0 --clip_from start", "clip_from start", "policy_lag or carried_steps"),
     ("--key cluster.key", "key cluster.key", "xparl_addr"),
+    ("--hogwild_moments shared", "hogwild_moments shared", "trainer_mode hogwild"),
     ("--c_clip 2", "c_clip 2.0", "estimator vtrace"),
     ("--estimator monte_carlo --gae_lambda 0.5", "gae_lambda 0.5", "estimator gae or td_lambda"),
     ("--mix_weight 0.2", "mix_weight 0.2", "joint_loss mix_ratio or mix_loss"),
