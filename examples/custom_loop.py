@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import torch
+
 from agent import make_agent
 from cluster.make import make_pool
 from settings.sources import preset
@@ -9,6 +11,7 @@ from settings.sources import preset
 UPDATES = 20
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # in a network this small, several threads wait more than they compute
     config = dataclasses.replace(preset("CartPole-v1"), env_num=8, samplers=2)
     agent = make_agent(config)
     pool = make_pool(config, agent.model, agent.weights())

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import torch
 from torch import Tensor
 
 from agent import PPOAgent
@@ -44,6 +45,7 @@ class SPO(PPO):
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # in a network this small, several threads wait more than they compute
     config = dataclasses.replace(preset("CartPole-v1"), env_num=8, samplers=2)
     agent = PPOAgent(SPO(build_model(config), config), config)
     pool = make_pool(config, agent.model, agent.weights())
