@@ -45,10 +45,6 @@ def headings(page: Path) -> list[str]:
     return re.findall(r"^#+(?= )", page.read_text(), re.M)
 
 
-def test_every_link_of_the_readme_leads_somewhere():
-    assert [link for link in links(README) if "://" not in link and not Path(link).exists()] == []
-
-
 @pytest.mark.parametrize("page", TRANSLATIONS, ids=lambda page: page.name)
 def test_a_translation_has_the_commands_links_figures_and_headings_of_the_readme(page):
     assert commands(page) == commands(README)
