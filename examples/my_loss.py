@@ -33,11 +33,11 @@ class SPO(PPO):
         penalty = advantage.abs() / (2 * self.clip_range) * (ratio - 1) ** 2
         policy_loss = mean(penalty - ratio * advantage)
         value_loss = mean((value - batch.value_target) ** 2)
-        kl = mean(ratio - 1 - ratio.log()).detach()
+        kl = mean(ratio - 1 - ratio.log())
         return policy_loss + self.config.value_coefficient * value_loss, {
-            "policy_loss": policy_loss.detach(),
-            "value_loss": value_loss.detach(),
-            "entropy": mean(self.model.distribution.entropy(params)).detach(),
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy": mean(self.model.distribution.entropy(params)),
             "approx_kl": kl,
             "update_kl": kl,
             "clip_fraction": mean(((ratio - 1).abs() > self.clip_range).float()),
