@@ -19,7 +19,7 @@ AVX2 = ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=
 	NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=
 AVX512 = ONEDNN_MAX_CPU_ISA=AVX512_CORE ATEN_CPU_CAPABILITY=avx512 MKL_ENABLE_INSTRUCTIONS=AVX512
 
-.PHONY: run_lunar run_cartpole run_acrobot run_mountain_car venv dev ray train test quick \
+.PHONY: run_lunar run_cartpole run_acrobot run_mountain_car venv dev ray export train test quick \
 	test-processors lint format hooks lock video-libs clean
 
 venv: $(VENV)/.installed
@@ -33,13 +33,18 @@ $(VENV)/.installed: requirements.txt requirements-nodeps.txt constraints.txt pyp
 
 dev: $(VENV)/.installed-dev
 
-$(VENV)/.installed-dev: requirements-dev.txt requirements-ray.txt constraints.txt $(VENV)/.installed
+$(VENV)/.installed-dev: requirements-dev.txt requirements-ray.txt requirements-export.txt constraints.txt \
+		$(VENV)/.installed
 	$(PY) -m pip install --quiet -c constraints.txt -r requirements-dev.txt
 	touch $@
 
 # for --ray_address, on every machine of the cluster
 ray: venv
 	$(PY) -m pip install --quiet -c constraints.txt -r requirements-ray.txt
+
+# for evaluate.py --export FILE.onnx
+export: venv
+	$(PY) -m pip install --quiet -c constraints.txt -r requirements-export.txt
 
 train: venv
 	$(PY) train.py --env $(ENV) --seed $(SEED) $(if $(STEPS),--train_total_steps $(STEPS)) $(ARGS)

@@ -1,4 +1,4 @@
-"""Score a checkpoint: `python evaluate.py RUN_DIR`."""
+"""Score, film, export or follow a run's policy: `python evaluate.py RUN_DIR`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from common.terminal import allow_short_help
 
 if TYPE_CHECKING:
     from evaluation.load import Policy
+    from evaluation.score import Scores
 
 # Modules that are slow to import are imported in functions, so that --help answers at once.
 
@@ -34,6 +35,12 @@ class Arguments:
     """Seed of the episodes."""
     video: Annotated[Path | None, tyro.conf.arg(metavar="FILE.mp4")] = None
     """Also film one episode into this .mp4 file."""
+    export: Annotated[Path | None, tyro.conf.arg(metavar="FILE.onnx|FILE.pt2")] = None
+    """Also write the policy, acting greedily, into this file for other programs: an ONNX model (after
+    `make export`) or a program of torch.export."""
+    follow: bool = False
+    """Score the newest checkpoint, and each newer one as it appears, until the run has ended. The scores
+    are lines of RUN_DIR/followed.jsonl too, for `plot.py --metric followed/return_mean`."""
     trust: bool = False
     """Import the module of a class, `module:Class`, that the settings of somebody else's run name, from
     the folder worked in or from PYTHONPATH."""
@@ -44,19 +51,49 @@ class Arguments:
 
 def print_scores(policy: Policy, arguments: Arguments, title: str) -> None:
     """Score the policy and print what came of it."""
-    import numpy as np
-
     from evaluation.score import score
 
     scores = score(
         policy.model, policy.config, arguments.episodes, arguments.seed, not arguments.stochastic
     )
-    print(
-        f"{title}: return mean {scores.mean():.2f}, std {scores.std():.2f}, episodes"
-        f" {len(scores.returns)}, mean length {np.mean(scores.lengths):.1f}"
-    )
+    print(f"{title}: {in_words(scores)}")
     for name, value in scores.means().items():
         print(f"  {name} {value:.3f}")
+
+
+def in_words(scores: Scores) -> str:
+    """Scores in one line, but for the numbers that the environment adds."""
+    import numpy as np
+
+    return (
+        f"return mean {scores.mean():.2f}, std {scores.std():.2f}, episodes {len(scores.returns)},"
+        f" mean length {np.mean(scores.lengths):.1f}"
+    )
+
+
+def follow_run(arguments: Arguments) -> None:
+    """Print the scores of each version of the policy as it appears, until the run has ended."""
+    from common.checkpoint import CannotWrite
+    from evaluation.follow import Checkpoints, follow, record
+    from evaluation.load import settings_of
+    from model import build_model
+
+    run_dir, greedy = arguments.run_dir, not arguments.stochastic
+    config = settings_of(run_dir, arguments.trust)
+    model = build_model(config)
+    source = Checkpoints(run_dir, model, complain)
+    for evaluation in follow(source, model, config, arguments.episodes, arguments.seed, greedy):
+        scores = evaluation.scores
+        extras = "".join(f", {name} {value:.3f}" for name, value in scores.means().items())
+        print(f"{evaluation.step:,} steps: {in_words(scores)}{extras}", flush=True)
+        try:
+            record(run_dir, evaluation, arguments.seed, greedy)
+        except CannotWrite as error:
+            complain(str(error))
+
+
+def complain(text: str) -> None:
+    print(f"evaluate.py: {text}", file=sys.stderr, flush=True)
 
 
 def play_league(
@@ -93,13 +130,28 @@ def evaluate(arguments: Arguments) -> None:
 
     if arguments.episodes < 1:
         raise ConfigError(f"episodes is {arguments.episodes}, but must be at least 1")
+    if arguments.follow:
+        for name in ("checkpoint", "video", "export", "opponents"):
+            value = getattr(arguments, name)
+            if value != getattr(Arguments, name):
+                raise ConfigError(
+                    f"{name} is {value}, but --follow scores each newest checkpoint, and does nothing"
+                    f" else: leave one of the two out"
+                )
+        follow_run(arguments)
+        return
     filmed = arguments.video is not None
     policy = load_policy(arguments.run_dir, arguments.checkpoint, filmed, arguments.trust)
     for complaint in policy.complaints:
-        print(f"evaluate.py: {complaint}; using the one before it", file=sys.stderr)
+        complain(f"{complaint}; using the one before it")
     opponents = opponents_of(arguments.opponents, policy.config)
     actions = "stochastic" if arguments.stochastic else "greedy"
     title = f"{policy.config.env}, {policy.checkpoint} ({policy.step:,} steps), {actions}"
+    if arguments.export is not None:
+        from evaluation.export import export
+
+        export(policy.model, policy.config, arguments.export)
+        print(arguments.export)
     if arguments.video is not None:
         from evaluation.film import film
 
@@ -122,7 +174,7 @@ def main() -> None:
     try:
         evaluate(arguments)
     except UserError as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
+        complain(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -41,7 +41,8 @@ class Arguments:
     out: Path = Path("curves.png")
     """The PNG to write."""
     metric: str = RETURN
-    """The metric of metrics.jsonl to draw, such as entropy or episode/win/coacAI."""
+    """The metric of metrics.jsonl or of followed.jsonl to draw, such as entropy, episode/win/coacAI or
+    followed/return_mean."""
 
 
 class Curve(NamedTuple):
@@ -60,8 +61,8 @@ def read(run_dir: Path, metric: str = RETURN) -> Curve:
     path = run_dir / "metrics.jsonl"
     rows: dict[float, tuple[float, float]] = {}
     known: set[str] = set()
-    text = path.read_text(errors="replace") if path.is_file() else ""
-    for line in text.splitlines():
+    files = [file for file in (path, run_dir / "followed.jsonl") if file.is_file()]
+    for line in [line for file in files for line in file.read_text(errors="replace").splitlines()]:
         try:
             metrics = json.loads(line)
             known |= {name for name in metrics if isinstance(name, str)}

@@ -63,10 +63,22 @@ class Checkpoint(NamedTuple):
         Raises:
             BadCheckpoint: where it does not say so.
         """
-        step = self.state.get("global_step")
-        if not isinstance(step, int):
-            raise BadCheckpoint(f"checkpoint {self.path} is of no run: its global_step is {step!r}")
-        return step
+        return self._counter("global_step")
+
+    @property
+    def update(self) -> int:
+        """Updates that led to its weights.
+
+        Raises:
+            BadCheckpoint: where it does not say so.
+        """
+        return self._counter("update")
+
+    def _counter(self, name: str) -> int:
+        count = self.state.get(name)
+        if not isinstance(count, int):
+            raise BadCheckpoint(f"checkpoint {self.path} is of no run: its {name} is {count!r}")
+        return count
 
 
 def write(folder: Path, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
@@ -242,9 +254,9 @@ def load_newest(checkpoints: Path) -> tuple[Checkpoint, list[str]]:
     )
 
 
-def is_empty(checkpoints: Path) -> bool:
-    """Whether there is no checkpoint of an update, not even a corrupt one."""
-    return not _updates(checkpoints)
+def newest(checkpoints: Path) -> Path | None:
+    """The place of the newest update's checkpoint, be it good or corrupt; None where there is none."""
+    return next(reversed(_updates(checkpoints)), None)
 
 
 def part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

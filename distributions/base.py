@@ -56,6 +56,11 @@ class Distribution:
     mask_size: int = 0
     own: Tensor | None = None
 
+    @property
+    def env_mask_size(self) -> int:
+        """Entries of the mask that the environment gives for an action, where it gives one."""
+        return self.mask_size
+
     def shaped(self, output: Tensor, own: Tensor | None) -> Any:
         """The parameters, from the policy head's output and the current values of `own`."""
         return output
@@ -102,4 +107,8 @@ class Distribution:
 
     def to_env(self, action: np.ndarray) -> np.ndarray:
         """The action that the environment is given, inside its bounds."""
+        return action
+
+    def to_env_tensor(self, action: Tensor) -> Tensor:
+        """`to_env` in operations of torch, which can be exported."""
         return action

@@ -23,6 +23,10 @@ class _Box(Distribution):
         self.sub_actions = space.shape[0]
         self.outputs = 2 * self.sub_actions
         self.low, self.high = space.low.astype("float32"), space.high.astype("float32")
+        self._bounds = torch.from_numpy(self.low), torch.from_numpy(self.high)
+
+    def to_env_tensor(self, action: Tensor) -> Tensor:
+        return action.clamp(*self._bounds)
 
 
 class Normal(_Box):
@@ -90,6 +94,12 @@ class Normal(_Box):
             return self.low + (np.clip(action, -1, 1) + 1) / 2 * (self.high - self.low)
         return np.clip(action, self.low, self.high)
 
+    def to_env_tensor(self, action: Tensor) -> Tensor:
+        low, high = self._bounds
+        if self.scaled:
+            return low + (action.clamp(-1, 1) + 1) / 2 * (high - low)
+        return super().to_env_tensor(action)
+
 
 class TanhNormal(Normal):
     """Normals squashed into the bounds: a = low + (tanh(u) + 1) / 2 * width, u normal.
@@ -135,6 +145,10 @@ class TanhNormal(Normal):
     def to_env(self, action: np.ndarray) -> np.ndarray:
         unit = (np.tanh(action) + 1) / 2
         return np.clip(self.low + (self.high - self.low) * unit, self.low, self.high)
+
+    def to_env_tensor(self, action: Tensor) -> Tensor:
+        low, high = self._bounds
+        return super().to_env_tensor(low + (high - low) * (action.tanh() + 1) / 2)
 
 
 class Beta(_Box):

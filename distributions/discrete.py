@@ -219,6 +219,10 @@ class UnitSelection(MultiDiscrete):
         super().__init__((cells, *components))
         self.choices = self.outputs - cells
 
+    @property
+    def env_mask_size(self) -> int:
+        return self.components[0] * self.choices
+
     def choose(self, params: Tensor, mask: Tensor | None, noise: Tensor | None) -> Chosen:
         """As `Distribution.choose`, under the masks [N, cells * choices] of all cells' units."""
         assert mask is not None, "the selection of a unit needs a mask"

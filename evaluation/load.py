@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from common import checkpoint
 from envs import family
 from model import ActorCritic, build_model
@@ -42,9 +44,7 @@ def load_policy(
         BadCheckpoint: where there is no such checkpoint, or it does not fit the run's settings.
         BadEnvironment: where the environment cannot be made, or filmed.
     """
-    config = load_run(run_dir)
-    config.trust = trust
-    refuse_strangers_code(config, run_dir)
+    config = settings_of(run_dir, trust)
     if filmed:
         family(config.env).prepare_film(config.env)
     checkpoints = run_dir / "checkpoints"
@@ -60,6 +60,30 @@ def load_policy(
             f" --checkpoint out for the newest weights"
         )
     model = build_model(config)
+    model.set_weights(weights_of(saved, model, run_dir))
+    return Policy(model, config, saved.path.name, saved.step, complaints)
+
+
+def settings_of(run_dir: Path, trust: bool) -> Config:
+    """A run's settings, where the code that they name may be imported; see `load_policy`.
+
+    Raises:
+        ConfigError: where the folder is not a run's, or names code that is not trusted.
+    """
+    config = load_run(run_dir)
+    config.trust = trust
+    refuse_strangers_code(config, run_dir)
+    return config
+
+
+def weights_of(
+    saved: checkpoint.Checkpoint, model: ActorCritic, run_dir: Path
+) -> dict[str, np.ndarray]:
+    """The model's parameters and buffers in a checkpoint of a run.
+
+    Raises:
+        BadCheckpoint: where they do not fit the model, which is made from the run's settings.
+    """
     arrays = checkpoint.part(saved.arrays, checkpoint.MODEL)
     shapes = {name: array.shape for name, array in arrays.items()}
     if shapes != {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}:
@@ -67,5 +91,4 @@ def load_policy(
             f"checkpoint {saved.path} does not fit the network that {run_dir / 'config.yaml'}"
             f" describes: put back the config.yaml that the run was started with"
         )
-    model.set_weights(arrays)
-    return Policy(model, config, saved.path.name, saved.step, complaints)
+    return arrays

@@ -27,7 +27,7 @@ def restored(config: Config, run_dir: Path, agent: PPOAgent) -> checkpoint.Check
         return None
     checkpoints, metrics = run_dir / "checkpoints", run_dir / "metrics.jsonl"
     has_begun = metrics.exists() and metrics.stat().st_size > 0
-    if checkpoint.is_empty(checkpoints) and not has_begun:
+    if checkpoint.newest(checkpoints) is None and not has_begun:
         print("train.py: the run was stopped before its first checkpoint: it begins now",
               file=sys.stderr)  # fmt: skip
         return None

@@ -2,7 +2,7 @@
 
 config.yaml     the settings, the command, the versions; written once
 resumes.yaml    for each --resume: its command, its versions, the settings that it changed
-summary.json    how the run ended; written anew by each part of the run
+summary.json    how the run ended; a resume takes it away, so a run that has one has ended
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ def write_config(run_dir: Path, config: Config) -> None:
 def note_resume(run_dir: Path, before: Config, now: Config) -> None:
     """Append to resumes.yaml what a resume was started with, and the settings that it changed.
 
+    The summary of the part before it is taken away: whoever follows the run knows its end by it.
+
     Args:
         before, now: the run's settings until now, and from now on.
 
@@ -85,6 +87,7 @@ def note_resume(run_dir: Path, before: Config, now: Config) -> None:
         "command": sys.argv,
     }
     write_whole(path, yaml.safe_dump([*earlier, resume], sort_keys=False))
+    (run_dir / "summary.json").unlink(missing_ok=True)
 
 
 def write_summary(run_dir: Path, content: Mapping[str, Any]) -> None:

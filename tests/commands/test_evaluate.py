@@ -100,6 +100,8 @@ TOY, GAME = "tests.toy_envs:ConstantReward", "microrts-4x4"
         ),
         (TOY, ["RUN", "--video", "film.gif"], r"film\.gif must be an mp4"),
         (TOY, ["RUN", "--video", "film.mp4"], "cannot be rendered as images.*leave --video out"),
+        (TOY, ["RUN", "--follow", "--video", "film.mp4"], "video is film.mp4, but --follow scores"),
+        (TOY, ["RUN", "--export", "policy.txt"], r"export policy\.txt must be an ONNX model"),
         (GAME, ["RUN", "--opponents", "coac"], "opponents has 'coac': give all, or some of"),
     ],
 )

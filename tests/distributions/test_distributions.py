@@ -262,6 +262,17 @@ def test_actions_scaled_to_the_bounds():
     )
 
 
+@pytest.mark.parametrize(
+    "distribution", [*KINDS.values(), Normal(BOX, scaled=True)], ids=[*KINDS, "scaled"]
+)
+def test_torch_puts_actions_into_the_bounds_as_numpy_does(distribution):
+    action = draw(distribution, 3 * params_for(distribution), 500)
+    wanted = distribution.to_env(action.numpy())
+    given = distribution.to_env_tensor(action).numpy()
+    assert given.dtype == wanted.dtype
+    np.testing.assert_allclose(given, wanted, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_are_those_of_finite_differences(kind):
     distribution = KINDS[kind]

@@ -18,6 +18,6 @@ def untrained(env: str, folder: Path, **settings: Any) -> Path:
         setattr(config, name, value)
     weights = build_model(config).get_weights()
     arrays = {f"{checkpoint.MODEL}{name}": array for name, array in weights.items()}
-    checkpoint.save(folder / "checkpoints", 1, arrays, {"global_step": 0})
+    checkpoint.save(folder / "checkpoints", 1, arrays, {"update": 1, "global_step": 0})
     (folder / "config.yaml").write_text(yaml.safe_dump({"config": config.to_dict()}))
     return folder

@@ -47,3 +47,21 @@ class Pictures(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         return self.dense(self.layers(obs))
+
+
+class Branches(nn.Module):
+    """What it computes depends on what it sees."""
+
+    def __init__(self, obs_shape: tuple[int, ...]):
+        super().__init__()
+        self.dense = nn.Linear(obs_shape[0], 32)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.dense(obs if obs.sum() > 0 else -obs)
+
+
+class Bessel(Branches):
+    """ONNX has no such function."""
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return torch.special.bessel_j0(self.dense(obs))

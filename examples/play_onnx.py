@@ -1,0 +1,21 @@
+"""CartPole by an exported policy, with onnxruntime and gymnasium alone:
+
+python evaluate.py RUN_DIR --export policy.onnx && python examples/play_onnx.py policy.onnx
+"""
+
+import sys
+
+import gymnasium
+import onnxruntime
+
+session = onnxruntime.InferenceSession(sys.argv[1])
+env = gymnasium.make("CartPole-v1")
+for episode in range(5):
+    obs, _ = env.reset(seed=episode)
+    total, is_over = 0.0, False
+    while not is_over:
+        (actions,) = session.run(["action"], {"obs": obs[None]})  # [N, 4] -> [N], here N = 1
+        obs, reward, terminated, truncated, _ = env.step(actions[0])
+        total += float(reward)
+        is_over = terminated or truncated
+    print(f"episode {episode}: return {total:g}")
