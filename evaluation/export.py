@@ -21,6 +21,7 @@ import importlib.util
 import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,8 +58,10 @@ class GreedyPolicy(nn.Module):
         observations, distribution = self._observations, self._distribution
         if observations.privileged:  # the critic's part, which the policy does not see
             obs = pad(obs, (0, observations.privileged))
-        begins = torch.zeros(len(obs), dtype=torch.bool)  # a state of 0 says it
-        past = None if state is None else Past(state, begins)
+        past = None
+        if state is not None:
+            assert len(obs) == len(state)  # or one row would be traced as a case of its own
+            past = Past(state, torch.zeros(len(obs), dtype=torch.bool))  # a state of 0 begins
         seen = observations.for_policy(observations(obs))
         features = self._trunk.run(self.actor, seen, past)
         params = distribution.shaped(self.policy_head(features.policy), self.log_std)
@@ -128,15 +131,14 @@ def _as_program(program: torch.export.ExportedProgram, network: str) -> bytes:
 
 
 def _as_onnx(program: torch.export.ExportedProgram, network: str) -> bytes:
-    outputs = ["action", "next_state"] if "state" in program.example_inputs[1] else ["action"]
+    outputs = ["action", "next_state"][: len(program.graph_signature.user_outputs)]
     try:
-        onnx = torch.onnx.export(program, output_names=outputs, verbose=False)
+        onnx: Any = torch.onnx.export(program, output_names=outputs, verbose=False)
     except torch.onnx.OnnxExporterError as error:
         raise BadExport(
             f"network {network} cannot be put in terms of ONNX:"
             f" {_first_line(error.__cause__ or error)}; give a name that ends with .pt2"
         ) from error
-    assert onnx is not None  # torch's older exporter gave None
     onnx.rename_axes({onnx.model.graph.inputs[0].shape[0]: "N"})
     return onnx.model_proto.SerializeToString()
 

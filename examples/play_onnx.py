@@ -6,6 +6,7 @@ python evaluate.py RUN_DIR --export policy.onnx && python examples/play_onnx.py 
 import sys
 
 import gymnasium
+import numpy as np
 import onnxruntime
 
 session = onnxruntime.InferenceSession(sys.argv[1])
@@ -14,8 +15,9 @@ for episode in range(5):
     obs, _ = env.reset(seed=episode)
     total, is_over = 0.0, False
     while not is_over:
-        (actions,) = session.run(["action"], {"obs": obs[None]})  # [N, 4] -> [N], here N = 1
-        obs, reward, terminated, truncated, _ = env.step(actions[0])
+        outputs = session.run(["action"], {"obs": obs[None]})  # [N, 4] -> [[N]], here N = 1
+        action = np.asarray(outputs[0])[0]
+        obs, reward, terminated, truncated, _ = env.step(action)
         total += float(reward)
         is_over = terminated or truncated
     print(f"episode {episode}: return {total:g}")

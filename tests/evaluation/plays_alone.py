@@ -42,7 +42,7 @@ def main(policy: str, episodes: str, answers: str, *refused: str) -> None:
         for t in range(steps):
             feeds |= {name: given[name][t, rows] for name in takes if name != "state"}
             outputs = dict(zip(gives, session.run(None, feeds), strict=True))
-            actions[t].append(outputs["action"])
+            actions[t].append(np.asarray(outputs["action"]))
             if "state" in takes:
                 feeds["state"] = outputs["next_state"]
     np.save(answers, np.stack([np.concatenate(parts) for parts in actions]))

@@ -142,7 +142,7 @@ def test_a_run_that_trains_is_followed_over_its_resume(tmp_path):
     flags = ["--env", "CartPole-v1", *SMALL, "--test_episodes", "1", "--test_max_steps", "50"]
     train = [sys.executable, "train.py"]
     subprocess.run([*train, *flags, "--run_dir", str(run_dir)], cwd=ROOT, check=True, timeout=120)
-    again = [*train, "--resume", str(run_dir), "--train_total_steps", "60000"]
+    again = [*train, "--resume", str(run_dir), "--train_total_steps", "12000"]
     learner = subprocess.Popen(again, cwd=ROOT, stdout=subprocess.DEVNULL)
     try:
         wait_until(lambda: not (run_dir / "summary.json").exists(), 60, "the resume")
@@ -153,8 +153,7 @@ def test_a_run_that_trains_is_followed_over_its_resume(tmp_path):
         learner.wait()
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert lines[-1].startswith("60,0")
-    assert ": return mean" in lines[-1]
+    assert lines[-1].startswith("12,032 steps: return mean")
     rows = [json.loads(line) for line in (run_dir / "followed.jsonl").open()]
     assert len(rows) == len(lines)
     summary = json.loads((run_dir / "summary.json").read_text())
