@@ -89,8 +89,8 @@ def export(model: ActorCritic, config: Config, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch, about its own code
         program = _traced(model, config.network)
-        as_file = _as_program if path.suffix == ".pt2" else _as_onnx
-        content = as_file(program, config.network)
+        onnx = path.suffix == ".onnx"
+        content = _as_onnx(program, config.network) if onnx else _as_program(program)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -124,7 +124,7 @@ def _traced(model: ActorCritic, network: str) -> torch.export.ExportedProgram:
         ) from error
 
 
-def _as_program(program: torch.export.ExportedProgram, network: str) -> bytes:
+def _as_program(program: torch.export.ExportedProgram) -> bytes:
     file = io.BytesIO()
     torch.export.save(program, file)
     return file.getvalue()

@@ -26,7 +26,9 @@ from cluster.pool import Lost
 from cluster.session import read_answer
 from common import checkpoint
 from common.errors import UserError
+from evaluation.follow import Checkpoints
 from evaluation.load import load_policy
+from model import build_model
 from plot import read
 from settings.config import FIELDS, Config
 from settings.sources import load_run, parse
@@ -176,6 +178,7 @@ def test_checkpoints(data: st.DataObject, run_dir, tmp_path):
             (saved / "manifest.json").write_bytes(in_json({"sha256": digests}))
         refused_or_done(lambda: checkpoint.load(saved))
         refused_or_done(lambda: load_policy(folder))
+        Checkpoints(folder, build_model(load_run(run_dir)), print).newer()  # says what it refuses
 
 
 SETTINGS = yaml.safe_dump({
@@ -244,9 +247,10 @@ LINES = [{"update": n, "global_step": 10 * n, "episode_return_mean": 1.5 * n} fo
 METRICS = b"".join(in_json(line) + b"\n" for line in LINES)
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "followed.jsonl"])
 @fuzzed
 @given(mutated(METRICS) | st.lists(st.sampled_from(LINES).flatmap(restructured).map(in_json), max_size=3)
        .map(b"\n".join))  # fmt: skip
-def test_metrics(tmp_path, content: bytes):
-    (tmp_path / "metrics.jsonl").write_bytes(content)
+def test_metrics(tmp_path, name: str, content: bytes):
+    (tmp_path / name).write_bytes(content)
     refused_or_done(lambda: read(tmp_path))

