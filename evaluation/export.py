@@ -19,6 +19,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import io
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,8 @@ def _as_program(program: torch.export.ExportedProgram) -> bytes:
 
 
 def _as_onnx(program: torch.export.ExportedProgram, network: str) -> bytes:
+    # its warnings are of operators that it lacks, such as torchvision's, whether they are used or not
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     outputs = ["action", "next_state"][: len(program.graph_signature.user_outputs)]
     try:
         onnx: Any = torch.onnx.export(program, output_names=outputs, verbose=False)
