@@ -130,8 +130,11 @@ def record(run_dir: Path, evaluation: Evaluation, seed: int, greedy: bool) -> No
     for name, value in metrics.items():  # JSON has no NaN
         line[f"followed/{name}"] = value if math.isfinite(value) else None
     try:
-        with open(path, "ab") as file:
-            file.write(f"{json.dumps(line)}\n".encode())
+        with open(path, "a+b") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+            # the disk may have been full in the midst of the last line
+            begin = b"" if file.read() in (b"", b"\n") else b"\n"
+            file.write(begin + json.dumps(line).encode() + b"\n")
     except OSError as error:
         raise CannotWrite(
             f"{path} cannot be written: {error.strerror}; the scores at {evaluation.step:,} steps are"

@@ -116,18 +116,19 @@ def test_a_run_is_followed_from_before_its_first_checkpoint_to_its_end(run):
 
 
 def test_scores_are_lines_that_plot_draws_even_beside_torn_ones(run):
+    path = run.folder / "followed.jsonl"
     for update in (1, 2):
         scores = Scores([1.0, 3.0 * update], [4, 6], [{"win": 1.0}, {"win": 0.0}])
         evaluation = Evaluation(scores, Weights(update, {}), 10 * update)
         record(run.folder, evaluation, seed=5, greedy=False)
-    first = json.loads((run.folder / "followed.jsonl").read_text().splitlines()[0])
+        with open(path, "a") as file:
+            file.write('{"update": 7, "glo')
+    first = json.loads(path.read_text().splitlines()[0])
     assert first == {
         "update": 1, "global_step": 10, "seed": 5, "stochastic": True, "followed/episodes": 2,
         "followed/return_mean": 2.0, "followed/return_std": 1.0, "followed/length_mean": 5.0,
         "followed/win": 0.5,
     }  # fmt: skip
-    with open(run.folder / "followed.jsonl", "a") as file:
-        file.write('{"update": 3, "glo')
     curve = plot.read(run.folder, "followed/return_mean")
     np.testing.assert_array_equal(curve.step, [10, 20])
     np.testing.assert_array_equal(curve.value, [2.0, 3.5])
