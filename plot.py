@@ -1,58 +1,88 @@
-"""Learning curves: `python plot.py RUN_DIR... [--out curves.png]`.
+"""Learning curves: `python plot.py RUN_DIR... [--metrics NAME...] [--out curves.png]`.
 
-Runs that differ in nothing but their seed are one line, their mean with a 95% confidence band;
-there is one panel per environment.
+Runs that differ in nothing but their seed are one experiment and one line: the mean of its seeds with
+a 95% confidence band. There is a column of panels per environment and a row per metric. A table of the
+experiments' final values is printed.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
+import textwrap
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import numpy as np
+import tyro
 
 from common.errors import UserError
+from common.statistics import Aggregate, Estimate, estimate, probability_of_improvement
 from common.terminal import allow_short_help
-from settings.config import Config, ConfigError
-from settings.owners import Cluster, Evaluation, Files
-from settings.sources import load_run
+from common.values import convert
+from settings.config import ConfigError
+from settings.experiments import group
 
-# The settings in which the runs of one experiment may differ.
-_WITHIN_EXPERIMENT = {"seed", "continuous_action"} | {
-    field.name for owner in (Cluster, Evaluation, Files) for field in dataclasses.fields(owner)
-}
-# Student's t at 97.5% for 1, 2, ... degrees of freedom; for more, the normal distribution's 1.96.
-_T = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 _POINTS = 200
+_WIDTH, _HEIGHT = 6.4, 4.0  # of a panel, in inches
+_LETTERS = 14  # of the legend's font in an inch
 RETURN = "episode_return_mean"
+_NAMES = {RETURN: "mean training return", "eval/return_mean": "mean evaluation return"}
+_COLUMNS = {"steps": "global_step", "time": "time_s", "updates": "update"}
+
+X = Literal["steps", "time", "updates"]
 
 
 @dataclass
 class Arguments:
-    """Draw the learning curves of runs."""
+    """Draw the learning curves of runs, and print their final values."""
 
-    run_dirs: list[Path]
+    run_dirs: Annotated[list[Path], tyro.conf.arg(metavar="RUN_DIR...")]
     """Folders of runs; several seeds of one experiment become one line."""
     out: Path = Path("curves.png")
-    """The PNG to write."""
-    metric: str = RETURN
-    """The metric of metrics.jsonl or of followed.jsonl to draw, such as entropy, episode/win/coacAI or
-    followed/return_mean."""
+    """The .png or .svg file to write."""
+    metrics: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--metric",))] = (RETURN,)
+    """The metrics of metrics.jsonl or of followed.jsonl to draw, such as entropy, episode/win/coacAI or
+    followed/return_mean: a row of panels each."""
+    x: X = "steps"
+    """What the metrics are drawn against: environment steps, training time or updates."""
+    aggregate: Aggregate = "mean"
+    """The line of several seeds: mean, with Student's confidence band, or iqm, the interquartile mean
+    with a bootstrap band, for 3 seeds and more."""
+    labels: tuple[str, ...] = ()
+    """Names of the experiments, in the order in which they are given. Default: the settings that
+    differ."""
+    line: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A dashed line across the first metric's panels, "NAME VALUE", such as "cleanrl 2383", or that of
+    one environment, "ENV NAME VALUE". May be given several times."""
 
 
 class Curve(NamedTuple):
-    """A metric against environment steps."""
+    """A metric of a run, against steps, seconds or updates."""
 
-    step: np.ndarray
+    x: np.ndarray
     value: np.ndarray
 
 
-def read(run_dir: Path, metric: str = RETURN) -> Curve:
+Experiments = dict[str, list[Curve]]  # label -> the curves of its seeds
+Styles = dict[str, tuple[str, Literal["-", ":"]]]  # label -> colour and dashes
+Lines = dict[str, list[tuple[str, float]]]  # environment -> names and heights of dashed lines
+
+
+class Panels(NamedTuple):
+    """A row of panels: the experiments of each environment, by one metric."""
+
+    metric: str
+    columns: Mapping[str, Experiments]
+
+
+def read(run_dir: Path, metric: str = RETURN, x: X = "steps") -> Curve:
     """The curve of a run. A resumed run repeats some updates: their later lines count.
 
     Raises:
@@ -66,58 +96,51 @@ def read(run_dir: Path, metric: str = RETURN) -> Curve:
         try:
             metrics = json.loads(line)
             known |= {name for name in metrics if isinstance(name, str)}
-            update, step, value = (float(metrics[n]) for n in ("update", "global_step", metric))
+            update, at, value = (float(metrics[n]) for n in ("update", _COLUMNS[x], metric))
         # the line that a killed run was writing, a metric that is null, or no line of a run
         except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
             continue
-        if np.isfinite([update, step, value]).all():
-            rows[update] = (step, value)
-    if not rows and metric not in known and known:
+        if np.isfinite([update, at, value]).all():
+            rows[update] = (at, value)
+    missing = [name for name in (metric, _COLUMNS[x]) if name not in known]
+    if known and missing:
         raise ConfigError(
-            f"{path} has no metric {metric!r}: give one of {', '.join(sorted(known))}"
+            f"{path} has no metric {missing[0]!r}: give one of {', '.join(sorted(known))}"
         )
     if not rows:
-        raise ConfigError(f"{path} has no finished episode to draw: train for longer")
-    step, value = np.array([rows[update] for update in sorted(rows)]).T
-    return Curve(step, value)
+        raise ConfigError(
+            f"{path} has no line with {metric} and {_COLUMNS[x]} yet, for example because no episode"
+            f" has ended: train for longer, or give another --metrics or --x"
+        )
+    return Curve(*np.array([rows[update] for update in sorted(rows)]).T)
 
 
-def band(curves: list[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Steps [P] that all curves cover, the mean over curves [P], and half the width of its 95%
-    confidence interval [P], or None for a single curve."""
-    first, last = max(c.step[0] for c in curves), min(c.step[-1] for c in curves)
-    step = np.linspace(min(first, last), last, _POINTS)
-    values = np.stack([np.interp(step, c.step, c.value) for c in curves])
-    if len(curves) == 1:
-        return step, values[0], None
-    t = _T[len(curves) - 2] if len(curves) - 2 < len(_T) else 1.96
-    return step, values.mean(0), t * values.std(0, ddof=1) / np.sqrt(len(curves))
+def band(curves: Sequence[Curve], aggregate: Aggregate = "mean") -> tuple[np.ndarray, Estimate]:
+    """The part of the x axis [P] that all curves cover, and their aggregate [P] there."""
+    first, last = max(c.x[0] for c in curves), min(c.x[-1] for c in curves)
+    x = np.linspace(min(first, last), last, _POINTS)
+    return x, estimate(np.stack([np.interp(x, c.x, c.value) for c in curves]), aggregate)
 
 
-def group(run_dirs: list[Path], metric: str = RETURN) -> dict[str, dict[str, list[Curve]]]:
-    """Environment -> label of an experiment -> the curves of its seeds."""
-    runs: dict[str, list[tuple[Config, Curve]]] = defaultdict(list)
-    for run_dir in run_dirs:
-        config = load_run(run_dir)
-        runs[config.env].append((config, read(run_dir, metric)))
-    grouped: dict[str, dict[str, list[Curve]]] = {}
-    for env, members in runs.items():
-        settings = [
-            {k: str(v) for k, v in config.to_dict().items() if k not in _WITHIN_EXPERIMENT}
-            for config, _ in members
-        ]
-        differing = [k for k in settings[0] if len({s[k] for s in settings}) > 1]
-        lines: dict[str, list[Curve]] = defaultdict(list)
-        for one, (_, curve) in zip(settings, members, strict=True):
-            lines[", ".join(f"{k} {one[k]}" for k in differing) or "PPO"].append(curve)
-        grouped[env] = dict(lines)
-    return grouped
+def curves_of(
+    grouped: Mapping[str, Mapping[str, Sequence[Path]]], metric: str = RETURN, x: X = "steps"
+) -> Panels:
+    """The curves of runs that `group` has grouped."""
+    columns = {
+        env: {label: [read(run, metric, x) for run in runs] for label, runs in members.items()}
+        for env, members in grouped.items()
+    }
+    return Panels(metric, columns)
 
 
 def draw(
-    grouped: dict[str, dict[str, list[Curve]]], out: Path, name: str = "mean training return"
-) -> None:
-    """Write a panel for each environment to the PNG `out`; `name` is that of the metric.
+    rows: Sequence[Panels], out: Path, x: X = "steps", aggregate: Aggregate = "mean",
+    lines: Lines | None = None,
+) -> None:  # fmt: skip
+    """Write a picture: a row of panels per metric, a column per environment, one legend below.
+
+    Args:
+        lines: the dashed lines of each environment, in the first row.
 
     Raises:
         ConfigError: where the file cannot be written.
@@ -125,22 +148,31 @@ def draw(
     import matplotlib
 
     matplotlib.use("Agg")
+    from matplotlib import lines as shapes
     from matplotlib import pyplot
 
-    columns = min(2, len(grouped))
-    rows = -(-len(grouped) // columns)
-    figure = pyplot.figure(figsize=(6.4 * columns, 4.4 * rows), layout="constrained")
-    for place, (env, lines) in enumerate(grouped.items(), start=1):
-        axis = figure.add_subplot(rows, columns, place)
-        for label, curves in lines.items():
-            step, mean, half = band(curves)
-            seeds = f"{len(curves)} seeds" if len(curves) > 1 else "1 seed"
-            (line,) = axis.plot(step, mean, label=f"{label} ({seeds})")
-            if half is not None:
-                axis.fill_between(step, mean - half, mean + half, color=line.get_color(), alpha=0.2)
-        axis.set(title=env, xlabel="environment steps", ylabel=name)
-        axis.grid(alpha=0.3)
-        axis.legend()
+    columns = rows[0].columns
+    texts = _legend(columns, int(_WIDTH * len(columns) * _LETTERS) - 8)
+    height = _HEIGHT * len(rows) + 0.2 * sum(text.count("\n") + 1 for text in texts.values())
+    figure = pyplot.figure(figsize=(_WIDTH * len(columns), height), layout="constrained")
+    styles: Styles = {
+        label: (f"C{i % 10}", "-" if i < 10 else ":") for i, label in enumerate(texts)
+    }
+    panels = figure.subplots(len(rows), len(columns), squeeze=False)
+    for axes, row in zip(panels, rows, strict=True):
+        for axis, experiments in zip(axes, row.columns.values(), strict=True):
+            _draw_panel(axis, experiments, x, aggregate, styles)
+            axis.set_ylabel(_NAMES.get(row.metric, row.metric))
+    for axis, env in zip(panels[0], columns, strict=True):
+        axis.set_title(env)
+        for name, value in (lines or {}).get(env, ()):
+            axis.axhline(value, color="0.3", linestyle="--", linewidth=1)
+            axis.annotate(
+                f"{name} {number(value)}", (0.01, value), xycoords=("axes fraction", "data"),
+                xytext=(0, 2), textcoords="offset points", fontsize="small", color="0.3",
+            )  # fmt: skip
+    handles = [shapes.Line2D([], [], color=c, linestyle=style) for c, style in styles.values()]
+    figure.legend(handles, texts.values(), loc="outside lower center", fontsize=9, frameon=False)
     try:
         figure.savefig(out, dpi=120)
     except OSError as error:
@@ -149,21 +181,120 @@ def draw(
         pyplot.close(figure)
 
 
-def main() -> None:
-    import tyro
+def _draw_panel(
+    axis: Axes, experiments: Experiments, x: X, aggregate: Aggregate, styles: Styles
+) -> None:
+    """Draw the lines and bands of a panel, and write its axes' numbers."""
+    from matplotlib import ticker
 
+    longest = max(curve.x[-1] for curves in experiments.values() for curve in curves)
+    unit, name = 1.0, {"steps": "environment steps", "time": "seconds", "updates": "updates"}[x]
+    if x == "time" and longest > 300:
+        unit, name = (60.0, "minutes") if longest < 3 * 3600 else (3600.0, "hours")
+    for label, curves in experiments.items():
+        at, (value, low, high) = band(curves, aggregate)
+        axis.plot(at / unit, value, color=styles[label][0], linestyle=styles[label][1])
+        axis.fill_between(at / unit, low, high, color=styles[label][0], alpha=0.2, linewidth=0)
+    thousands = ticker.FuncFormatter(lambda value, _: number(value))
+    axis.xaxis.set_major_formatter(ticker.EngFormatter(sep="") if x == "steps" else thousands)
+    axis.yaxis.set_major_formatter(thousands)
+    axis.set_xlabel(name)
+    axis.grid(alpha=0.3)
+
+
+def _legend(columns: Mapping[str, Experiments], letters: int) -> dict[str, str]:
+    """Label -> what the legend says of it, in lines of at most so many letters."""
+    seeds: dict[str, set[int]] = defaultdict(set)
+    for experiments in columns.values():
+        for label, curves in experiments.items():
+            seeds[label].add(len(curves))
+    texts = {}
+    for label, counts in seeds.items():
+        count = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
+        text = f"{label} ({count}\u00a0seed{'' if counts == {1} else 's'})"
+        texts[label] = "\n".join(textwrap.wrap(text, letters))
+    return texts
+
+
+def number(value: float) -> str:
+    """A number for people: 12,345 or 0.0123."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def table(row: Panels, aggregate: Aggregate = "mean") -> str:
+    """The experiments' final values, each seed's last one, in lines of text."""
+    lines = []
+    for env, experiments in row.columns.items():
+        cells = [["experiment", aggregate, "95% interval", "seeds", "P(> first)", "95% interval"]]
+        finals = {k: np.array([c.value[-1] for c in curves]) for k, curves in experiments.items()}
+        first = next(iter(finals.values()))
+        for place, (label, final) in enumerate(finals.items()):
+            value = _cells(estimate(final, aggregate))
+            better = _cells(probability_of_improvement(final, first)) if place else ["-", "-"]
+            cells.append([label, *value, str(len(final)), *better])
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines.append(f"{env}, {_NAMES.get(row.metric, row.metric)}, final value")
+        for label, *numbers in cells:
+            aligned = [text.rjust(width) for text, width in zip(numbers, widths[1:], strict=True)]
+            lines.append("  ".join([label.ljust(widths[0]), *aligned]))
+    return "\n".join(lines)
+
+
+def _cells(found: Estimate) -> list[str]:
+    """A number and its interval."""
+    value, low, high = (number(float(part)) for part in found)
+    return [value, "-" if low == "nan" else f"{low} to {high}"]
+
+
+def _lines(texts: Sequence[str], environments: Sequence[str]) -> Lines:
+    lines: Lines = {env: [] for env in environments}
+    for text in texts:
+        name, _, value = text.rpartition(" ")
+        env, _, short = name.partition(" ")
+        try:
+            height = convert(float, value)
+        except ValueError as error:
+            raise ConfigError(
+                f"line is {text!r}, but must be a name and a number: {error}"
+            ) from None
+        for place in [env] if env in lines else lines:
+            lines[place].append((short if env in lines else name, height))
+    return lines
+
+
+def plot(arguments: Arguments) -> None:
+    """Do what the command line asks for.
+
+    Raises:
+        ConfigError: for a wrong argument or folder, with the remedy.
+    """
+    out, aggregate = arguments.out, arguments.aggregate
+    if out.suffix not in (".png", ".svg"):
+        raise ConfigError(f"out {out} must be a .png or .svg file: give a name that ends so")
+    grouped = group(arguments.run_dirs, arguments.labels)
+    for env, experiments in grouped.items():
+        for label, runs in experiments.items():
+            if aggregate == "iqm" and len(runs) < 3:
+                raise ConfigError(
+                    f"aggregate iqm needs 3 seeds or more, but {label} has {len(runs)} in {env}:"
+                    f" give more runs, or --aggregate mean"
+                )
+    lines = _lines(arguments.line, list(grouped))
+    rows = [curves_of(grouped, metric, arguments.x) for metric in arguments.metrics]
+    draw(rows, out, arguments.x, aggregate, lines)
+    for row in rows:
+        print(table(row, aggregate))
+    print(out)
+
+
+def main() -> None:
     allow_short_help(sys.argv)
     arguments = tyro.cli(Arguments, prog="plot.py", config=(tyro.conf.PositionalRequiredArgs,))
     try:
-        if arguments.out.suffix != ".png":
-            raise ConfigError(f"out {arguments.out} must be a PNG: give a name that ends with .png")
-        grouped = group(arguments.run_dirs, arguments.metric)
-        name = "mean training return" if arguments.metric == RETURN else arguments.metric
-        draw(grouped, arguments.out, name)
+        plot(arguments)
     except UserError as error:
         print(f"plot.py: {error}", file=sys.stderr)
         sys.exit(2)
-    print(arguments.out)
 
 
 if __name__ == "__main__":

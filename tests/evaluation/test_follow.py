@@ -130,7 +130,7 @@ def test_scores_are_lines_that_plot_draws_even_beside_torn_ones(run):
         "followed/win": 0.5,
     }  # fmt: skip
     curve = plot.read(run.folder, "followed/return_mean")
-    np.testing.assert_array_equal(curve.step, [10, 20])
+    np.testing.assert_array_equal(curve.x, [10, 20])
     np.testing.assert_array_equal(curve.value, [2.0, 3.5])
 
 
