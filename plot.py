@@ -1,8 +1,8 @@
 """Learning curves: `python plot.py RUN_DIR... [--metrics NAME...] [--out curves.png]`.
 
 Runs that differ in nothing but their seed are one experiment and one line: the mean of its seeds with
-a 95% confidence band. There is a column of panels per environment and a row per metric. A table of the
-experiments' final values is printed.
+a 95% confidence band. Each metric has a row of panels, one per environment. A table of the experiments'
+final values is printed.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _POINTS = 200
 _WIDTH, _HEIGHT = 6.4, 4.0  # of a panel, in inches
+_ACROSS = 3  # panels side by side, at most
 _LETTERS = 14  # of the legend's font in an inch
 RETURN = "episode_return_mean"
 _NAMES = {RETURN: "mean training return", "eval/return_mean": "mean evaluation return"}
@@ -137,7 +138,7 @@ def draw(
     rows: Sequence[Panels], out: Path, x: X = "steps", aggregate: Aggregate = "mean",
     lines: Lines | None = None,
 ) -> None:  # fmt: skip
-    """Write a picture: a row of panels per metric, a column per environment, one legend below.
+    """Write a picture: a row of panels per metric, a panel per environment, one legend below.
 
     Args:
         lines: the dashed lines of each environment, in the first row.
@@ -152,19 +153,23 @@ def draw(
     from matplotlib import pyplot
 
     columns = rows[0].columns
-    texts = _legend(columns, int(_WIDTH * len(columns) * _LETTERS) - 8)
-    height = _HEIGHT * len(rows) + 0.2 * sum(text.count("\n") + 1 for text in texts.values())
-    figure = pyplot.figure(figsize=(_WIDTH * len(columns), height), layout="constrained")
+    across = min(len(columns), _ACROSS)
+    deep = -(-len(columns) // across)  # rows of panels for each metric
+    texts = _legend(columns, int(_WIDTH * across * _LETTERS) - 8)
+    height = _HEIGHT * len(rows) * deep
+    height += 0.2 * sum(text.count("\n") + 1 for text in texts.values())
+    figure = pyplot.figure(figsize=(_WIDTH * across, height), layout="constrained")
     styles: Styles = {
         label: (f"C{i % 10}", "-" if i < 10 else ":") for i, label in enumerate(texts)
     }
-    panels = figure.subplots(len(rows), len(columns), squeeze=False)
+    panels = figure.subplots(len(rows) * deep, across, squeeze=False).reshape(len(rows), -1)
     for axes, row in zip(panels, rows, strict=True):
-        for axis, experiments in zip(axes, row.columns.values(), strict=True):
+        for axis in axes[len(columns) :]:
+            axis.set_axis_off()
+        for axis, (env, experiments) in zip(axes, row.columns.items(), strict=False):
             _draw_panel(axis, experiments, x, aggregate, styles)
-            axis.set_ylabel(_NAMES.get(row.metric, row.metric))
-    for axis, env in zip(panels[0], columns, strict=True):
-        axis.set_title(env)
+            axis.set(title=env, ylabel=_NAMES.get(row.metric, row.metric))
+    for axis, env in zip(panels[0], columns, strict=False):
         for name, value in (lines or {}).get(env, ()):
             axis.axhline(value, color="0.3", linestyle="--", linewidth=1)
             axis.annotate(
