@@ -276,6 +276,9 @@ def plot(arguments: Arguments) -> None:
     out, aggregate = arguments.out, arguments.aggregate
     if out.suffix not in (".png", ".svg"):
         raise ConfigError(f"out {out} must be a .png or .svg file: give a name that ends so")
+    for name in ("run_dirs", "metrics"):
+        if not getattr(arguments, name):
+            raise ConfigError(f"{name} has nothing to draw: give one or more")
     grouped = group(arguments.run_dirs, arguments.labels)
     for env, experiments in grouped.items():
         for label, runs in experiments.items():

@@ -123,16 +123,19 @@ def train_all(
 
 
 def evaluate(run: Run) -> None:
-    """Score the final and the best weights of a run, and write what it reached."""
+    """Score the final and the best weights of a run, and write what it reached.
+
+    Raises:
+        ConfigError: where the run was too short for an episode.
+    """
     from evaluation.load import load_policy
     from evaluation.score import score
 
     summary = json.loads((run.folder / "summary.json").read_text())
-    row: dict[str, Any] = {
-        "env": run.env,
-        "seed": run.seed,
-        "training": summary["train_return_last100"],
-    }
+    row: dict[str, Any] = {"env": run.env, "seed": run.seed}
+    row["training"] = summary["train_return_last100"]
+    if row["training"] is None:
+        raise ConfigError(f"no episode has ended in {run.folder}: give more --steps")
     for measure, checkpoint in (("final", "last"), ("best", "best")):
         policy = load_policy(run.folder, checkpoint, trust=True)
         scores = score(policy.model, policy.config, EPISODES, EVALUATION_SEED + run.seed)
@@ -145,12 +148,18 @@ def evaluate(run: Run) -> None:
           + ", ".join(f"{name} {number(row[name])}" for name in MEASURES), flush=True)  # fmt: skip
 
 
-def refuse_another_protocol(arguments: Arguments, flags: Sequence[str]) -> None:
-    """Note with what the runs of this folder are trained.
+def begin(arguments: Arguments, flags: Sequence[str]) -> None:
+    """Check the arguments, and note in the runs' folder with what they are trained.
 
     Raises:
-        ConfigError: where those that it has were trained with something else.
+        ConfigError: where there is nothing to run, or the folder's runs were trained with something
+            else.
     """
+    for name, least in (("seeds", len(arguments.seeds)), ("envs", len(arguments.envs)),
+                        ("at_once", arguments.at_once)):  # fmt: skip
+        if least < 1:
+            raise ConfigError(f"{name} is {getattr(arguments, name)}, but must be one at least")
+    arguments.out.mkdir(parents=True, exist_ok=True)
     path, protocol = (
         arguments.out / "protocol.json",
         {"steps": arguments.steps, "flags": list(flags)},
@@ -287,9 +296,8 @@ def main() -> None:
     split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     arguments = tyro.cli(Arguments, args=sys.argv[1:split])
     flags = sys.argv[split + 1 :]
-    arguments.out.mkdir(parents=True, exist_ok=True)
     try:
-        refuse_another_protocol(arguments, flags)
+        begin(arguments, flags)
         runs = [
             Run(env, seed, arguments.out / f"{env.replace('/', '-').replace(':', '-')}__s{seed}")
             for env in arguments.envs

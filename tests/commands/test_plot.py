@@ -150,6 +150,8 @@ def test_long_labels_leave_the_axes_their_room(tmp_path):
         (["RUN", "--out", "curves.jpeg"], r"curves\.jpeg must be a \.png or \.svg file"),
         (["RUN", "--out", "/nowhere/curves.png"], r"/nowhere/curves\.png cannot be written"),
         (["RUN", "--metric", "nothing"], "has no metric 'nothing': give one of .*global_step"),
+        ([], "run_dirs has nothing to draw"),
+        (["RUN", "--metrics"], "metrics has nothing to draw"),
         (["RUN", "--line", "cleanrl"], "line is 'cleanrl', but must be a name and a number"),
         (["RUN", "--line", "cleanrl inf"], "line is 'cleanrl inf', but must be"),
         (["RUN", "--labels", "a", "b"], "labels are a, b, but CartPole-v1 has 1 experiments"),

@@ -1,0 +1,79 @@
+"""One protocol for results: as a user types it, interrupted and gone on with."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.returns import FIGURES, markdown, summarise
+from tests.conftest import ROOT, run_command, wait_until
+
+
+@pytest.mark.slow
+def test_results_of_two_seeds_after_an_interruption(tmp_path):
+    out = tmp_path / "returns"
+    command = ["benchmarks/returns.py", "--envs", "CartPole-v1", "--seeds", "1", "2", "--steps", "3000",
+               "--out", str(out), "--", "--samplers", "0", "--compile", "off"]  # fmt: skip
+    first = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL)
+    metrics = out / "CartPole-v1__s1" / "metrics.jsonl"
+    wait_until(
+        lambda: metrics.exists() and metrics.read_text().count("\n") > 1, 120, "the first run"
+    )
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(60) == 143
+    done = run_command(*command)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.with_name("returns.json").read_text())
+    assert found["flags"] == ["--samplers", "0", "--compile", "off"]
+    assert [(run["env"], run["seed"]) for run in found["runs"]] == [
+        ("CartPole-v1", 1),
+        ("CartPole-v1", 2),
+    ]
+    assert all(run["global_step"] >= 3000 for run in found["runs"])
+    final = found["environments"]["CartPole-v1"]["final"]
+    assert len(final["seeds"]) == 2
+    assert (
+        min(final["seeds"]) <= final["low"] <= final["iqm"] <= final["high"] <= max(final["seeds"])
+    )
+    assert out.with_name("returns.md").read_text() in done.stdout
+    assert Image.open(tmp_path / "returns_classic.png").width > 0
+
+    # nothing is run again, and nothing is mixed with runs of another protocol
+    runs = {path: path.stat().st_mtime_ns for path in out.glob("*/*.json*")}
+    again = run_command(*command)
+    assert again.returncode == 0, again.stderr
+    assert runs == {path: path.stat().st_mtime_ns for path in out.glob("*/*.json*")}
+    other = run_command(*command, "--gamma", "0.5")
+    assert other.returncode == 1
+    assert "give the same steps and flags, or another --out" in other.stderr
+
+
+def test_a_familys_shares_of_the_published_figures_are_over_all_its_runs():
+    rows = [
+        {
+            "env": env,
+            "seed": seed,
+            "training": share * FIGURES[env],
+            "final": FIGURES[env],
+            "best": 1.0,
+        }
+        for env, shares in {
+            "Hopper-v4": (0.5, 0.6, 0.7, 0.8),
+            "Ant-v4": (1.0, 1.1, 1.2, 1.3),
+        }.items()
+        for seed, share in enumerate(shares)
+    ]
+    found = summarise(rows)
+    shares = found["shares_of_published"]["mujoco"]["training"]
+    assert shares["iqm"] == pytest.approx(np.mean([0.7, 0.8, 1.0, 1.1]))
+    assert 0.5 < shares["low"] < shares["iqm"] < shares["high"] < 1.3
+    assert found["shares_of_published"]["mujoco"]["final"]["iqm"] == pytest.approx(1)
+    hopper = found["environments"]["Hopper-v4"]["training"]
+    assert hopper["iqm"] == pytest.approx(0.65 * FIGURES["Hopper-v4"])
+    assert "| Hopper-v4 | last 100 training episodes | 1,742 |" in markdown(found, "")
