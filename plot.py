@@ -173,7 +173,7 @@ def draw(
         for name, value in (lines or {}).get(env, ()):
             axis.axhline(value, color="0.3", linestyle="--", linewidth=1)
             axis.annotate(
-                f"{name} {number(value)}", (0.01, value), xycoords=("axes fraction", "data"),
+                f"{name}: {number(value)}", (0.01, value), xycoords=("axes fraction", "data"),
                 xytext=(0, 2), textcoords="offset points", fontsize="small", color="0.3",
             )  # fmt: skip
     handles = [shapes.Line2D([], [], color=c, linestyle=style) for c, style in styles.values()]

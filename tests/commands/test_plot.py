@@ -126,7 +126,7 @@ def test_one_metric_may_be_given_as_before_and_svg_holds_the_words(tmp_path):
     assert done.returncode == 0, done.stderr
     words = re.findall(r"<!-- (.+?) -->", out.read_text())
     assert {"CartPole-v1", "Acrobot-v1", "entropy", "minutes", "PPO (1\u00a0seed)"} <= set(words)
-    assert words.count("a paper 0.7") == 1
+    assert words.count("a paper: 0.7") == 1
 
 
 def test_long_labels_leave_the_axes_their_room(tmp_path):
