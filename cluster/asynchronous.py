@@ -115,7 +115,7 @@ class AsynchronousPool:
                     break
                 self._changed.wait()
         self.supervisor.wake()  # here too
-        return _merge(parts)
+        return merge(parts)
 
     def _drop(self, parts: Iterable[Rollout]) -> None:
         """Count fragments that nobody will learn from."""
@@ -186,7 +186,7 @@ class AsynchronousPool:
                 self._drop([rollout])
 
 
-def _merge(parts: list[Rollout]) -> Rollout:
+def merge(parts: list[Rollout]) -> Rollout:
     """Fragments side by side, in their order of arrival."""
     arrays = [part.arrays() for part in parts]
     merged = Rollout.of({name: np.concatenate([a[name] for a in arrays], 1) for name in arrays[0]})

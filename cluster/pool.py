@@ -84,17 +84,26 @@ class SamplerPool(Protocol):
         name: where the samplers run: inline, local, xparl or ray.
         samplers: how many there are.
         spec: shapes of the rollouts.
-        dropped: fragments that came too late to be learned from.
-        dropped_steps: environment steps in those fragments.
-        dropped_episodes: episodes that ended in those fragments.
     """
 
     name: str
     samplers: int
     spec: RolloutSpec
-    dropped: int
-    dropped_steps: int
-    dropped_episodes: int
+
+    @property
+    def dropped(self) -> int:
+        """Fragments that came too late to be learned from."""
+        ...
+
+    @property
+    def dropped_steps(self) -> int:
+        """Environment steps in those fragments."""
+        ...
+
+    @property
+    def dropped_episodes(self) -> int:
+        """Episodes that ended in those fragments."""
+        ...
 
     @property
     def samplers_alive(self) -> int:

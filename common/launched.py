@@ -14,6 +14,7 @@ import time
 _STORE = "DPPO_TRAINERS_STORE"
 _LAUNCHER = "DPPO_TRAINERS_LAUNCHER"
 _MEMORY = "DPPO_TRAINERS_MEMORY"
+_RUN_ID, _STORE_URL = "DPPO_STORE_RUN", "DPPO_STORE_URL"
 _RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 _PARENT = os.getppid()  # as early as possible: torchrun's agent does not say its own number
 _LOOKS_EVERY_S = 1.0
@@ -36,6 +37,28 @@ def variables(
         # whatever the user has exported: these trainers need no port that others can reach
         "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo",
     }  # fmt: skip
+
+
+def store_variables(rank: int, url: str, run_id: str) -> dict[str, str]:
+    """Those that `--trainers` gives to one of the trainers that share a run in a store.
+
+    Args:
+        url: of the store's server, without the password.
+        run_id: of the run.
+    """
+    return {
+        "LOCAL_RANK": str(rank), _STORE_URL: url, _RUN_ID: run_id, _LAUNCHER: str(os.getpid()),
+    }  # fmt: skip
+
+
+def store_url() -> str | None:
+    """Where the store is that `--trainers` has started, or found."""
+    return os.environ.get(_STORE_URL)
+
+
+def run_id() -> str | None:
+    """The id of the run in a store for which `--trainers` has started this process."""
+    return os.environ.get(_RUN_ID)
 
 
 def end_with_launcher() -> None:

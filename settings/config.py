@@ -11,6 +11,7 @@ from common.errors import UserError
 from common.values import convert
 from envs import FamilyOptions, family, family_of
 from settings import owners
+from settings.store_url import without_password
 
 MOST_OFF = 1.5  # factor by which a batch may miss batch_size before minibatches change their size
 
@@ -29,6 +30,7 @@ class Config(
     owners.Files,
     owners.Evaluation,
     owners.Machine,
+    owners.Store,
     owners.Cluster,
     owners.Length,
     owners.Task,
@@ -47,6 +49,8 @@ class Config(
                 setattr(self, name, convert(hint, value))
             except ValueError as rule:
                 raise ConfigError(f"{name} is {value}, but must be {rule}") from None
+        if self.store is not None:
+            self.store = without_password(self.store)
 
     @property
     def family(self) -> str:
@@ -119,6 +123,11 @@ class Config(
         """Environments that no two samplers can share, such as the two sides of a game."""
         return family(self.env).envs_together(self)
 
+    @property
+    def trainers_in_step(self) -> int:
+        """How many trainers take each gradient step together."""
+        return self.trainers if self.trainer_mode == "synchronous" and self.store is None else 1
+
     def default_samplers(self, available: int) -> int:
         """Of one trainer, as many as its `available` processors allow; asynchronous ones share
         environments evenly."""
@@ -137,6 +146,13 @@ HINTS: dict[str, Any] = get_type_hints(Config, include_extras=True)
 FIELDS = set(HINTS)
 
 # `--resume` may change how long a run is, where it runs, and what it shows and saves of itself.
-_CHANGEABLE = owners.Length, owners.Cluster, owners.Machine, owners.Evaluation, owners.Files
+_CHANGEABLE = (
+    owners.Length, owners.Cluster, owners.Store, owners.Machine, owners.Evaluation, owners.Files,
+)  # fmt: skip
 MAY_CHANGE_ON_RESUME = {field.name for owner in _CHANGEABLE for field in dataclasses.fields(owner)}
 MAY_CHANGE_ON_RESUME -= {"run_dir", "config"}
+# What a trainer that joins a run decides for itself.
+MAY_CHANGE_ON_JOIN = {"trust"} | {
+    field.name for owner in (owners.Machine, owners.Store) for field in dataclasses.fields(owner)
+}
+STORE_LAG = 4  # the default of policy_lag with a store, where versions are made by all trainers

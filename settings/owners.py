@@ -66,8 +66,8 @@ class Cluster:
     ray_address: str | None = None
     """HOST:PORT of a Ray cluster's head node, or auto: the one on this machine."""
     samplers: Natural | None = None
-    """Sampler processes or remote actors. 0: in the learner's own process. Default: the cores,
-    or the cluster's free CPUs; at most env_num."""
+    """Sampler processes or remote actors. 0: in the learner's own process, or, with a store, none but
+    those that others start. Default: the cores, or the cluster's free CPUs; at most env_num."""
     sampler_timeout: Positive = 60.0
     """A sampler that makes no step for so long [s] is lost: it is ended, and replaced."""
     wait_for_cpus: Annotated[NotNegative | None, Needs(xparl_addr=ON, ray_address=ON)] = None
@@ -86,6 +86,27 @@ class Cluster:
     nan: Literal["go_on", "stop"] = "go_on"
     """On NaN or infinity: refuse the sampler's part of the fragment, or the update, and go on, or
     end the run. The weights never hold one."""
+
+
+@dataclass
+class Store:
+    """The sample store, through which samplers and any number of trainers share a run."""
+
+    store: str | None = None
+    """redis://[USER[:PASSWORD]@]HOST:PORT/DB of a Redis-compatible server (rediss:// with TLS), or
+    embedded: one that this run starts and ends. The password is better in DPPO_REDIS_PASSWORD."""
+    join: str | None = None
+    """Be one more trainer of the run with this id, which has the store's settings."""
+    store_timeout: Annotated[Positive, Needs(store=ON)] = 60.0
+    """Where the store cannot be reached for so long [s], the run ends with exit code 75. Until then
+    everybody waits for it."""
+    store_fragments: Annotated[Count | None, Needs(store=ON)] = None
+    """Fragments that wait in the store for a trainer at most; then samplers wait. Default: those of one
+    update."""
+    store_bytes: Annotated[Count, Needs(store=ON)] = 2**30
+    """Bytes of fragments that the store holds at most."""
+    store_compression: Annotated[Literal["none", "zstd"], Needs(store=ON)] = "none"
+    """Compress fragments, where the network is slower than some 300 MB/s."""
 
 
 @dataclass

@@ -7,6 +7,7 @@ annotation: see `settings.config`.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 
 from gymnasium import spaces
@@ -14,6 +15,7 @@ from gymnasium import spaces
 from common.values import needs
 from envs import Spaces, family
 from settings.config import HINTS, MOST_OFF, Config, ConfigError
+from settings.store_url import EMBEDDED, RUN_ID, parse
 
 
 def validate(config: Config) -> None:
@@ -23,7 +25,7 @@ def validate(config: Config) -> None:
         ConfigError: for the first rule that is broken.
         WrongOption: for the first that the environment's family has.
     """
-    for broken in (_samplers, _batch, _contradictions, _trainers):
+    for broken in (_samplers, _batch, _contradictions, _trainers, _store):
         for message in broken(config):
             raise ConfigError(message)
     family(config.env).validate(config)
@@ -41,7 +43,7 @@ def validate_trainers(config: Config) -> None:
 
 def _samplers(config: Config) -> Iterator[str]:
     samplers, env_num = config.samplers, config.env_num
-    if samplers == 0 and config.policy_lag > 1:
+    if samplers == 0 and config.policy_lag > 1 and config.store is None:
         yield (
             f"policy_lag is {config.policy_lag}, but samplers 0 puts the environments in the"
             f" learner's own process, where nothing overlaps: give --samplers 1 or more"
@@ -123,6 +125,8 @@ def _contradictions(config: Config) -> Iterator[str]:
 
 def _trainers(config: Config) -> Iterator[str]:
     trainers, hogwild = config.trainers, config.trainer_mode == "hogwild"
+    if config.store is not None:  # each has whole batches of whatever samplers send
+        return
     if trainers == 1:
         if hogwild:
             yield (
@@ -174,6 +178,56 @@ def _together(config: Config) -> Iterator[str]:
             f"trainers is {trainers}, but the penalty of kl_excess_coefficient"
             f" {config.kl_excess_coefficient} is no sum over rows, and cannot be shared: leave it"
             f" out, or leave --trainers out"
+        )
+
+
+def _store(config: Config) -> Iterator[str]:
+    if config.store is None:
+        if config.join is not None:
+            yield f"join is {config.join}, but the run is in a store: give its URL as --store"
+        return
+    if config.store != EMBEDDED:
+        try:
+            parse(config.store)
+        except ValueError as rule:
+            yield f"store is not shown, as it may hold a password, but it must be {rule}"
+    if config.join is not None and not re.fullmatch(RUN_ID, config.join):
+        yield (
+            f"join is {config.join!r}, but the id of a run has letters, digits, -, _ and . alone: give"
+            f" the one that the run has printed"
+        )
+    for name in ("xparl_addr", "ray_address"):
+        address = getattr(config, name)
+        if address is not None:
+            yield (
+                f"store {config.store} brings its own samplers, but {name} {address} asks for those"
+                f" of a cluster: leave one of them out, and start samplers there by `python -m"
+                f" cluster.store sample`"
+            )
+    if config.policy_lag < 2:
+        yield (
+            f"policy_lag is {config.policy_lag}, but fragments of a store are learned from as they"
+            f" arrive: give --policy_lag 2 or more"
+        )
+    if config.store == EMBEDDED and config.join is not None:
+        yield (
+            f"store is embedded, but the run {config.join} that this trainer joins has a server"
+            f" already: give the URL that it has printed"
+        )
+    if config.trainers > 1 and config.join is not None:
+        yield (
+            f"trainers is {config.trainers}, but join {config.join} adds one trainer to a run: leave"
+            f" one of them out"
+        )
+    if config.normalize_value:
+        yield (
+            "normalize_value scales the critic by statistics of one trainer, but the trainers of a"
+            " store move them side by side: leave it out"
+        )
+    if config.trainer_mode == "hogwild":
+        yield (
+            f"trainer_mode hogwild has one model in memory, but store {config.store} has it in the"
+            f" store: leave one of them out"
         )
 
 

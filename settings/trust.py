@@ -53,18 +53,20 @@ def _named(config: Config) -> list[str]:
     return [name for name in CODE if ":" in getattr(config, name)]
 
 
-def refuse_strangers_code(config: Config, source: Path, typed: Collection[str] = ()) -> None:
+def refuse_strangers_code(config: Config, source: Path | str, typed: Collection[str] = ()) -> None:
     """Refuse settings that name a class which nobody typed and nobody trusts.
 
     Args:
-        source: the run's folder, or the file, that they come from.
+        source: the run's folder, or the file, that they come from; or another source, in words,
+            which is never the user's own.
         typed: the settings that the user has typed.
 
     Raises:
         ConfigError: with the remedy.
     """
     for setting in _named(config):
-        if setting not in typed and not config.trust and not _is_own(source, config):
+        is_own = isinstance(source, Path) and _is_own(source, config)
+        if setting not in typed and not config.trust and not is_own:
             name = getattr(config, setting)
             raise ConfigError(
                 f"{setting} {name} of {source} is code: it would import the module"

@@ -32,6 +32,7 @@ from model import build_model
 from plot import read
 from settings.config import FIELDS, Config
 from settings.sources import load_run, parse
+from tests.cluster.sealed import sealed
 from train import check
 from training.folder import run_folder
 
@@ -111,18 +112,23 @@ def refused_or_done(action: Callable[[], object]) -> None:
 MESSAGE = wire.pack(
     {"episodes": [[1, 0, 2.0, 3, {}]]}, {"rollout/obs": np.arange(6.0), "b": np.ones((2, 2), bool)}
 )
-HEADER_END = 16 + int.from_bytes(MESSAGE[8:16], "little")
+HEADER_END = 16 + int.from_bytes(MESSAGE[8:12], "little")
 HEADER = json.loads(MESSAGE[16:HEADER_END])
 
 
 def with_header(header: Any) -> bytes:
     content = in_json(header)
-    start = MESSAGE[:8] + len(content).to_bytes(8, "little") + content
-    return start + bytes(-len(start) % 64) + MESSAGE[-128:]
+    start = MESSAGE[:8] + len(content).to_bytes(4, "little") + bytes(4) + content
+    return sealed(start + bytes(-len(start) % 64) + MESSAGE[-128:])
 
 
 @fuzzed
-@given(mutated(MESSAGE) | restructured(HEADER).map(with_header) | st.binary(max_size=200))
+@given(
+    mutated(MESSAGE)
+    | mutated(MESSAGE).map(sealed)
+    | restructured(HEADER).map(with_header)
+    | st.binary(max_size=200)
+)
 def test_messages(message: bytes):
     with contextlib.suppress(wire.WireError):
         meta, arrays = wire.unpack(message)

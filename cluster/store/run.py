@@ -1,0 +1,308 @@
+"""A run's part of a store: its keys, and the steps that are made there.
+
+Every step can be made again where its answer was lost. Nothing outside `dppo:{RUN_ID}:` is touched.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+import redis
+from redis.exceptions import ResponseError
+
+from cluster import wire
+from cluster.store import scripts
+from cluster.store.address import Link, StoreError
+from cluster.store.keys import Keys, RunGone
+from cluster.store.status import Status, read_status
+from rollout import Weights
+
+_NAME = b"name"  # the one field of an entry of the stream
+_STAGED_S = 600  # how long weights are kept that nobody has published
+_BLOCK_MS = 500  # for new fragments
+
+
+class Ended(Exception):
+    """The run has ended."""
+
+
+class Record(NamedTuple):
+    """What whoever joins a run has to know of it.
+
+    Args:
+        config: the settings, as `Config.to_dict` gives them.
+        samplers: into how many equal ranges the environments are spread; an update takes as many
+            fragments.
+    """
+
+    config: dict[str, Any]
+    samplers: int
+
+
+class Published(NamedTuple):
+    """What became of weights. They are in the store only if `outcome` is `done`.
+
+    Args:
+        outcome: `done`, `conflict` (there are newer ones than those they were made from) or `lost`
+            (another trainer has taken over some of the fragments that they were made from).
+        version: of the weights that are in the store now.
+        lost: the fragments that were lost.
+    """
+
+    outcome: str
+    version: int
+    lost: frozenset[bytes] = frozenset()
+
+
+class Beat(NamedTuple):
+    """What a heartbeat brings back. `samplers`: the number of the last sampler, and 1; `gaps`: see `Status`."""
+
+    ended: bool
+    version: int
+    samplers_alive: int
+    samplers: int
+    gaps: int
+
+
+class RunStore:
+    """One run at a store's server.
+
+    Args:
+        link: to the server. Taken over.
+        run: the id of the run.
+
+    All methods wait for the server, and raise `StoreLost` where that takes too long. All but `found`
+    and `record` raise `RunGone`.
+    """
+
+    def __init__(self, link: Link, run: str):
+        self.link, self.run = link, run
+        keys = Keys(link, run)
+        self._key, self._step = keys.key, keys.step
+
+    def found(
+        self, record: Record, weights: Weights, fragments: int, size: int, first_sampler: int = 0,
+        steps: int = 0,
+    ) -> bool:  # fmt: skip
+        """Make the run, unless it is there and has not ended; whether this made it.
+
+        Args:
+            fragments, size: what the stream may hold, in fragments and bytes.
+            first_sampler: the smallest number of a sampler, a multiple of the ranges.
+            steps: environment steps that the run has taken so far.
+        """
+        message = wire.pack({"version": weights.version}, weights.arrays)
+        happened, _ = self._step(
+            scripts.FOUND, json.dumps(record._asdict()), message, weights.version, fragments, size,
+            first_sampler, steps,
+        )  # fmt: skip
+        return happened == "founded"
+
+    def record(self) -> Record | None:
+        """What the run was founded with; None where there is none.
+
+        Raises:
+            StoreError: where another version of this project has founded it.
+        """
+        text = self.link.call(lambda client: client.get(self._key("record")))
+        if text is None:
+            return None
+        try:
+            record = Record(**json.loads(text))
+            if not isinstance(record.config, dict) or record.samplers < 1:
+                raise ValueError("its record is no record of a run")
+            return record
+        except (ValueError, TypeError, RecursionError) as error:
+            raise StoreError(
+                f"the run {self.run} was founded by another version of this project ({error}): give all"
+                f" machines the same version"
+            ) from None
+
+    def weights(self) -> tuple[int, bytes]:
+        """The version and the message of the newest weights."""
+
+        def action(client: redis.Redis) -> list[Any]:
+            pipe = client.pipeline()  # as one step
+            pipe.hget(self._key("counters"), "version")
+            pipe.get(self._key("weights"))
+            return pipe.execute()
+
+        version, message = self.link.call(action)
+        if version is None or message is None:
+            raise RunGone
+        return int(version), message
+
+    def version(self) -> int:
+        """The version of the newest weights."""
+        version = self.link.call(lambda client: client.hget(self._key("counters"), "version"))
+        if version is None:
+            raise RunGone
+        return int(version)
+
+    def join(self, ranges: int) -> int:
+        """The number of a new sampler, which steps range `number % ranges` of the environments.
+
+        It is a range with the fewest samplers that are alive. No two samplers have one number.
+
+        Args:
+            ranges: see `Record.samplers`.
+
+        Raises:
+            Ended: where the run has ended.
+        """
+        happened, rest = self._step(scripts.JOIN, ranges)
+        if happened == "ended":
+            raise Ended
+        return rest[0]
+
+    def has_room(self, size: int) -> int | None:
+        """The version of the newest weights; None where so many bytes would not be taken now.
+
+        Raises:
+            Ended: where the run has ended.
+        """
+        happened, rest = self._step(scripts.ROOM, size)
+        if happened == "ended":
+            raise Ended
+        return rest[0] if happened == "room" else None
+
+    def append(self, sampler: int, number: int, message: bytes) -> int | None:
+        """Append a sampler's fragment; the version of the newest weights, or None where it is full.
+
+        Args:
+            number: of the fragment among the sampler's, from 0.
+
+        Raises:
+            Ended: where the run has ended.
+        """
+        if self.has_room(len(message)) is None:
+            return None
+
+        staged = (f"fragment:{sampler}:{number}", message, scripts.DAY_S)
+        happened, rest = self._step(scripts.APPEND, sampler, number, staged=staged)
+        if happened == "ended":
+            raise Ended
+        return rest[0] if happened == "appended" else None
+
+    def read(self, trainer: str, most: int) -> tuple[int, list[tuple[bytes, bytes]]]:
+        """The version of the newest weights, and new fragments, by their ids; waits half a second.
+
+        They are this trainer's from now on, also where the answer is lost: see `claim`.
+        """
+
+        def action(client: redis.Redis) -> tuple[bytes | None, list[tuple[bytes, bytes]]]:
+            pipe = client.pipeline(transaction=False)
+            pipe.xreadgroup(
+                scripts.GROUP, trainer, {self._key("stream"): ">"}, most, block=_BLOCK_MS
+            )
+            pipe.hget(self._key("counters"), "version")
+            answer, version = pipe.execute(raise_on_error=False)
+            if isinstance(answer, ResponseError) and str(answer).startswith("NOGROUP"):
+                return None, []
+            if isinstance(answer, Exception):
+                raise answer
+            return version, self._messages(client, answer[0][1] if answer else [])
+
+        version, messages = self.link.call(action)
+        if version is None:
+            raise RunGone
+        return int(version), messages
+
+    def _messages(self, client: redis.Redis, entries: list[Any]) -> list[tuple[bytes, bytes]]:
+        """The ids and the messages of entries of the stream; b"" where there is none."""
+        names = [fields.get(_NAME, b"") for _, fields in entries]
+        keys = [self._key("fragment:").encode() + name for name in names]
+        messages: list[Any] = client.mget(keys) if keys else []
+        return [(entry[0], m or b"") for entry, m in zip(entries, messages, strict=True)]
+
+    def claim(self, trainer: str) -> set[bytes]:
+        """Take over the fragments of trainers that are gone; the ids of all that this one has now."""
+        return set(self._step(scripts.CLAIM, trainer)[1])
+
+    def fetch(self, ids: Collection[bytes]) -> list[tuple[bytes, bytes]]:
+        """Fragments by their ids; those that are not in the stream any more are b""."""
+
+        def action(client: redis.Redis) -> list[tuple[bytes, bytes]]:
+            pipe = client.pipeline(transaction=False)
+            for id_ in ids:
+                pipe.xrange(self._key("stream"), id_, id_)
+            there = [entries[0] for entries in pipe.execute() if entries]
+            return self._messages(client, there)
+
+        found = dict(self.link.call(action))
+        return [(id_, found.get(id_, b"")) for id_ in ids]
+
+    def publish(
+        self, trainer: str, token: str, expected: int, weights: Weights, ids: Sequence[bytes],
+        steps: int,
+    ) -> Published:  # fmt: skip
+        """Put weights in the store, and count the fragments that they were made from as learned from.
+
+        Args:
+            token: another one for each publication.
+            expected: the version that they were made from.
+            weights: of the version after it.
+            ids: the fragments.
+            steps: environment steps in them.
+        """
+        message = wire.pack({"version": weights.version}, weights.arrays)
+        staged = (f"staged:{trainer}", message, _STAGED_S)
+        outcome, rest = self._step(
+            scripts.PUBLISH, trainer, token, expected, steps, *ids, staged=staged
+        )
+        return Published(outcome, rest[0], frozenset(rest[1:]))
+
+    def drop(self, trainer: str, counter: str, ids: Sequence[bytes], steps: int = 0) -> None:
+        """Take fragments of this trainer's out of the stream.
+
+        Args:
+            counter: `dropped:REASON` or `refused:REASON`.
+            steps: environment steps in them, where they are to be counted.
+        """
+        self._step(scripts.DROP, trainer, counter, steps, *ids)
+
+    def beat(self, kind: str, name: str | int, version: int = 0, wait: float = 0.0) -> Beat:
+        """Be alive for another 10 s.
+
+        Args:
+            kind: trainer or sampler.
+            version: of the weights that a trainer works from.
+            wait: the share of its time that a trainer has waited.
+        """
+        happened, rest = self._step(scripts.BEAT, kind, name, version, wait)
+        return Beat(happened == "ended", *rest)
+
+    def leave(self, kind: str, name: str | int) -> None:
+        """Be gone at once: another trainer takes over what this one has."""
+        self._step(scripts.LEAVE, kind, name)
+
+    def end(self) -> None:
+        """End the run for everybody. It expires in an hour."""
+        self._step(scripts.END)
+
+    def leave_scores(self, line: str) -> None:
+        """Leave what a follower has scored, as JSON, for the run's first trainer."""
+        self._step(scripts.SCORE, line)
+
+    def take_scores(self) -> list[bytes]:
+        """Take what followers have left."""
+        return self._step(scripts.TAKE_SCORES)[1]
+
+    def status(self) -> Status:
+        """The run's counters at this instant."""
+        return read_status(*self._step(scripts.STATUS)[1])
+
+    def close(self) -> None:
+        self.link.close()
+
+
+def runs(link: Link) -> list[str]:
+    """The ids of all runs at a server."""
+
+    def action(client: redis.Redis) -> list[str]:
+        keys = client.scan_iter("dppo:{*}:record", count=1000)
+        return sorted(key.decode().split("{")[1].partition("}")[0] for key in keys)
+
+    return link.call(action)
