@@ -11,6 +11,7 @@ import importlib.util
 import sys
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -145,11 +146,17 @@ def run(config: Config | None) -> None:
     from training.run import Run
     from training.trainer import Trainer
 
-    if config is not None:
-        trainers = Trainers()
-    else:
-        trainers = (Linked if launched.memory() is None else Hogwild).as_launched()
     with ExitStack() as opened:
+        if config is None:
+            trainers = (Linked if launched.memory() is None else Hogwild).as_launched()
+        elif config.store is None:
+            trainers = Trainers()
+        else:
+            from cluster.store.make import run_at, server
+            from training.store_trainers import StoreTrainers
+
+            url = launched.store_url() or opened.enter_context(server(config.store))
+            trainers = StoreTrainers(partial(run_at, url, config, print), config)
         opened.callback(trainers.close)
         config, run_dir, env_spaces = begin(config, trainers, opened)
         device = choose_device(config)
@@ -185,10 +192,12 @@ def main() -> None:
             launched.end_with_launcher()
         else:
             config = parse(sys.argv[1:])
-            if config.trainers > 1:
+            if launched.run_id() is not None:
+                launched.end_with_launcher()
+            elif config.trainers > 1:
                 from training.launch import launch
 
-                sys.exit(launch(config.trainers, config.trainer_mode == "hogwild"))
+                sys.exit(launch(config))
         run(config)
     except UserError as error:
         who = f"trainer {launched.rank()}: " if launched.rank() > 0 else ""

@@ -113,6 +113,10 @@ class Trainers:
             environment_steps: that the run has taken so far.
         """
 
+    def updating(self, agent: Any) -> AbstractContextManager[None]:
+        """The context of an update of the agent."""
+        return contextlib.nullcontext()
+
     def stepping(self) -> AbstractContextManager[None]:
         """The context of a gradient step."""
         return contextlib.nullcontext()
@@ -296,6 +300,10 @@ class Linked(Trainers):
         Args:
             environment_steps: that the run has taken so far.
         """
+
+    def updating(self, agent: Any) -> AbstractContextManager[None]:
+        """The context of an update of the agent."""
+        return contextlib.nullcontext()
 
     def stepping(self) -> AbstractContextManager[None]:
         """The context of a gradient step."""

@@ -280,8 +280,7 @@ def _rules(trunk: Trunk, config: Config) -> Iterator[str]:
             f" {config.minibatch_size} is no multiple of the {steps} steps of each environment: give"
             f" a multiple, or --rollout_steps"
         )
-    together = config.trainers if config.trainer_mode == "synchronous" else 1
-    if trunk.remembers and config.minibatch_size // steps % together:
+    if trunk.remembers and config.minibatch_size // steps % config.trainers_in_step:
         yield (
             f"network {name} learns from whole sequences, but the {config.minibatch_size // steps}"
             f" of a minibatch cannot be shared by {config.trainers} trainers: give another"

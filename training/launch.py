@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
 from common import launched
 from common.errors import TrainerLost
+from settings.config import Config
 
 _LOOKS_EVERY_S = 0.05
 # what is left of the trainers has so long to end by itself once one has failed, or the first is done
@@ -22,36 +25,79 @@ _SHORT_LIFE_S = 30.0
 _SHORT_LIVES = 5  # of one trainer in a row, after which no other takes its place
 
 
-def launch(trainers: int, hogwild: bool = False) -> int:
-    """Run this very command in so many processes, of which each is a trainer; the exit code.
+def launch(config: Config) -> int:
+    """Run `config.trainers` processes, of which each is a trainer of the run; the exit code.
+
+    Trainers that take each step together all end with the first that fails. Of others one that is
+    killed is replaced, but for the first one of a store: the others would train on for nobody.
+    """
+    if config.store is not None:
+        from cluster.store.make import server  # its packages take a moment
+
+        with server(config.store) as url:
+            run_id = secrets.token_hex(4)
+            return _launch(config.trainers, lambda *place: _in_store(url, run_id, *place), {0})
+    with tempfile.TemporaryDirectory(prefix="trainers-") as folder:
+        store = f"{folder}/store"
+        if config.trainer_mode == "synchronous":
+            everyone = set(range(config.trainers))
+            return _launch(
+                config.trainers,
+                lambda rank, _: _Start(launched.variables(rank, config.trainers, store)), everyone,
+            )  # fmt: skip
+        memory = os.memfd_create("model")
+        return _launch(
+            config.trainers,
+            lambda rank, restarts: _Start(
+                launched.variables(rank, config.trainers, store, memory, restarts), (memory,)
+            ),
+        )
+
+
+class _Start(NamedTuple):
+    """How a trainer is started: with what in its environment, and by which command."""
+
+    variables: dict[str, str]
+    descriptors: tuple[int, ...] = ()
+    command: tuple[str, ...] = tuple(sys.orig_argv[1:])
+
+
+def _in_store(url: str, run_id: str, rank: int, restarts: int) -> _Start:
+    """How a trainer of a run in a store is started."""
+    variables = launched.store_variables(rank, url, run_id)
+    if rank == 0:
+        return _Start(variables)
+    return _Start(variables, command=(sys.argv[0], "--store", url, "--join", run_id))
+
+
+def _launch(trainers: int, how: Callable[[int, int], _Start], needed: Collection[int] = ()) -> int:
+    """Run so many trainers to their end; the exit code.
 
     Args:
-        hogwild: the trainers have a model in common memory, and one that is killed is replaced.
-            Otherwise all end with the first that fails.
+        how: a trainer is started, given its rank and how often it was restarted.
+        needed: ranks of trainers that the others cannot do without.
     """
-    with tempfile.TemporaryDirectory(prefix="trainers-") as folder:
-        memory = os.memfd_create("model") if hogwild else None
-        group = _Group(trainers, f"{folder}/store", memory)
-        asked: list[int] = []
+    group = _Group(trainers, how, needed)
+    asked: list[int] = []
 
-        def forward(number: int, frame: Any) -> None:
-            asked.append(number)
+    def forward(number: int, frame: Any) -> None:
+        asked.append(number)
+        group.send(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, forward)
+    try:
+        for rank in range(trainers):
+            group.start(rank)
+        for number in asked:  # while some were not there yet
             group.send(number)
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, forward)
-        try:
-            for rank in range(trainers):
-                group.start(rank)
-            for number in asked:  # while some were not there yet
-                group.send(number)
-            if hogwild:
-                group.replace_killed(asked)
-            group.wait()
-        finally:
-            group.send(signal.SIGKILL)
+        if len(needed) < trainers:
+            group.replace_killed(asked)
+        group.wait()
+    finally:
+        group.send(signal.SIGKILL)
     codes = [process.wait() for process in group.processes]
-    if hogwild:  # what became of the others has been said
+    if len(needed) < trainers:  # what became of the others has been said
         codes = codes[:1]
     for rank, code in enumerate(codes):
         if code < 0 and not asked:
@@ -63,21 +109,19 @@ def launch(trainers: int, hogwild: bool = False) -> int:
 class _Group:
     """The processes of the trainers, in the order of their ranks."""
 
-    def __init__(self, trainers: int, store: str, memory: int | None):
+    def __init__(self, trainers: int, how: Callable[[int, int], _Start], needed: Collection[int]):
         self.processes: list[subprocess.Popen] = []
-        self._trainers, self._store, self._memory = trainers, store, memory
+        self._trainers, self._how, self._needed = trainers, how, needed
         self._restarts = [0] * trainers
         self._short_lives = [0] * trainers
         self._started = [0.0] * trainers
 
     def start(self, rank: int) -> None:
         """Start a trainer; in the place of the one that was there, where there was one."""
-        own = launched.variables(
-            rank, self._trainers, self._store, self._memory, self._restarts[rank]
+        own, descriptors, command = self._how(rank, self._restarts[rank])
+        process = subprocess.Popen(
+            [sys.executable, *command], env=os.environ | own, pass_fds=descriptors
         )
-        passed = () if self._memory is None else (self._memory,)
-        command = [sys.executable, *sys.orig_argv[1:]]
-        process = subprocess.Popen(command, env=os.environ | own, pass_fds=passed)
         self.processes[rank : rank + 1] = [process]
         self._started[rank] = time.monotonic()
 
@@ -103,7 +147,7 @@ class _Group:
         code, lived = self.processes[rank].poll(), time.monotonic() - self._started[rank]
         assert code is not None
         self._short_lives[rank] = self._short_lives[rank] + 1 if lived < _SHORT_LIFE_S else 0
-        if code >= 0 or asked or self._short_lives[rank] > _SHORT_LIVES:
+        if code >= 0 or asked or rank in self._needed or self._short_lives[rank] > _SHORT_LIVES:
             return False
         print(f"train.py: trainer {rank} was killed by signal {-code}: another takes its place",
               file=sys.stderr)  # fmt: skip

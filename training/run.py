@@ -52,6 +52,7 @@ class Run(Trainer):
         if config.resume is not None:  # only now: a resume that fails changes nothing
             note_resume(run_dir, load_run(run_dir), config)
         self._update_end = self._saved_at = time.monotonic()
+        self._share = self.agent.update // config.updates_per_checkpoint
         # the end of the first update, which may have compiled [s], and the steps taken until then
         self._rate_from: tuple[float, int] | None = None
 
@@ -127,7 +128,8 @@ class Run(Trainer):
         }
 
     def _save_is_due(self) -> bool:
-        by_share = self.agent.update % self.config.updates_per_checkpoint == 0
+        before, self._share = self._share, self.agent.update // self.config.updates_per_checkpoint
+        by_share = self._share > before  # updates of other trainers may be counted too
         known, self._alarms = self._alarms, self.pool.alarms
         return (
             by_share

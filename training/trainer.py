@@ -113,10 +113,7 @@ class Trainer:
 
     def _start_samplers(self, opened: contextlib.ExitStack) -> None:
         config, saved, trainers = self.config, self._saved, self.trainers
-        weights = self.agent.weights()
-        self.pool: SamplerPool = make_pool(
-            config, self.agent.model, weights, self.say, trainers.envs(config)
-        )
+        self.pool: SamplerPool = self._make_pool()
         opened.callback(self.pool.close)
         if trainers.size > 1:
             self.pool = SharedPool(self.pool, trainers)
@@ -131,6 +128,16 @@ class Trainer:
             None if saved is None else Start.of(saved), resets.every, waiting,
         )  # fmt: skip
 
+    def _make_pool(self) -> SamplerPool:
+        config, agent, trainers = self.config, self.agent, self.trainers
+        if config.store is not None:
+            from training.store_trainers import StoreTrainers  # its packages take a moment
+
+            assert isinstance(trainers, StoreTrainers)
+            return trainers.open_pool(config, self.run_dir, agent, self.global_step, self.say)
+        weights = agent.weights()
+        return make_pool(config, agent.model, weights, self.say, trainers.envs(config))
+
     def say(self, text: str) -> None:
         """Print a line."""
         print(f"trainer {self.trainers.rank}: {text}", flush=True)
@@ -144,7 +151,9 @@ class Trainer:
             agent.update = max(agent.update, updates)  # so that no noise comes again
             self.collector.begin_anew()
         elif self.config.warms_up and self.global_step == 0:
-            self._count(self.collector.warm_up(), self.collector.times)
+            with trainers.updating(agent):
+                warm_up = self.collector.warm_up()
+            self._count(warm_up, self.collector.times)
         trainers.share(self.global_step)
         return self.collector.collect(lambda steps: self.progress(steps) < 1.0)
 
@@ -155,7 +164,8 @@ class Trainer:
             NotFinite: for a refused update where `nan` is stop, and for the fifth in a row.
         """
         try:
-            metrics = self.agent.learn(rollout, self.progress())
+            with self.trainers.updating(self.agent):
+                metrics = self.agent.learn(rollout, self.progress())
         except NotFinite as error:
             self._refused_in_a_row += 1
             if self.config.nan == "stop" or self._refused_in_a_row == _REFUSED_LIMIT:
