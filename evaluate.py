@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +16,11 @@ from common.errors import UserError
 from common.terminal import allow_short_help
 
 if TYPE_CHECKING:
+    from evaluation.follow import Line, Source
     from evaluation.load import Policy
     from evaluation.score import Scores
+    from model import ActorCritic
+    from settings.config import Config
 
 # Modules that are slow to import are imported in functions, so that --help answers at once.
 
@@ -23,7 +29,7 @@ if TYPE_CHECKING:
 class Arguments:
     """Play episodes with a run's policy and print its scores."""
 
-    run_dir: Annotated[Path, tyro.conf.arg(metavar="RUN_DIR")]
+    run_dir: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")] = None
     """The run's folder."""
     checkpoint: Annotated[str, tyro.conf.arg(metavar="{last,best}")] = "last"
     """The newest weights, or those of the best evaluation."""
@@ -41,6 +47,11 @@ class Arguments:
     follow: bool = False
     """Score the newest checkpoint, and each newer one as it appears, until the run has ended. The scores
     are lines of RUN_DIR/followed.jsonl too, for `plot.py --metric followed/return_mean`."""
+    store: Annotated[str | None, tyro.conf.arg(metavar="URL")] = None
+    """With --follow, instead of RUN_DIR: the sample store of a run, redis://HOST:PORT/DB. The scores
+    come to the run's followed.jsonl."""
+    run: Annotated[str | None, tyro.conf.arg(metavar="RUN_ID")] = None
+    """The id of the run in the store. Default: its only one."""
     trust: bool = False
     """Import the module of a class, `module:Class`, that the settings of somebody else's run name, from
     the folder worked in or from PYTHONPATH."""
@@ -71,23 +82,50 @@ def in_words(scores: Scores) -> str:
     )
 
 
-def follow_run(arguments: Arguments) -> None:
-    """Print the scores of each version of the policy as it appears, until the run has ended."""
-    from common.checkpoint import CannotWrite
-    from evaluation.follow import Checkpoints, follow, record
+def follow_run(run_dir: Path, arguments: Arguments) -> None:
+    """Print the scores of each new checkpoint of a run's folder, until the run has ended."""
+    from evaluation.follow import Checkpoints, record
     from evaluation.load import settings_of
     from model import build_model
 
-    run_dir, greedy = arguments.run_dir, not arguments.stochastic
     config = settings_of(run_dir, arguments.trust)
     model = build_model(config)
     source = Checkpoints(run_dir, model, complain)
+    print_versions(source, model, config, arguments, partial(record, run_dir))
+
+
+def follow_store(url: str, arguments: Arguments) -> None:
+    """Print the scores of each new version in a sample store, until the run has ended."""
+    from cluster.store.make import joined, run_of
+    from evaluation.stored import Stored
+    from model import build_model
+
+    with closing(run_of(url, arguments.run, complain)) as store:
+        _, config = joined(store, arguments.trust)
+        model = build_model(config)
+        source = Stored(store, model, complain)
+        print_versions(source, model, config, arguments, source.record)
+
+
+def print_versions(
+    source: Source, model: ActorCritic, config: Config, arguments: Arguments,
+    record: Callable[[Line], None],
+) -> None:  # fmt: skip
+    """Print the scores of each version of a policy as it appears, until there will be no newer one.
+
+    Args:
+        record: takes the scores, as a line of followed.jsonl.
+    """
+    from common.checkpoint import CannotWrite
+    from evaluation.follow import follow, line_of
+
+    greedy = not arguments.stochastic
     for evaluation in follow(source, model, config, arguments.episodes, arguments.seed, greedy):
         scores = evaluation.scores
         extras = "".join(f", {name} {value:.3f}" for name, value in scores.means().items())
         print(f"{evaluation.step:,} steps: {in_words(scores)}{extras}", flush=True)
         try:
-            record(run_dir, evaluation, arguments.seed, greedy)
+            record(line_of(evaluation, arguments.seed, greedy))
         except CannotWrite as error:
             complain(str(error))
 
@@ -97,7 +135,7 @@ def complain(text: str) -> None:
 
 
 def play_league(
-    policy: Policy, opponents: tuple[str, ...], arguments: Arguments, title: str
+    policy: Policy, opponents: tuple[str, ...], run_dir: Path, arguments: Arguments, title: str
 ) -> None:
     """Play against each opponent, print the table and draw the picture."""
     from evaluation import league
@@ -113,9 +151,34 @@ def play_league(
         )  # fmt: skip
     print(title)
     print(league.table(standings))
-    path = arguments.run_dir / "league.png"
+    path = run_dir / "league.png"
     league.draw(standings, path, title)
     print(path)
+
+
+def refuse_contradictions(arguments: Arguments) -> None:
+    """Refuse arguments that do not go together.
+
+    Raises:
+        ConfigError: for the first of them.
+    """
+    from settings.config import ConfigError
+
+    if arguments.episodes < 1:
+        raise ConfigError(f"episodes is {arguments.episodes}, but must be at least 1")
+    if arguments.store is not None and not arguments.follow:
+        raise ConfigError("store names a run that trains, which --follow scores: give that too")
+    if (arguments.store is None) == (arguments.run_dir is None):
+        raise ConfigError(
+            "a run is named by its folder, or by --store and --follow: give one of both"
+        )
+    for name in ("checkpoint", "video", "export", "opponents"):
+        value = getattr(arguments, name)
+        if arguments.follow and value != getattr(Arguments, name):
+            raise ConfigError(
+                f"{name} is {value}, but --follow scores each newest version, and does nothing else:"
+                f" leave one of the two out"
+            )
 
 
 def evaluate(arguments: Arguments) -> None:
@@ -126,22 +189,18 @@ def evaluate(arguments: Arguments) -> None:
     """
     from evaluation.league import opponents_of
     from evaluation.load import load_policy
-    from settings.config import ConfigError
 
-    if arguments.episodes < 1:
-        raise ConfigError(f"episodes is {arguments.episodes}, but must be at least 1")
+    refuse_contradictions(arguments)
+    run_dir = arguments.run_dir
+    if arguments.store is not None:
+        follow_store(arguments.store, arguments)
+        return
+    assert run_dir is not None
     if arguments.follow:
-        for name in ("checkpoint", "video", "export", "opponents"):
-            value = getattr(arguments, name)
-            if value != getattr(Arguments, name):
-                raise ConfigError(
-                    f"{name} is {value}, but --follow scores each newest checkpoint, and does nothing"
-                    f" else: leave one of the two out"
-                )
-        follow_run(arguments)
+        follow_run(run_dir, arguments)
         return
     filmed = arguments.video is not None
-    policy = load_policy(arguments.run_dir, arguments.checkpoint, filmed, arguments.trust)
+    policy = load_policy(run_dir, arguments.checkpoint, filmed, arguments.trust)
     for complaint in policy.complaints:
         complain(f"{complaint}; using the one before it")
     opponents = opponents_of(arguments.opponents, policy.config)
@@ -160,7 +219,7 @@ def evaluate(arguments: Arguments) -> None:
         )
         print(f"{arguments.video}: {count} frames")
     if opponents:
-        play_league(policy, opponents, arguments, title)
+        play_league(policy, opponents, run_dir, arguments, title)
     else:
         print_scores(policy, arguments, title)
 

@@ -24,6 +24,9 @@ from model import ActorCritic
 from rollout import Weights
 from settings.config import Config
 
+Line = dict[str, Any]
+"""A line of followed.jsonl: values that JSON can hold."""
+
 _LOOKS_EVERY_S = 1.0  # network file systems do not say that a file has changed
 
 
@@ -107,20 +110,16 @@ def follow(
             time.sleep(_LOOKS_EVERY_S)
 
 
-def record(run_dir: Path, evaluation: Evaluation, seed: int, greedy: bool) -> None:
-    """Append the scores of a version to the run's followed.jsonl, by one write of one line.
-
-    Raises:
-        CannotWrite: for a full disk, a folder that may only be read, and the like.
-    """
-    scores, path = evaluation.scores, run_dir / "followed.jsonl"
+def line_of(evaluation: Evaluation, seed: int, greedy: bool) -> Line:
+    """The scores of a version, as followed.jsonl has them."""
+    scores = evaluation.scores
     metrics = {
         "return_mean": scores.mean(),
         "return_std": scores.std(),
         "length_mean": sum(scores.lengths) / len(scores.lengths),
         **scores.means(),
     }
-    line: dict[str, Any] = {
+    line: Line = {
         "update": evaluation.weights.version,
         "global_step": evaluation.step,
         "seed": seed,
@@ -129,6 +128,36 @@ def record(run_dir: Path, evaluation: Evaluation, seed: int, greedy: bool) -> No
     }
     for name, value in metrics.items():  # JSON has no NaN
         line[f"followed/{name}"] = value if math.isfinite(value) else None
+    return line
+
+
+def read_line(text: bytes) -> Line:
+    """A line of followed.jsonl that came from elsewhere.
+
+    Raises:
+        ValueError: where it is none.
+    """
+    try:
+        line = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is too deep") from None
+    if not isinstance(line, dict):
+        raise ValueError("it is no JSON object")
+    for name, value in line.items():
+        if not isinstance(value, int | float | None):
+            raise ValueError(f"its {name!r} is no number")
+    if not isinstance(line.get("global_step"), int):
+        raise ValueError("it has no global_step")
+    return line
+
+
+def record(run_dir: Path, line: Line) -> None:
+    """Append the scores of a version to the run's followed.jsonl, by one write of one line.
+
+    Raises:
+        CannotWrite: for a full disk, a folder that may only be read, and the like.
+    """
+    path = run_dir / "followed.jsonl"
     try:
         with open(path, "a+b") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
@@ -137,7 +166,7 @@ def record(run_dir: Path, evaluation: Evaluation, seed: int, greedy: bool) -> No
             file.write(begin + json.dumps(line).encode() + b"\n")
     except OSError as error:
         raise CannotWrite(
-            f"{path} cannot be written: {error.strerror}; the scores at {evaluation.step:,} steps are"
+            f"{path} cannot be written: {error.strerror}; the scores at {line['global_step']:,} steps are"
             f" here alone. Make room, or make the folder writable",
             error,
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import time
@@ -121,6 +122,39 @@ class NotANumberObservation(ConstantReward):
     def step(self, action: Any) -> Any:
         obs, *rest = super().step(action)
         return (obs * np.nan if self.t == 25 else obs, *rest)
+
+
+class Hanging(ConstantReward):
+    """The 25th step takes an hour, in the first instance that comes there."""
+
+    limit = 100
+
+    def step(self, action: Any) -> Any:
+        if self.t == 25 and _instances_before(Path(os.environ["HANGING_FOLDER"])) == 0:
+            time.sleep(3600)
+        return super().step(action)
+
+
+class HoldingTheLock(ConstantReward):
+    """The 25th step holds Python's global lock for an hour, in the first instance that comes there."""
+
+    limit = 100
+
+    def step(self, action: Any) -> Any:
+        if self.t == 25 and _instances_before(Path(os.environ["HANGING_FOLDER"])) == 0:
+            ctypes.PyDLL(None).usleep(3600 * 10**6)  # PyDLL keeps the lock
+        return super().step(action)
+
+
+class Failing(ConstantReward):
+    """Every 25th step after a reset raises an error."""
+
+    limit = 100
+
+    def step(self, action: Any) -> Any:
+        if self.t == 25:
+            raise ValueError("the wheel has come off")
+        return super().step(action)
 
 
 class ManyBits(ConstantReward):

@@ -15,7 +15,7 @@ import pytest
 import plot
 from common import checkpoint
 from common.checkpoint import CannotWrite
-from evaluation.follow import Checkpoints, follow, record
+from evaluation.follow import Checkpoints, follow, line_of, record
 from evaluation.process import Evaluation
 from evaluation.score import Scores
 from model import build_model
@@ -120,7 +120,7 @@ def test_scores_are_lines_that_plot_draws_even_beside_torn_ones(run):
     for update in (1, 2):
         scores = Scores([1.0, 3.0 * update], [4, 6], [{"win": 1.0}, {"win": 0.0}])
         evaluation = Evaluation(scores, Weights(update, {}), 10 * update)
-        record(run.folder, evaluation, seed=5, greedy=False)
+        record(run.folder, line_of(evaluation, seed=5, greedy=False))
         with open(path, "a") as file:
             file.write('{"update": 7, "glo')
     first = json.loads(path.read_text().splitlines()[0])
@@ -140,7 +140,7 @@ def test_scores_that_cannot_be_written_are_said(run):
     with pytest.raises(
         CannotWrite, match=r"followed\.jsonl cannot be written: .*scores at 10 steps"
     ):
-        record(run.folder, evaluation, seed=0, greedy=True)
+        record(run.folder, line_of(evaluation, seed=0, greedy=True))
 
 
 @pytest.mark.slow

@@ -1,0 +1,57 @@
+"""The weights of a run in a sample store, as a source of versions to score."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from cluster import wire
+from cluster.store.run import Ended, RunGone, RunStore
+from evaluation.follow import Line
+from model import ActorCritic
+from rollout import Weights
+
+
+class Stored:
+    """See `evaluation.follow.Source`.
+
+    Args:
+        store: the run.
+        model: the run's.
+        say: is told of weights that are damaged; the next ones are waited for.
+    """
+
+    def __init__(self, store: RunStore, model: ActorCritic, say: Callable[[str], None]):
+        self._store, self._model, self._say = store, model, say
+        self._seen = -1  # the version that was looked at last
+
+    def newer(self) -> tuple[Weights, int] | None:
+        try:
+            if self._store.version() == self._seen:
+                return None
+            self._seen, message = self._store.weights()
+            step = self._store.status().steps
+            _, arrays = wire.unpack(message)
+            wire.refuse_unlike(arrays, self._model.get_weights())
+        except RunGone:  # its store may come back with it
+            return None
+        except wire.WireError as error:
+            self._say(f"weights {self._seen} in the store are refused: {error}")
+            return None
+        return Weights(self._seen, arrays), step
+
+    def has_ended(self) -> bool:
+        try:
+            self._store.has_room(0)
+        except Ended:
+            return True
+        except RunGone:
+            return False
+        return False
+
+    def record(self, line: Line) -> None:
+        """Leave the scores of a version in the store, where the run's first trainer takes them."""
+        try:
+            self._store.leave_scores(json.dumps(line))
+        except RunGone:
+            self._say("the store does not have the run any more: its scores are here alone")
