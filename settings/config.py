@@ -155,4 +155,3 @@ MAY_CHANGE_ON_RESUME -= {"run_dir", "config"}
 MAY_CHANGE_ON_JOIN = {"trust"} | {
     field.name for owner in (owners.Machine, owners.Store) for field in dataclasses.fields(owner)
 }
-STORE_LAG = 4  # the default of policy_lag with a store, where versions are made by all trainers

@@ -105,8 +105,9 @@ class Store:
     update."""
     store_bytes: Annotated[Count, Needs(store=ON)] = 2**30
     """Bytes of fragments that the store holds at most."""
-    store_compression: Annotated[Literal["none", "zstd"], Needs(store=ON)] = "none"
-    """Compress fragments, where the network is slower than some 300 MB/s."""
+    store_compression: Annotated[Literal["auto", "none", "zstd"], Needs(store=ON)] = "auto"
+    """Compress fragments. auto: where observations are bytes, such as images, of which little is left;
+    zstd is for networks slower than some 300 MB/s."""
 
 
 @dataclass

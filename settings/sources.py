@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,15 @@ from envs import family, family_of
 from settings.config import (
     FIELDS,
     HINTS,
-    MAY_CHANGE_ON_JOIN,
     MAY_CHANGE_ON_RESUME,
     MOST_OFF,
-    STORE_LAG,
     Config,
     ConfigError,
 )  # fmt: skip
 from settings.dry_run import DRY_RUN, Layer, print_settings
 from settings.flags import print_help, read_flags
 from settings.rules import validate, validate_trainers
+from settings.stored_run import refuse_the_runs_own, store_defaults
 from settings.trust import refuse_strangers_code
 
 # yaml's own errors are not all that it raises: `2001-99-99` is a ValueError, `!!int ""` an IndexError
@@ -57,7 +56,7 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
     words = [word for word in arguments if word not in ("-h", "--help", DRY_RUN)]
     flags = read_flags(words)
     if flags.get("join") is not None:
-        _refuse_the_runs_own(flags)
+        refuse_the_runs_own(flags)
     path, given, layers = flags.get("config"), flags, []
     if flags.get("resume") is not None:
         config = _resumed(flags)
@@ -68,7 +67,7 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
         given = in_file | flags
         layers = preset_layers(given.get("env", Config.env), given.get("preset"))
         if given.get("store") is not None:
-            layers.append(Layer("store", {"policy_lag": STORE_LAG}))
+            layers.append(Layer("store", store_defaults(_merged(layers), given)))
         config = dataclasses.replace(_merged(layers), **given)
         layers.append(Layer(str(path), in_file))
         if path is not None:
@@ -88,20 +87,6 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
     if DRY_RUN in arguments:
         print_settings(config, [*layers, Layer("flag", flags)])
     return config
-
-
-def _refuse_the_runs_own(flags: Mapping[str, Any]) -> None:
-    """Refuse flags of a trainer that joins a run, where the run has decided on them.
-
-    Raises:
-        ConfigError: for the first one.
-    """
-    for name, value in sorted(flags.items()):
-        if name not in MAY_CHANGE_ON_JOIN:
-            raise ConfigError(
-                f"--{name} {value} is what the run {flags['join']} decides, which this trainer joins:"
-                f" leave the flag out"
-            )
 
 
 def parse_again(arguments: Sequence[str], run_dir: str | None = None) -> Config:

@@ -65,6 +65,10 @@ class StoreTrainers(Trainers):
         self._status: Status | None = None
         self._rates = (time.monotonic(), 0, 0)
 
+    def envs(self, config: Config) -> tuple[int, int]:
+        """A batch of fragments has as many columns as the run has environments, whoever sends them."""
+        return 0, config.env_num
+
     # --- how they begin
     def from_first(self, make: Callable[[], State | None]) -> State | None:
         """A trainer that joins reads the settings of the run in the store, and needs nothing else."""

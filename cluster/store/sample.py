@@ -94,7 +94,8 @@ class StoreSampler:
         self._version = (
             self._seen
         ) = -1  # of the weights: those that act; the last that were fetched
-        self._compress = config.store_compression == "zstd"
+        images = config.store_compression == "auto" and self._sampler.spec.obs_dtype == "uint8"
+        self._compress = images or config.store_compression == "zstd"
         self._errors: list[tuple[str, int | None]] = []  # of one kind, without a fragment between
         url = store.link.url
         self._heartbeat = Heartbeat(url, store.run, "sampler", self.number)

@@ -54,12 +54,19 @@ def updates_by_trainer(row: dict) -> list[float]:
     return [value for name, value in row.items() if re.fullmatch("trainer/.*/updates", name)]
 
 
+def both_have_learned(run_dir: Path) -> bool:
+    updates = updates_by_trainer(metrics_of(run_dir)[-1]) if has_learned(run_dir) else []
+    return len(updates) == 2 and min(updates) > 5
+
+
 def test_a_killed_trainer_of_a_store_is_replaced_and_nothing_is_left(tmp_path):
     run_dir = tmp_path / "run"
     launcher = start_training(
-        run_dir, *FLAGS, "--store", "embedded", "--trainers", "2", "--samplers", "2"
-    )
-    wait_until(lambda: has_learned(run_dir), 90, "some updates")
+        run_dir, *FLAGS, "--store", "embedded", "--trainers", "2", "--samplers", "2",
+        "--compile", "on", "--train_total_steps", "60000",
+    )  # fmt: skip
+    wait_until(lambda: has_learned(run_dir), 120, "some updates")
+    wait_until(lambda: both_have_learned(run_dir), 60, "updates of both")
     processes = children_of(launcher)
     joined = next(p for p in psutil.Process(launcher.pid).children() if "--join" in p.cmdline())
     joined.send_signal(signal.SIGKILL)
@@ -68,7 +75,7 @@ def test_a_killed_trainer_of_a_store_is_replaced_and_nothing_is_left(tmp_path):
     assert "trainer 1 was killed by signal 9: another takes its place" in output
     summary, rows = summary_of(run_dir), metrics_of(run_dir)
     assert (summary["exit_reason"], summary["pool"]) == ("finished", "store")
-    assert summary["global_step"] >= 20000
+    assert summary["global_step"] >= 60000
     assert [row["global_step"] for row in rows] == sorted(row["global_step"] for row in rows)
     last = rows[-1]
     assert sum(updates_by_trainer(last)) == last["update"]  # each version is one trainer's
@@ -92,10 +99,7 @@ def test_trainers_and_samplers_come_and_go_and_the_first_one_goes_on_where_the_r
     assert run is not None
     samplers = start("-m", "cluster.store", "sample", *store, "--samplers", "2")
     joined = start("train.py", *store, "--join", run)
-    wait_until(
-        lambda: has_learned(run_dir) and len(updates_by_trainer(metrics_of(run_dir)[-1])) == 2
-        and min(updates_by_trainer(metrics_of(run_dir)[-1])) > 5, 90, "updates of both",
-    )  # fmt: skip
+    wait_until(lambda: both_have_learned(run_dir), 90, "updates of both")
     follower = start("evaluate.py", *store, "--follow", "--episodes", "1")
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()

@@ -95,6 +95,13 @@ def test_what_does_not_go_with_a_store_is_refused(flags, complaint):
         parse([*LAG, "--store", "embedded", *flags])
 
 
+def test_samplers_share_the_environments_evenly_by_default():
+    store = ["--env", "CartPole-v1", "--store", "embedded", "--samplers", "3"]
+    assert (parse(store).env_num, parse(store).policy_lag) == (9, 4)
+    with pytest.raises(ConfigError, match="give --samplers 2"):
+        parse([*store, "--env_num", "8"])
+
+
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [

@@ -1,0 +1,38 @@
+"""What is different about the settings of a run whose samples go through a store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from settings.config import MAY_CHANGE_ON_JOIN, Config, ConfigError
+
+STORE_LAG = 4  # the default of policy_lag: all trainers make versions
+
+
+def store_defaults(config: Config, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are others by default where samples go through a store.
+
+    Args:
+        config: the presets'.
+    """
+    samplers = given.get("samplers")
+    if not isinstance(samplers, int) or samplers < 1:
+        return {"policy_lag": STORE_LAG}
+    multiple = samplers * config.envs_together  # samplers share them evenly
+    env_num = multiple * max(1, round(config.env_num / multiple))
+    return {"policy_lag": STORE_LAG, "env_num": env_num}
+
+
+def refuse_the_runs_own(flags: Mapping[str, Any]) -> None:
+    """Refuse flags of a trainer that joins a run, where the run has decided on them.
+
+    Raises:
+        ConfigError: for the first one.
+    """
+    for name, value in sorted(flags.items()):
+        if name not in MAY_CHANGE_ON_JOIN:
+            raise ConfigError(
+                f"--{name} {value} is what the run {flags['join']} decides, which this trainer joins:"
+                f" leave the flag out"
+            )
