@@ -8,6 +8,10 @@ SEED ?= 1
 STEPS ?= $(if $(filter HalfCheetah-v4,$(ENV)),3000000)
 ARGS ?=
 
+# runs of several trainers on this machine
+TRAINERS ?= 2
+SAMPLERS ?= 3
+
 # the ready-made tasks: minutes at most, and samplers
 TIME ?= 60
 NWORKERS ?= 3
@@ -19,7 +23,8 @@ AVX2 = ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=
 	NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=
 AVX512 = ONEDNN_MAX_CPU_ISA=AVX512_CORE ATEN_CPU_CAPABILITY=avx512 MKL_ENABLE_INSTRUCTIONS=AVX512
 
-.PHONY: run_lunar run_cartpole run_acrobot run_mountain_car venv dev ray export train test quick \
+.PHONY: run_lunar run_cartpole run_acrobot run_mountain_car run_store run_hogwild run_trainers mps_start \
+	mps_stop mps_found venv dev ray export train test quick \
 	test-processors lint format hooks lock video-libs clean
 
 venv: $(VENV)/.installed
@@ -60,6 +65,36 @@ run_acrobot: venv
 
 run_mountain_car: venv
 	$(TASK) --env MountainCar-v0 --solve_score -125 --train_total_steps 5000000 $(ARGS)
+
+# several trainers; Ctrl-C, or SIGTERM, ends all processes of a run, after a checkpoint
+SEVERAL = $(PY) train.py --env $(ENV) --seed $(SEED) --trainers $(TRAINERS)
+
+# make run_store TRAINERS=2 SAMPLERS=3 ENV=HalfCheetah-v4: through a sample store of its own
+run_store: venv
+	$(SEVERAL) --samplers $(SAMPLERS) --store embedded $(ARGS)
+
+# each trainer takes its own steps on one model in shared memory
+run_hogwild: venv
+	$(SEVERAL) --trainer_mode hogwild $(ARGS)
+
+# every gradient step is that of all trainers
+run_trainers: venv
+	$(SEVERAL) --trainer_mode synchronous $(ARGS)
+
+# CUDA MPS lets the kernels of several processes, such as Hogwild trainers, run on one GPU at the same
+# time; without it they take turns. Start it before the run, and stop it after: the user's own processes
+# then use it by themselves.
+mps_start: mps_found
+	nvidia-cuda-mps-control -d
+
+mps_stop: mps_found
+	echo quit | nvidia-cuda-mps-control
+
+mps_found:
+	@nvidia-smi -L 2> /dev/null | grep -q GPU \
+		|| { echo "MPS needs an NVIDIA GPU, and \`nvidia-smi\` finds none: look at its driver"; exit 1; }
+	@command -v nvidia-cuda-mps-control > /dev/null \
+		|| { echo "there is no nvidia-cuda-mps-control: install NVIDIA's driver with its tools"; exit 1; }
 
 test: dev video-libs
 	$(PY) -m pytest $(ARGS)

@@ -22,7 +22,7 @@ import time  # noqa: E402
 from collections import Counter  # noqa: E402
 from collections.abc import Callable, Iterable  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
-from typing import NamedTuple  # noqa: E402
+from typing import Any, NamedTuple  # noqa: E402
 
 from benchmarks.store_crowd import named  # noqa: E402
 from cluster.store.embedded import EmbeddedServer  # noqa: E402
@@ -85,10 +85,9 @@ def read_told(folder: Path) -> Told:
 
 def pending(store: RunStore) -> list[str]:
     """The fragments that are still in the store."""
-    store_client, key = store.link.client, f"dppo:{{{store.run}}}:stream"
-    newest = store.version()
-    found = []
-    for id_, fields in store_client.xrange(key):
+    entries: Any = store.link.client.xrange(f"dppo:{{{store.run}}}:stream")
+    newest, found = store.version(), []
+    for id_, fields in entries:
         found += named(read_fragment(id_, fields[b"message"], SPEC, RANGES, newest).rollout)
     return found
 

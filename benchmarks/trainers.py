@@ -35,6 +35,7 @@ from cluster.store.run import RunStore
 CONTEXT = multiprocessing.get_context("spawn")
 SAMPLER_PROCESSES = 4  # at most
 START_S = 120.0  # for all processes to be there
+END_S = 2.0  # for all processes to end by themselves
 WARM_UP_S = 1.0
 GOOD, BUSY = 0.9, 0.9  # of the ideal; of a core, or of all
 
@@ -76,8 +77,9 @@ def running(jobs: Iterable[tuple[Any, tuple[Any, ...]]]):
         yield [process.pid for process in processes]
     finally:
         signals.over.set()
+        deadline = time.monotonic() + END_S  # trainers may wait for fragments that will not come
         for process in processes:
-            process.join(5.0)
+            process.join(max(0.0, deadline - time.monotonic()))
             process.kill()
             process.join()
 
