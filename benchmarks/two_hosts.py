@@ -101,9 +101,11 @@ class Machines:
         return None
 
     def learned(self) -> dict[str, int]:
-        """Fragments that each trainer has learned from, by name."""
+        """Fragments that each trainer has learned from; a trainer's name in the store has its process."""
         status = self.status()
-        return {} if status is None else {n: of.learned for n, of in status.trainers.items()}
+        by_pid = {str(p.pid): name for name, p in self.processes.items()}
+        trainers = {} if status is None else status.trainers
+        return {by_pid[name.split("-")[-2]]: of.learned for name, of in trainers.items()}
 
     def look(self, condition: Callable[[], bool], seconds: float, what: str) -> float:
         """Wait for a condition, as `namespaces.wait_for`, for as long as nobody fails."""
