@@ -28,7 +28,7 @@ from settings.config import Config
 REAL = {  # environment -> environments, steps: fragments of about 1 KB, 100 KB and 7 MB
     "CartPole-v1": (1, 32), "HalfCheetah-v4": (4, 256), "PongNoFrameskip-v4": (8, 128),
 }  # fmt: skip
-PARTS = ("pack", "store", "read")
+PARTS = ("pack", "append", "take", "unpack")  # taking a fragment also removes it
 
 
 def collected(env: str, envs: int, steps: int) -> tuple[RolloutSpec, Rollout]:
@@ -72,6 +72,7 @@ def ours(store: RunStore, spec: RolloutSpec, rollout: Rollout, compress: bool) -
         message = pack_fragment(sampler, number, 0, False, envs, [], rollout, compress)
         times.append(time.perf_counter())
         store.append(sampler, number, message)
+        times.append(time.perf_counter())
         _, [(id_, message)] = store.read("trainer", 1)
         store.drop("trainer", "dropped:old", [id_])
         times.append(time.perf_counter())
@@ -91,6 +92,7 @@ def pickled(store: RunStore, rollout: Rollout) -> Way:
         message = zlib.compress(pickle.dumps(content, pickle.HIGHEST_PROTOCOL))
         times.append(time.perf_counter())
         client.lpush("pickled", message)
+        times.append(time.perf_counter())
         answer: Any = client.brpop(["pickled"], 5)
         times.append(time.perf_counter())
         steps, _ = pickle.loads(zlib.decompress(answer[1]))
@@ -135,11 +137,12 @@ def compared(seconds: float) -> list[dict[str, Any]]:
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """The rows as lines of Markdown."""
     return [
-        "| fragment of | way | bytes | pack, ms | store, ms | read, ms | in all, ms | ratio |",
-        "|---|---|---|---|---|---|---|---|",
+        "| fragment of | way | bytes | pack, ms | append, ms | take, ms | unpack, ms | in all, ms | ratio |",
+        "|---|---|---|---|---|---|---|---|---|",
         *(
             f"| {row['env']} | {row['way']} | {row['bytes']:,} | {row['pack']:.3f}"
-            f" | {row['store']:.3f} | {row['read']:.3f} | {row['ms']:.3f} | {row['ratio']:.2f} |"
+            f" | {row['append']:.3f} | {row['take']:.3f} | {row['unpack']:.3f} | {row['ms']:.3f}"
+            f" | {row['ratio']:.2f} |"
             for row in rows
         ),
     ]

@@ -47,16 +47,19 @@ def train(url: str, run: str, file: TextIO) -> None:
             say(file, "learned" if published.outcome == "done" else "failed")
 
 
+def message_of(sampler: int, number: int, version: int) -> bytes:
+    """A fragment that no environment has made, and whose rewards are its name."""
+    rollout = Rollout.empty(SPEC, 2)
+    rollout.reward[0], rollout.reward[1], rollout.valid[:] = sampler, number, True
+    envs = RANGES[sampler % len(RANGES)]
+    return pack_fragment(sampler, number, version, False, envs, [], rollout, False)
+
+
 def sample(url: str, run: str, file: TextIO) -> None:
     store = run_at(url, run)
     sampler, number, newest = store.join(len(RANGES)), 0, 0
-    rollout = Rollout.empty(SPEC, 2)
-    rollout.reward[0], rollout.valid[:] = sampler, True
     while True:
-        rollout.reward[1] = number
-        envs = RANGES[sampler % len(RANGES)]
-        message = pack_fragment(sampler, number, newest, False, envs, [], rollout, False)
-        appended = store.append(sampler, number, message)
+        appended = store.append(sampler, number, message_of(sampler, number, newest))
         if appended is not None:
             say(file, f"appended {sampler}/{number}")
             newest, number = appended, number + 1
