@@ -108,8 +108,8 @@ def _sample(store: RunStore, rollout: Rollout, sizes: Sizes, over: Event) -> Non
             due = max(due + sizes.fragment_s, time.perf_counter() - sizes.fragment_s)
 
 
-def learn(url: str, run: str, sizes: Sizes, signals: Signals) -> None:
-    """A trainer: gather, sleep for `update_s`, publish."""
+def learn(url: str, run: str, rank: int, sizes: Sizes, signals: Signals, conflicts: Any) -> None:
+    """A trainer: gather, sleep for `update_s`, publish; count how often others were faster."""
     weights = weights_of(sizes.weights)
     store = RunStore(Link(url, TIMEOUT_S, print), run)
     record = Record({}, PER_UPDATE)
@@ -124,6 +124,7 @@ def learn(url: str, run: str, sizes: Sizes, signals: Signals) -> None:
             expected = pool.version
             time.sleep(sizes.update_s)
             while pool.publish(weights.arrays, expected).outcome == "conflict":
+                conflicts[rank] += 1
                 pool.newest()  # a trainer puts its own changes on top of these
                 expected = pool.version
 

@@ -99,26 +99,32 @@ def through_a_store(trainers: int, samplers: int, seconds: float, sizes: Sizes) 
         simulated.found_run(*place, sizes)
         store = RunStore(Link(server.url, 20.0, print), "trainers")
         jobs = [(simulated.sample, (*place, share, sizes, Signals)) for share in shares]
-        jobs += [(simulated.learn, (*place, sizes, Signals))] * trainers
+        conflicts = CONTEXT.RawArray("q", trainers)
+        jobs += [
+            (simulated.learn, (*place, rank, sizes, Signals, conflicts)) for rank in range(trainers)
+        ]
         with running(jobs) as pids:
             groups = {"server": [server.pid], "samplers": pids[:processes],
                       "trainers": pids[processes:]}  # fmt: skip
 
             def counts() -> dict[str, float]:
-                return {"learned": store.status().learned, "at": time.perf_counter()} | {
-                    name: cpu_seconds(group) for name, group in groups.items()
-                }
+                return {
+                    "learned": store.status().learned, "conflicts": sum(conflicts),
+                    "idle": psutil.cpu_times().idle, "at": time.perf_counter(),
+                } | {name: cpu_seconds(group) for name, group in groups.items()}  # fmt: skip
 
             before = counts()
             time.sleep(seconds)
             after = counts()
             depth = store.status().depth
         store.close()
-    passed = after["at"] - before["at"]
-    rate = (after["learned"] - before["learned"]) / passed
+    passed, learned = after["at"] - before["at"], after["learned"] - before["learned"]
+    updates = max(1.0, learned / PER_UPDATE)
     ideal = min(samplers / sizes.fragment_s, trainers * PER_UPDATE / sizes.update_s)
     return {
-        "trainers": trainers, "samplers": samplers, "per_s": rate, "ideal": ideal, "depth": depth,
+        "trainers": trainers, "samplers": samplers, "per_s": learned / passed, "ideal": ideal,
+        "depth": depth, "conflicts_per_update": (after["conflicts"] - before["conflicts"]) / updates,
+        "idle_cores": (after["idle"] - before["idle"]) / passed,
         **{f"{name}_cores": (after[name] - before[name]) / passed for name in groups},
     }  # fmt: skip
 
@@ -132,23 +138,24 @@ def by_gradients(mode: str, trainers: int, seconds: float, sizes: Sizes) -> dict
         jobs = [(target, (n, trainers, folder, sizes, Signals, steps)) for n in range(trainers)]
         with running(jobs) as pids:
             before, start, cpu = sum(steps), time.perf_counter(), cpu_seconds(pids)
+            idle = psutil.cpu_times().idle
             time.sleep(seconds)
             passed = time.perf_counter() - start
             rate, cores = (sum(steps) - before) / passed, (cpu_seconds(pids) - cpu) / passed
+            idle = (psutil.cpu_times().idle - idle) / passed
     ideal = trainers / sizes.step_s
     return {"mode": mode, "trainers": trainers, "per_s": rate, "ideal": ideal,
-            "trainers_cores": cores}  # fmt: skip
+            "trainers_cores": cores, "idle_cores": idle}  # fmt: skip
 
 
 def why(row: dict[str, Any]) -> str:
     """Why a point lies below its ideal, as far as processor time tells."""
     if row["per_s"] >= GOOD * row["ideal"]:
         return ""
-    all_cores = sum(value for name, value in row.items() if name.endswith("_cores"))
     if row.get("server_cores", 0.0) >= BUSY:
         return "the server has one thread, and it is busy"
-    if all_cores >= BUSY * (os.cpu_count() or 1):
-        return "all cores of this machine are busy"
+    if row["idle_cores"] <= (1 - BUSY) * (os.cpu_count() or 1):
+        return "all cores of this machine are busy, with other processes too"
     return "messages are waited for"
 
 
@@ -160,21 +167,22 @@ def write(stored: list[dict[str, Any]], stepped: list[dict[str, Any]], sizes: Si
         f"{machine}. Trainers and samplers sleep where real ones would compute. Fragments of"
         f" {sizes.fragment / 1000:,g} KB, weights of {sizes.weights / 1000:,g} KB, gradients of"
         f" {sizes.gradient / 1000:,g} KB.", "",
-        "| trainers | samplers | fragments/s | of the ideal | fragments in the store | server, cores"
-        " | samplers, cores | trainers, cores | why it bends |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| trainers | samplers | fragments/s | of the ideal | fragments in the store"
+        " | conflicts per update | server, cores"
+        " | samplers, cores | trainers, cores | idle, cores | why it bends |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     lines += [
         f"| {r['trainers']} | {r['samplers']} | {r['per_s']:,.1f} | {r['per_s'] / r['ideal']:.0%}"
-        f" | {r['depth']} | {r['server_cores']:.2f} | {r['samplers_cores']:.2f}"
-        f" | {r['trainers_cores']:.2f} | {why(r)} |"
+        f" | {r['depth']} | {r['conflicts_per_update']:.2f} | {r['server_cores']:.2f} | {r['samplers_cores']:.2f}"
+        f" | {r['trainers_cores']:.2f} | {r['idle_cores']:.2f} | {why(r)} |"
         for r in stored
     ]
-    lines += ["", "| mode | trainers | gradients/s | of the ideal | trainers, cores | why it bends |",
-              "|---|---|---|---|---|---|"]  # fmt: skip
+    lines += ["", "| mode | trainers | gradients/s | of the ideal | trainers, cores | idle, cores"
+              " | why it bends |", "|---|---|---|---|---|---|---|"]  # fmt: skip
     lines += [
         f"| {r['mode']} | {r['trainers']} | {r['per_s']:,.1f} | {r['per_s'] / r['ideal']:.0%}"
-        f" | {r['trainers_cores']:.2f} | {why(r)} |"
+        f" | {r['trainers_cores']:.2f} | {r['idle_cores']:.2f} | {why(r)} |"
         for r in stepped
     ]
     text = "\n".join(lines) + "\n"
@@ -224,12 +232,12 @@ def main() -> None:
     for trainers in given.trainers:
         for samplers in given.samplers:
             stored.append(row := through_a_store(trainers, samplers, given.seconds, sizes))
-            print(f"{trainers} trainers, {samplers} samplers: {row['per_s']:,.1f} fragments/s,"
+            print(f"trainers {trainers}, samplers {samplers}: {row['per_s']:,.1f} fragments/s,"
                   f" ideally {row['ideal']:,.0f}", flush=True)  # fmt: skip
     for mode in ("synchronous", "hogwild"):
         for trainers in given.trainers:
             stepped.append(row := by_gradients(mode, trainers, given.seconds, sizes))
-            print(f"{trainers} {mode} trainers: {row['per_s']:,.1f} gradients/s,"
+            print(f"{mode}, trainers {trainers}: {row['per_s']:,.1f} gradients/s,"
                   f" ideally {row['ideal']:,.0f}", flush=True)  # fmt: skip
     print(write(stored, stepped, sizes, given.out))
 
