@@ -31,7 +31,7 @@ from cluster.store.run import RunStore  # noqa: E402
 from tests.cluster.store.stores import RANGES, SPEC, founded, is_conserved  # noqa: E402
 
 START_S = 120.0  # in which the first fragments are learned from
-END_S = 60.0  # in which the trainers learn from what is left
+END_S = 60.0  # in which a trainer learns from what is left
 SAYS_EVERY_S = 15.0
 LOOKS_EVERY_S = 0.05
 
@@ -190,9 +190,10 @@ def main() -> None:
         folder, store = Path(name), founded(server.url, fragments=1000)
         with Crowd(server.url, store.run, folder, samplers + trainers) as crowd:
             disturb(given, crowd, samplers + trainers, store)
-            for place in samplers:
+            for place in (*samplers, *trainers[1:]):
                 crowd.kill(place, replace=False)
-            # the trainers learn from what is left, and from what the dead ones had
+            # one trainer learns from what is left, and from what the dead ones had: several could each
+            # hold one fragment, and wait for another
             wait_for(lambda: store.status().depth < len(RANGES), END_S)
         good = judged(store, folder)
         if crowd.failed:
