@@ -11,8 +11,6 @@ ARGS ?=
 # runs of several trainers on this machine
 TRAINERS ?= 2
 SAMPLERS ?= 3
-# environments of each sampler of `run_store`, which all have equally many
-ENVS ?= 8
 
 # the ready-made tasks: minutes at most, and samplers
 TIME ?= 60
@@ -73,7 +71,7 @@ SEVERAL = $(PY) train.py --env $(ENV) --seed $(SEED) --trainers $(TRAINERS)
 
 # make run_store TRAINERS=2 SAMPLERS=3 ENV=HalfCheetah-v4: through a sample store of its own
 run_store: venv
-	$(SEVERAL) --samplers $(SAMPLERS) --env_num $(shell expr $(SAMPLERS) \* $(ENVS)) --store embedded $(ARGS)
+	$(SEVERAL) --samplers $(SAMPLERS) --store embedded $(ARGS)
 
 # each trainer takes its own steps on one model in shared memory
 run_hogwild: venv
