@@ -104,7 +104,7 @@ def taken_in(pool_name: str, size: Size, seconds: float, address: dict[str, str]
             pool.request(Weights(batches, weights.arrays), batches, batches == 0)
             rollout = pool.gather()
             if pool_name == "store":
-                pool.publish(weights.arrays, pool.version)
+                pool.weights.publish(weights.arrays, pool.version)
             batches += 1
             if batches == WARM_UP:
                 start = time.perf_counter()

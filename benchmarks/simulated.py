@@ -119,13 +119,13 @@ def learn(url: str, run: str, rank: int, sizes: Sizes, signals: Signals, conflic
         signals.ready.wait()
         while not signals.over.is_set():
             pool.gather()
-            if pool.newest() is None:
+            if pool.weights.newest() is None:
                 raise RuntimeError("the weights in the store are damaged")
             expected = pool.version
             time.sleep(sizes.update_s)
-            while pool.publish(weights.arrays, expected).outcome == "conflict":
+            while pool.weights.publish(weights.arrays, expected).outcome == "conflict":
                 conflicts[rank] += 1
-                pool.newest()  # a trainer puts its own changes on top of these
+                pool.weights.newest()  # a trainer puts its own changes on top of these
                 expected = pool.version
 
 

@@ -41,9 +41,9 @@ def train(url: str, run: str, file: TextIO) -> None:
     with pool_of(run_at(url, run), policy_lag=POLICY_LAG) as pool:
         while True:
             say(file, f"tries {' '.join(named(pool.gather()))}")
-            published = pool.publish(WEIGHTS.arrays, pool.version)
+            published = pool.weights.publish(WEIGHTS.arrays, pool.version)
             while published.outcome == "conflict":
-                published = pool.publish(WEIGHTS.arrays, published.version)
+                published = pool.weights.publish(WEIGHTS.arrays, published.version)
             say(file, "learned" if published.outcome == "done" else "failed")
 
 
