@@ -168,6 +168,8 @@ def refuse_contradictions(arguments: Arguments) -> None:
         raise ConfigError(f"episodes is {arguments.episodes}, but must be at least 1")
     if arguments.store is not None and not arguments.follow:
         raise ConfigError("store names a run that trains, which --follow scores: give that too")
+    if arguments.run is not None and arguments.store is None:
+        raise ConfigError(f"run {arguments.run} is one of a store: give its URL as --store")
     if (arguments.store is None) == (arguments.run_dir is None):
         raise ConfigError(
             "a run is named by its folder, or by --store and --follow: give one of both"

@@ -185,7 +185,10 @@ def main() -> None:
     from common import launched
     from common.errors import UserError
     from settings.sources import parse
+    from settings.store_url import hide_passwords
 
+    hide_passwords(sys.argv)  # they are written into the run's folder, and passed on
+    hide_passwords(sys.orig_argv)
     try:
         config = None
         if launched.world() is not None:

@@ -162,14 +162,14 @@ def step_alone(rank: int, ranks: int, folder: str, sizes: Sizes, signals: Signal
     import torch
 
     from learning.hogwild import Hogwild
-    from learning.trainers import Shared
+    from learning.trainers import Joined, Shared
 
     torch.set_num_threads(1)
     memory = os.open(Path(folder) / "memory", os.O_RDWR)
     trainers = Hogwild(rank, ranks, Path(folder), memory)
     model = torch.zeros(sizes.gradient // 4)
     trainers.join(Shared([model], [], []))
-    trainers.share(0)
+    trainers.share(Joined(0, 0))
     signals.ready.wait()
     while not signals.over.is_set():
         with trainers.stepping():

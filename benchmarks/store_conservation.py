@@ -87,8 +87,8 @@ def pending(store: RunStore) -> list[str]:
     """The fragments that are still in the store."""
     entries: Any = store.link.client.xrange(f"dppo:{{{store.run}}}:stream")
     newest, found = store.version(), []
-    for id_, fields in entries:
-        found += named(read_fragment(id_, fields[b"message"], SPEC, RANGES, newest).rollout)
+    for id_, message in store.fetch([id_ for id_, _ in entries]):
+        found += named(read_fragment(id_, message, SPEC, RANGES, newest).rollout)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 
 from cluster import wire
@@ -10,6 +11,8 @@ from cluster.store.run import Ended, RunGone, RunStore
 from evaluation.follow import Line
 from model import ActorCritic
 from rollout import Weights
+
+_PATIENCE_S = 60.0  # for a run that its store has lost
 
 
 class Stored:
@@ -24,6 +27,7 @@ class Stored:
     def __init__(self, store: RunStore, model: ActorCritic, say: Callable[[str], None]):
         self._store, self._model, self._say = store, model, say
         self._seen = -1  # the version that was looked at last
+        self._gone_at: float | None = None  # since when the store does not have the run
 
     def newer(self) -> tuple[Weights, int] | None:
         try:
@@ -43,15 +47,16 @@ class Stored:
     def has_ended(self) -> bool:
         try:
             self._store.has_room(0)
+            self._gone_at = None
         except Ended:
             return True
-        except RunGone:
-            return False
-        return False
+        except RunGone:  # its store may come back with it
+            self._gone_at = self._gone_at or time.monotonic()
+        return self._gone_at is not None and time.monotonic() - self._gone_at > _PATIENCE_S
 
     def record(self, line: Line) -> None:
         """Leave the scores of a version in the store, where the run's first trainer takes them."""
         try:
             self._store.leave_scores(json.dumps(line))
-        except RunGone:
-            self._say("the store does not have the run any more: its scores are here alone")
+        except (RunGone, Ended):
+            self._say("the run has ended: these scores are here alone")

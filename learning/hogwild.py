@@ -20,7 +20,7 @@ from common import launched
 from common.errors import UserError
 from learning.messages import pack, unpack
 from learning.shared_model import Count, SharedModel
-from learning.trainers import Refused, Shared, Trainers
+from learning.trainers import Joined, Refused, Shared, Trainers
 from learning.undo import State
 from rollout import spread
 from settings.config import Config
@@ -85,7 +85,7 @@ class Hogwild(Trainers):
         _leave(path, _NOTHING if made is None else _MADE + pack(*made))
         return made
 
-    def join(self, shared: Shared) -> int | None:
+    def join(self, shared: Shared) -> Joined | None:
         self._model = model = SharedModel(
             self._memory, self._trainers, shared.parameters + shared.moments, shared.statistics
         )
@@ -94,12 +94,13 @@ class Hogwild(Trainers):
                 return None
             time.sleep(_LOOKS_EVERY_S)
         model.take_over()
-        return int(model.counts[self.rank, Count.UPDATES])
+        return Joined(int(model.counts[self.rank, Count.UPDATES]), model.environment_steps)
 
-    def share(self, environment_steps: int) -> None:
+    def share(self, begun: Joined) -> None:
         assert self._model is not None
         if not self._model.is_ready:
-            self._model.fill(environment_steps)
+            self._model.counts[:, Count.UPDATES] = begun.updates
+            self._model.fill(begun.environment_steps)
 
     # --- while they learn
     @contextlib.contextmanager
@@ -154,7 +155,7 @@ class Hogwild(Trainers):
     def stopped(self) -> str | None:
         return "finished" if self._model is not None and self._model.is_over else None
 
-    def end_watch(self) -> None:
+    def end_run(self) -> None:
         if self.leads and self._model is not None:
             self._model.end()
 

@@ -46,6 +46,13 @@ class Shared(NamedTuple):
     statistics: list[Tensor]  # running moments, float64
 
 
+class Joined(NamedTuple):
+    """Where a run is: how many updates this trainer has to its name, and all environment steps."""
+
+    updates: int
+    environment_steps: int
+
+
 class Trainers:
     """A group of one trainer, whose sums are its own numbers.
 
@@ -97,21 +104,16 @@ class Trainers:
     def use(self, device: str) -> None:
         """Tell where the tensors lie that will be summed."""
 
-    def join(self, shared: Shared) -> int | None:
-        """Go on from what other trainers have in common memory; wait until it is there.
+    def join(self, shared: Shared) -> Joined | None:
+        """Go on from what other trainers share already; wait until it is there.
 
         Returns:
-            how many updates this trainer had done before, where another process was it then; None
-            where there is nothing to join.
+            where the run is; None where there is nothing to join.
         """
         return None
 
-    def share(self, environment_steps: int) -> None:
-        """Put this trainer's numbers into common memory, where the others wait for them.
-
-        Args:
-            environment_steps: that the run has taken so far.
-        """
+    def share(self, begun: Joined) -> None:
+        """Put this trainer's numbers where the others wait for them."""
 
     def updating(self, agent: Any) -> AbstractContextManager[None]:
         """The context of an update of the agent."""
@@ -154,6 +156,9 @@ class Trainers:
 
     def end_watch(self) -> None:
         """Look out no more: from now on the trainers end, each at its own time."""
+
+    def end_run(self) -> None:
+        """Tell the others that the run is over, and saved."""
 
     def close(self) -> None:
         """End the connections to the others."""
@@ -284,47 +289,6 @@ class Linked(Trainers):
             refused.exit_code = int(message)
             raise refused
         return unpack(message)
-
-    def join(self, shared: Shared) -> int | None:
-        """Go on from what other trainers have in common memory; wait until it is there.
-
-        Returns:
-            how many updates this trainer had done before, where another process was it then; None
-            where there is nothing to join.
-        """
-        return None
-
-    def share(self, environment_steps: int) -> None:
-        """Put this trainer's numbers into common memory, where the others wait for them.
-
-        Args:
-            environment_steps: that the run has taken so far.
-        """
-
-    def updating(self, agent: Any) -> AbstractContextManager[None]:
-        """The context of an update of the agent."""
-        return contextlib.nullcontext()
-
-    def stepping(self) -> AbstractContextManager[None]:
-        """The context of a gradient step."""
-        return contextlib.nullcontext()
-
-    def moving_statistics(self) -> AbstractContextManager[None]:
-        """The context in which running moments, and what depends on them, are changed."""
-        return contextlib.nullcontext()
-
-    def count(self, before: int, steps: int, times: Mapping[str, float]) -> int:
-        """Count an update; the environment steps of the whole run, which were `before`.
-
-        Args:
-            steps: what this trainer knows of, and has not counted yet.
-            times: seconds spent on it: time/sample_wait and time/learn.
-        """
-        return before + steps
-
-    def metrics(self) -> dict[str, float]:
-        """What the log shows of each trainer."""
-        return {}
 
     def watch(self, lost: Callable[[str], None]) -> None:
         self.everyone({}, {})  # whoever is still starting is accused of nothing

@@ -152,6 +152,6 @@ _CHANGEABLE = (
 MAY_CHANGE_ON_RESUME = {field.name for owner in _CHANGEABLE for field in dataclasses.fields(owner)}
 MAY_CHANGE_ON_RESUME -= {"run_dir", "config"}
 # What a trainer that joins a run decides for itself.
-MAY_CHANGE_ON_JOIN = {"trust"} | {
-    field.name for owner in (owners.Machine, owners.Store) for field in dataclasses.fields(owner)
+MAY_CHANGE_ON_JOIN = {"trust", "store", "join", "store_timeout"} | {
+    field.name for field in dataclasses.fields(owners.Machine)
 }

@@ -204,6 +204,11 @@ def _store(config: Config) -> Iterator[str]:
                 f" of a cluster: leave one of them out, and start samplers there by `python -m"
                 f" cluster.store sample`"
             )
+    if config.policy_lag < 2 and config.resume is not None:
+        yield (
+            f"the run in {config.resume} has policy_lag {config.policy_lag}, but fragments of a store are"
+            f" learned from as they arrive: it cannot go on in a store, leave --store out"
+        )
     if config.policy_lag < 2:
         yield (
             f"policy_lag is {config.policy_lag}, but fragments of a store are learned from as they"
@@ -222,7 +227,7 @@ def _store(config: Config) -> Iterator[str]:
     if config.normalize_value:
         yield (
             "normalize_value scales the critic by statistics of one trainer, but the trainers of a"
-            " store move them side by side: leave it out"
+            " store move them side by side: give --no_normalize_value"
         )
     if config.trainer_mode == "hogwild":
         yield (

@@ -80,6 +80,11 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
             "trainer_mode is hogwild, but trainers that torchrun starts have no memory in common:"
             " give --trainers instead of torchrun, or --trainer_mode synchronous"
         )
+    if config.store is not None and launched.world():
+        raise ConfigError(
+            f"store is {config.store}, but trainers that torchrun starts sum their gradients: give"
+            f" --trainers, or one command for each trainer (and unset RANK)"
+        )
     validate(config)
     if config.resume is None:
         config = _fitted(config, given)

@@ -39,6 +39,11 @@ def without_password(url: str) -> str:
     return f"{scheme}{separator}{user}{at if user else ''}{place}"
 
 
+def hide_passwords(words: list[str]) -> None:
+    """Take the password out of the URL of a store in a command line, in place."""
+    words[:] = [without_password(w) if "redis://" in w or "rediss://" in w else w for w in words]
+
+
 def parse(url: str) -> StoreAddress:
     """Read the URL of a store, from which the password has been taken.
 

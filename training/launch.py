@@ -11,11 +11,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from common import launched
 from common.errors import TrainerLost
 from settings.config import Config
+from settings.trust import CODE
 
 _LOOKS_EVERY_S = 0.05
 # what is left of the trainers has so long to end by itself once one has failed, or the first is done
@@ -35,8 +37,13 @@ def launch(config: Config) -> int:
         from cluster.store.make import server  # its packages take a moment
 
         with server(config.store) as url:
-            run_id = secrets.token_hex(4)
-            return _launch(config.trainers, lambda *place: _in_store(url, run_id, *place), {0})
+            kept = Path(config.resume or "") / "store_run"
+            run_id = kept.read_text() if config.resume and kept.exists() else secrets.token_hex(4)
+            # the user has named the code that the settings name
+            trust = any(":" in getattr(config, setting) for setting in CODE)
+            return _launch(
+                config.trainers, lambda *place: _in_store(url, run_id, trust, *place), {0}
+            )
     with tempfile.TemporaryDirectory(prefix="trainers-") as folder:
         store = f"{folder}/store"
         if config.trainer_mode == "synchronous":
@@ -62,12 +69,13 @@ class _Start(NamedTuple):
     command: tuple[str, ...] = tuple(sys.orig_argv[1:])
 
 
-def _in_store(url: str, run_id: str, rank: int, restarts: int) -> _Start:
+def _in_store(url: str, run_id: str, trust: bool, rank: int, restarts: int) -> _Start:
     """How a trainer of a run in a store is started."""
+    more = ("--trust",) if trust else ()
     variables = launched.store_variables(rank, url, run_id)
     if rank == 0:
         return _Start(variables)
-    return _Start(variables, command=(sys.argv[0], "--store", url, "--join", run_id))
+    return _Start(variables, command=(sys.argv[0], "--store", url, "--join", run_id, *more))
 
 
 def _launch(trainers: int, how: Callable[[int, int], _Start], needed: Collection[int] = ()) -> int:
@@ -147,7 +155,7 @@ class _Group:
         code, lived = self.processes[rank].poll(), time.monotonic() - self._started[rank]
         assert code is not None
         self._short_lives[rank] = self._short_lives[rank] + 1 if lived < _SHORT_LIFE_S else 0
-        if code >= 0 or asked or rank in self._needed or self._short_lives[rank] > _SHORT_LIVES:
+        if code >= 0 or asked or rank in self._needed or self._short_lives[rank] >= _SHORT_LIVES:
             return False
         print(f"train.py: trainer {rank} was killed by signal {-code}: another takes its place",
               file=sys.stderr)  # fmt: skip

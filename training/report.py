@@ -122,21 +122,25 @@ class Report:
         losses = "refused"  # an update of NaN has none
         if "loss/policy" in metrics:
             losses = f"policy {metrics['loss/policy']:+.4f} value {metrics['loss/value']:.4f}"
-        stale = f"  staleness {metrics['staleness']:.1f}" if "staleness" in metrics else ""
+        others = ""  # how several trainers get on
+        if "staleness" in metrics:
+            others = f"  staleness {metrics['staleness']:.1f}"
+        elif "store/depth" in metrics:
+            others = f"  {metrics['store/depth']:.0f} fragments in the store"
         if self._progress:
             self._progress.update(
                 self._progress.task_ids[0],
                 completed=step,
                 rate=f"{rate:,.0f}",
                 shown=shown,
-                losses=losses + stale,
+                losses=losses + others,
             )
         elif now >= self._line_due or step >= self._total:
             self._line_due = now + _LINE_EVERY_S
             left = _clock(max(0, self._total - step) / rate) if rate > 0 else "-"
             self.say(
                 f"{step:,}/{self._total:,} steps {min(1.0, step / self._total):4.0%}  "
-                f"ETA {left}  {rate:,.0f} steps/s  return {shown}  {losses}{stale}"
+                f"ETA {left}  {rate:,.0f} steps/s  return {shown}  {losses}{others}"
             )
 
     def say(self, text: str) -> None:

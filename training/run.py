@@ -206,6 +206,7 @@ class Run(Trainer):
         with contextlib.ExitStack() as last:  # the last one pushed is done first
             assert self._opened is not None
             last.push(self._opened)
+            last.callback(self.trainers.end_run)
             last.callback(self.summarize)
             if not isinstance(error, WeightsDiffer):
                 last.callback(self.save)  # an update that failed has left no trace

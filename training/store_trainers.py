@@ -31,7 +31,7 @@ from common.checkpoint import CannotWrite
 from common.cores import usable_cores
 from evaluation.follow import read_line, record
 from learning.merging import merge
-from learning.trainers import Shared, Trainers
+from learning.trainers import Joined, Shared, Trainers
 from learning.undo import State
 from settings.config import Config
 from settings.flags import read_flags
@@ -104,7 +104,10 @@ class StoreTrainers(Trainers):
             return self._pool
         samplers = config.samplers or _default_samplers(config)
         local = samplers if config.samplers is None else config.samplers
-        store = self._at(launched.run_id() or run_id(run_dir))
+        kept = run_dir / "store_run"  # for a resume, wherever the id came from
+        run = launched.run_id() or (kept.read_text() if kept.exists() else run_id(run_dir))
+        kept.write_text(run)
+        store = self._at(run)
         self._pool = found_pool(
             store, config, spec, weights, samplers, local, steps, config.resume is not None, say
         )
@@ -116,8 +119,8 @@ class StoreTrainers(Trainers):
         )
         return self._pool
 
-    def join(self, shared: Shared) -> int | None:
-        """Wait until the run's normaliser has seen observations; the version of the weights."""
+    def join(self, shared: Shared) -> Joined | None:
+        """Wait until the run's normaliser has seen observations."""
         pool = self._open
         while True:
             newest = pool.weights.newest()
@@ -128,7 +131,8 @@ class StoreTrainers(Trainers):
                 return None
             pool.raise_if_ended()
             time.sleep(_LOOKS_EVERY_S)
-        return pool.version
+        status = pool.status()
+        return None if status is None else Joined(pool.version, status.steps)
 
     # --- while they learn
     @contextlib.contextmanager
@@ -167,7 +171,7 @@ class StoreTrainers(Trainers):
     def count(self, before: int, steps: int, times: Mapping[str, float]) -> int:
         self._status = self._open.status()
         if self.leads:
-            self._take_scores()
+            self._write_scores(self._open.take_scores())
         return before if self._status is None else self._status.steps
 
     def metrics(self) -> dict[str, float]:
@@ -195,9 +199,9 @@ class StoreTrainers(Trainers):
             "store/trainers_alive": float(sum(of.alive for of in status.trainers.values())),
         }
 
-    def _take_scores(self) -> None:
+    def _write_scores(self, lines: list[bytes]) -> None:
         """Write what followers have scored into the run's folder."""
-        for line in self._open.take_scores():
+        for line in lines:
             try:
                 record(self._run_dir, read_line(line))
             except ValueError as error:
@@ -206,9 +210,9 @@ class StoreTrainers(Trainers):
                 self._say(str(error))
 
     # --- how they end
-    def end_watch(self) -> None:
+    def end_run(self) -> None:
         if self.leads and self._pool is not None:
-            self._pool.end()
+            self._write_scores(self._pool.end())
 
     @property
     def _open(self) -> StorePool:

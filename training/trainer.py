@@ -22,7 +22,7 @@ from common.checkpoint import Checkpoint
 from common.cores import usable_cores
 from common.errors import TrainerLost, UserError
 from envs import Spaces
-from learning.trainers import Trainers
+from learning.trainers import Joined, Trainers
 from model import make_model
 from rollout import Rollout
 from settings.config import Config
@@ -146,15 +146,15 @@ class Trainer:
         """The fragments of the run's updates; each is to be learned from before the next."""
         agent, trainers = self.agent, self.trainers
         agent.compile(self.pool.spec)
-        updates = trainers.join(agent.shared())
-        if updates is not None:
-            agent.update = max(agent.update, updates)  # so that no noise comes again
+        joined = trainers.join(agent.shared())
+        if joined is not None:
+            agent.update, self.global_step = joined  # so that no noise comes again
             self.collector.begin_anew()
         elif self.config.warms_up and self.global_step == 0:
             with trainers.updating(agent):
                 warm_up = self.collector.warm_up()
             self._count(warm_up, self.collector.times)
-        trainers.share(self.global_step)
+        trainers.share(Joined(agent.update, self.global_step))
         return self.collector.collect(lambda steps: self.progress(steps) < 1.0)
 
     def learn(self, rollout: Rollout) -> dict[str, float]:

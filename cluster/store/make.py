@@ -11,10 +11,11 @@ from cluster.store.local import LocalSamplers
 from cluster.store.pool import StorePool
 from cluster.store.run import Record, RunStore, runs
 from cluster.store.sample import config_of
-from cluster.store.shared_weights import found
+from cluster.store.shared_weights import MARGIN, found
 from rollout import RolloutSpec, Weights
 from settings.config import Config, ConfigError
 from settings.store_url import EMBEDDED, parse, without_password
+from settings.trust import CODE
 
 
 @contextlib.contextmanager
@@ -99,12 +100,22 @@ def found_pool(
         StoreError: where it is there and may not be.
     """
     record = Record(config.to_dict(), samplers)
-    if not found(store, record, config, weights, steps=steps) and not resumes:
-        raise StoreError(
-            f"the store at {store.link.url} has a run {store.run} already: give --join"
-        )
-    started = LocalSamplers(store.link.url, store.run, local, True, config.store_timeout, say)
-    return StorePool(store, record, config, spec, weights, started, say)
+    # fragments of a run that goes on in a new place have other noise than those before
+    first = (weights.version + MARGIN) * samplers if steps else 0
+    if not found(store, record, config, weights, first, steps):
+        there = store.record()
+        if there is None or not resumes:
+            raise StoreError(
+                f"the store at {store.link.url} has a run {store.run} already: give --join"
+            )
+        record = there
+    names_code = any(":" in getattr(config, setting) for setting in CODE)
+    started = LocalSamplers(
+        store.link.url, store.run, local, config.trust or names_code, config.store_timeout, say
+    )
+    pool = StorePool(store, record, config, spec, weights, started, say)
+    pool.weights.steps = steps
+    return pool
 
 
 def join_pool(

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 
 from cluster.asynchronous import merge
-from cluster.pool import Environments
+from cluster.pool import Environments, SamplerError
+from cluster.store.address import Link
 from cluster.store.consumer import Consumer
 from cluster.store.heartbeat import Heartbeat
 from cluster.store.keys import RunGone
@@ -21,8 +22,6 @@ from cluster.store.status import Status
 from common.errors import UserError
 from rollout import Rollout, RolloutSpec, Weights, spread
 from settings.config import Config
-
-_MARGIN = 64  # numbers of each range that samplers may have taken unseen before a store was lost
 
 
 class RunEnded(UserError):
@@ -64,6 +63,7 @@ class StorePool:
         )
         self._began, self._waited = time.monotonic(), 0.0
         self._status: Status | None = None
+        self._say = say
         self._heartbeat = Heartbeat(
             store.link.url, store.run, "trainer", self.trainer, lambda: (self.version, self.wait)
         )
@@ -194,12 +194,22 @@ class StorePool:
             return self._store.take_scores()
         return []
 
-    def end(self) -> None:
-        """End the run for everybody: samplers and other trainers too."""
-        try:
-            self._store.end()
-        except RunGone:
-            return  # it has ended already
+    def end(self) -> list[bytes]:
+        """End the run for everybody, samplers and other trainers too; what followers have scored.
+
+        Waits for no store that is away.
+        """
+        link = Link(self._store.link.url, 0.0, lambda text: None)
+        with contextlib.closing(RunStore(link, self.run)) as store:
+            try:
+                scores = store.take_scores()
+                store.end()
+                return scores
+            except RunGone:
+                return []  # it has ended already
+            except SamplerError as error:
+                self._say(f"the others are not told that the run has ended: {error}")
+                return []
 
     def close(self) -> None:
         """Leave the run: other trainers take over what this one has not learned from."""

@@ -1,6 +1,7 @@
 """A run's part of a store: its keys, and the steps that are made there.
 
-Every step can be made again where its answer was lost. Nothing outside `dppo:{RUN_ID}:` is touched.
+Every step can be made again where its answer was lost (scores of followers may then be there twice, or
+not at all). Nothing outside `dppo:{RUN_ID}:` is touched.
 """
 
 from __future__ import annotations
@@ -283,8 +284,13 @@ class RunStore:
         self._step(scripts.END)
 
     def leave_scores(self, line: str) -> None:
-        """Leave what a follower has scored, as JSON, for the run's first trainer."""
-        self._step(scripts.SCORE, line)
+        """Leave what a follower has scored, as JSON, for the run's first trainer.
+
+        Raises:
+            Ended: where nobody will take it.
+        """
+        if self._step(scripts.SCORE, line)[0] == "ended":
+            raise Ended
 
     def take_scores(self) -> list[bytes]:
         """Take what followers have left."""

@@ -275,6 +275,7 @@ SCORE = (
     _PRELUDE
     + _THERE
     + f"""
+if redis.call('EXISTS', ended) == 1 then return {{'ended'}} end
 redis.call('RPUSH', scores, ARGV[1])
 redis.call('LTRIM', scores, -{SCORES}, -1)
 keep()

@@ -15,7 +15,7 @@ from cluster.store.run import Published, Record, RunStore
 from rollout import Weights
 from settings.config import Config
 
-_MARGIN = 64  # numbers of each range that samplers may have taken unseen before a store was lost
+MARGIN = 64  # numbers of each range that samplers may have taken unseen before a store was lost
 
 
 class SharedWeights:
@@ -103,7 +103,7 @@ class SharedWeights:
         """Make the run anew with this trainer's weights, in a store that came back empty."""
         beat, ranges = self._heartbeat.last, self._record.samplers
         used = 0 if beat is None else beat.samplers // ranges + 1
-        first = (used + _MARGIN) * ranges
+        first = (used + MARGIN) * ranges
         if found(self._store, self._record, self._config, self._weights, first, self.steps):
             self._say(
                 f"the store came back without the run {self._store.run}: it is made anew, with weights"

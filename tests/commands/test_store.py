@@ -16,6 +16,8 @@ import psutil
 import pytest
 
 from cluster.store.embedded import EmbeddedServer
+from common import checkpoint
+from settings.store_url import PASSWORD
 from tests.commands.test_train import (
     children_of,
     metrics_of,
@@ -63,7 +65,7 @@ def test_a_killed_trainer_of_a_store_is_replaced_and_nothing_is_left(tmp_path):
     run_dir = tmp_path / "run"
     launcher = start_training(
         run_dir, *FLAGS, "--store", "embedded", "--trainers", "2", "--samplers", "2",
-        "--compile", "on", "--train_total_steps", "60000",
+        "--compile", "on", "--train_total_steps", "60000", "--env", "tests.toy_envs:ConstantReward",
     )  # fmt: skip
     wait_until(lambda: has_learned(run_dir), 120, "some updates")
     wait_until(lambda: both_have_learned(run_dir), 60, "updates of both")
@@ -89,8 +91,10 @@ def test_a_killed_trainer_of_a_store_is_replaced_and_nothing_is_left(tmp_path):
 def test_trainers_and_samplers_come_and_go_and_the_first_one_goes_on_where_the_run_is(
     server, tmp_path
 ):
-    run_dir, store = tmp_path / "run", ("--store", server.url)
-    first = start_training(run_dir, *FLAGS, *store, "--samplers", "0", "--train_total_steps", "1e6")
+    run_dir, store, password = tmp_path / "run", ("--store", server.url), os.environ[PASSWORD]
+    typed = server.url.replace("redis://", f"redis://:{password}@")
+    first = start_training(run_dir, *FLAGS, "--store", typed, "--samplers", "0",
+                           "--train_total_steps", "1e6")  # fmt: skip
     run = None
     for line in first.stdout or ():
         if found := re.search(r"run (\S+) in the store at", line):
@@ -105,7 +109,9 @@ def test_trainers_and_samplers_come_and_go_and_the_first_one_goes_on_where_the_r
     first.communicate()
     before = metrics_of(run_dir)[-1]
 
-    again = start("train.py", "--resume", str(run_dir))
+    again = start(
+        "train.py", "--resume", str(run_dir), "--samplers", "1"
+    )  # they are not decided anew
     size = len(metrics_of(run_dir))
     wait_until(lambda: len(metrics_of(run_dir)) > size + 5, 90, "updates of the first one again")
     assert metrics_of(run_dir)[size]["global_step"] > before["global_step"]  # of the joined one
@@ -119,6 +125,22 @@ def test_trainers_and_samplers_come_and_go_and_the_first_one_goes_on_where_the_r
     assert f"{line['global_step']:,} steps: return mean" in outputs[3]
     assert f"the run {run} has ended" in outputs[1]
     assert summary_of(run_dir)["exit_reason"] == "sigterm"
+    files = [path for path in run_dir.rglob("*") if path.is_file()]
+    assert not any(password.encode() in path.read_bytes() for path in files)
+
+
+def test_a_store_that_is_lost_ends_the_run_with_a_checkpoint(server, tmp_path):
+    run_dir = tmp_path / "run"
+    run = start_training(run_dir, *FLAGS, "--store", server.url, "--samplers", "1", "--store_timeout",
+                         "2", "--train_total_steps", "1e6")  # fmt: skip
+    wait_until(lambda: has_learned(run_dir), 90, "some updates")
+    os.kill(server.pid, signal.SIGKILL)
+    output, _ = run.communicate(timeout=60)
+    assert run.returncode == 75, output
+    assert "has been away for 2 s" in output
+    assert summary_of(run_dir)["exit_reason"] == "error"
+    saved = [checkpoint.load(path).step for path in (run_dir / "checkpoints").glob("update-*")]
+    assert max(saved) == metrics_of(run_dir)[-1]["global_step"]
 
 
 @pytest.mark.parametrize(

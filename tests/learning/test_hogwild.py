@@ -20,7 +20,7 @@ from cluster.supervisor import Supervisor
 from common.errors import UserError
 from envs import spaces_of
 from learning.hogwild import Hogwild
-from learning.trainers import Refused, Trainers
+from learning.trainers import Joined, Refused, Trainers
 from model import make_model
 from rollout import Rollout
 from settings.config import Config, ConfigError
@@ -58,8 +58,8 @@ def two(memory: int, config: Config) -> list[tuple[Hogwild, PPOAgent, Rollout]]:
     for rank in range(2):
         trainers = Hogwild(rank, 2, Path("unused"), memory)
         agent, rollout = make_trainer(trainers, config)
-        assert trainers.join(agent.shared()) == (None if rank == 0 else 0)
-        trainers.share(100)
+        assert trainers.join(agent.shared()) == (None if rank == 0 else (0, 100))
+        trainers.share(Joined(0, 100))
         made.append((trainers, agent, rollout))
     return made
 
@@ -76,7 +76,7 @@ def test_alone_it_learns_what_a_lone_trainer_learns(moments, memory):
     trainers.counters = ()  # the same minibatches
     agent, same = make_trainer(trainers, config)
     trainers.join(agent.shared())
-    trainers.share(0)
+    trainers.share(Joined(0, 0))
     for progress in (0.0, 0.5):
         expected, metrics = lone.learn(rollout, progress), agent.learn(same, progress)
         assert metrics == pytest.approx(expected, rel=1e-3, abs=1e-5)
@@ -139,12 +139,15 @@ def test_all_count_the_steps_of_the_run(memory):
     assert second.count(100, 5, TIMES) == 125
     assert second.metrics()["trainer/0/wait_share"] == 0.25
     assert second.stopped() is None
-    second.end_watch()
+    second.end_run()
     assert second.stopped() is None  # it has ended by itself
-    first.end_watch()
+    first.end_run()
     assert second.stopped() == "finished"
     again = Hogwild(1, 2, Path("unused"), second._memory)
-    assert again.join(agent.shared()) == 1  # another process in its place goes on with its numbers
+    assert again.join(agent.shared()) == (
+        1,
+        125,
+    )  # another process in its place goes on with its numbers
 
 
 def test_what_the_first_trainer_makes_or_refuses_is_told_to_the_others(tmp_path, memory):

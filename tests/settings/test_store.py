@@ -10,7 +10,7 @@ import yaml
 
 from settings.config import Config, ConfigError
 from settings.sources import parse
-from settings.store_url import PASSWORD, StoreAddress
+from settings.store_url import PASSWORD, StoreAddress, hide_passwords
 from settings.store_url import parse as parse_url
 
 LAG = ["--env", "CartPole-v1", "--policy_lag", "2"]
@@ -82,7 +82,7 @@ def test_what_is_no_address_is_refused_and_not_shown(url):
         (["--ray_address", "auto"], "leave one of them out"),
         (["--policy_lag", "1"], "give --policy_lag 2 or more"),
         (["--trainers", "2", "--trainer_mode", "hogwild"], "leave one of them out"),
-        (["--normalize_value"], "normalize_value scales"),
+        (["--normalize_value"], "give --no_normalize_value"),
         (["--samplers", "3", "--env_num", "8"], "give --samplers 2"),
         (["--carried_steps", "4"], "carried_steps is 4"),
         (["--store_timeout", "0"], "store_timeout is 0"),
@@ -119,3 +119,19 @@ def test_how_a_run_cannot_be_joined(flags, complaint):
 def test_a_run_is_joined_at_a_store():
     with pytest.raises(ConfigError, match="give its URL as --store"):
         parse(["--join", "run"])
+
+
+def test_trainers_of_torchrun_cannot_share_a_store(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="torchrun starts sum their gradients"):
+        parse([*LAG, "--store", "embedded"])
+
+
+@pytest.mark.parametrize("form", ["--store {}", "--store={}"])
+def test_a_password_is_taken_out_of_a_command_line(form, monkeypatch):
+    monkeypatch.delenv(PASSWORD, raising=False)
+    words = ["train.py", *form.format("redis://me:hush@10.0.0.1:6379/0").split(), "--env", "a:b"]
+    hide_passwords(words)
+    assert words == ["train.py", *form.format("redis://me@10.0.0.1:6379/0").split(), "--env", "a:b"]
+    assert os.environ[PASSWORD] == "hush"

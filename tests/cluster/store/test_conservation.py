@@ -30,7 +30,7 @@ def test_what_was_told_is_compared_with_the_store(server, tmp_path: Path, traine
         store.append(0, number, message_of(0, number, 0))
     with pool_of(store) as pool:
         pool.gather()
-        assert pool.publish(WEIGHTS.arrays, 0).outcome == "done"
+        assert pool.weights.publish(WEIGHTS.arrays, 0).outcome == "done"
         (tmp_path / "trainer").write_text(trainer + "\n")
         (tmp_path / "sampler").write_text(sampler + "\n")
         assert judged(store, tmp_path) is good
