@@ -128,6 +128,10 @@ POLICIES = {
 }
 
 
+# what torch.export makes is what ONNX is made of: one policy of each kind will do
+PROGRAMS = {"normal", "categorical", "masked", "lstm"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", POLICIES)
 def test_an_exported_policy_plays_as_evaluate_does_without_torch_and_without_the_project(
@@ -139,8 +143,9 @@ def test_an_exported_policy_plays_as_evaluate_does_without_torch_and_without_the
     onnx_file, program = tmp_path / "policy.onnx", tmp_path / "policy.pt2"
     export(model, config, onnx_file)
     compare(alone(onnx_file, played), played)
-    export(model, config, program)
-    compare(by_torch(program, played, sum(model.state_sizes[:1])), played)
+    if name in PROGRAMS:
+        export(model, config, program)
+        compare(by_torch(program, played, sum(model.state_sizes[:1])), played)
 
 
 @pytest.mark.parametrize(
