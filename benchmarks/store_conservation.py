@@ -7,22 +7,21 @@ that was pushed must have been learned from once, or still be in the store; the 
 
 from __future__ import annotations
 
+import contextlib
+import random
+import signal
+import subprocess
 import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the run is one of the tests'
-
-import contextlib  # noqa: E402
-import random  # noqa: E402
-import signal  # noqa: E402
-import subprocess  # noqa: E402
-import tempfile  # noqa: E402
-import time  # noqa: E402
-from collections import Counter  # noqa: E402
-from collections.abc import Callable, Iterable  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
-from typing import Any, NamedTuple  # noqa: E402
 
 from benchmarks.store_crowd import named  # noqa: E402
 from cluster.store.embedded import EmbeddedServer  # noqa: E402

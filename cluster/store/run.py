@@ -180,7 +180,6 @@ class RunStore:
         """
         if self.has_room(len(message)) is None:
             return None
-
         staged = (f"fragment:{sampler}:{number}", message, scripts.DAY_S)
         happened, rest = self._step(scripts.APPEND, sampler, number, staged=staged)
         if happened == "ended":
