@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import torch
-
 from common import launched
 from common.errors import UserError
 from learning.messages import pack, unpack
@@ -58,10 +56,6 @@ class Hogwild(Trainers):
 
     def envs(self, config: Config) -> tuple[int, int]:
         return spread(config.env_num, self._trainers, config.envs_together)[self.rank]
-
-    def use(self, device: str) -> None:
-        if device == "cuda":
-            torch.cuda.set_device(launched.local_rank() % torch.cuda.device_count())
 
     # --- how they begin
     def run_dir(self) -> str | None:

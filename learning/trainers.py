@@ -102,7 +102,9 @@ class Trainers:
         return None
 
     def use(self, device: str) -> None:
-        """Tell where the tensors lie that will be summed."""
+        """Take this trainer's GPU, where it learns on one. Trainers that need none of their own share."""
+        if device == "cuda":
+            torch.cuda.set_device(launched.local_rank() % torch.cuda.device_count())
 
     def join(self, shared: Shared) -> Joined | None:
         """Go on from what other trainers share already; wait until it is there.
@@ -218,8 +220,8 @@ class Linked(Trainers):
             raise TrainerLost(f"another trainer is gone ({reason})") from None
 
     def use(self, device: str) -> None:
+        super().use(device)
         if device == "cuda":
-            torch.cuda.set_device(launched.local_rank())
             with self._talking():
                 self._on_gpu = dist.new_group(backend="nccl")
 

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from settings.config import MAY_CHANGE_ON_JOIN, Config, ConfigError
 
+_ID = "store_run"  # a file of the run's folder
 STORE_LAG = 4  # the default of policy_lag: all trainers make versions
+
+
+def kept_id(run_dir: Path) -> str | None:
+    """The id that the run of a folder has in its store; None where it has had none yet."""
+    path = run_dir / _ID
+    return path.read_text() if path.exists() else None
+
+
+def keep_id(run_dir: Path, run: str) -> None:
+    """Keep the id of a run for a resume, wherever it came from."""
+    (run_dir / _ID).write_text(run)
 
 
 def store_defaults(config: Config, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def _is_own(run_dir: Path, config: Config) -> bool:
 
 def remember(run_dir: Path, config: Config) -> None:
     """Take a run's folder for the user's own from now on, with the code that its settings name."""
-    if not _named(config) or _is_own(run_dir, config):
+    if not names_code(config) or _is_own(run_dir, config):
         return
     path = Path.home() / _OWN_RUNS
     with contextlib.suppress(OSError):  # then --trust has to be given
@@ -49,7 +49,8 @@ def remember(run_dir: Path, config: Config) -> None:
             os.close(descriptor)
 
 
-def _named(config: Config) -> list[str]:
+def names_code(config: Config) -> list[str]:
+    """The settings that name a class."""
     return [name for name in CODE if ":" in getattr(config, name)]
 
 
@@ -64,7 +65,7 @@ def refuse_strangers_code(config: Config, source: Path | str, typed: Collection[
     Raises:
         ConfigError: with the remedy.
     """
-    for setting in _named(config):
+    for setting in names_code(config):
         is_own = isinstance(source, Path) and _is_own(source, config)
         if setting not in typed and not config.trust and not is_own:
             name = getattr(config, setting)

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 from common import launched
 from common.errors import TrainerLost
 from settings.config import Config
-from settings.trust import CODE
+from settings.stored_run import kept_id
+from settings.trust import names_code
 
 _LOOKS_EVERY_S = 0.05
 # what is left of the trainers has so long to end by itself once one has failed, or the first is done
@@ -37,10 +38,9 @@ def launch(config: Config) -> int:
         from cluster.store.make import server  # its packages take a moment
 
         with server(config.store) as url:
-            kept = Path(config.resume or "") / "store_run"
-            run_id = kept.read_text() if config.resume and kept.exists() else secrets.token_hex(4)
-            # the user has named the code that the settings name
-            trust = any(":" in getattr(config, setting) for setting in CODE)
+            kept = None if config.resume is None else kept_id(Path(config.resume))
+            run_id = kept or secrets.token_hex(4)
+            trust = bool(names_code(config))  # the user has named it
             return _launch(
                 config.trainers, lambda *place: _in_store(url, run_id, trust, *place), {0}
             )

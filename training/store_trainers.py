@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from agent import NotFinite, PPOAgent
 from cluster.sampler import spec_of
@@ -36,6 +35,7 @@ from learning.undo import State
 from settings.config import Config
 from settings.flags import read_flags
 from settings.store_url import RUN_ID_CHARACTERS
+from settings.stored_run import keep_id, kept_id
 
 _LOOKS_EVERY_S = 0.2
 
@@ -44,7 +44,7 @@ class StoreTrainers(Trainers):
     """The trainers of a run in a store, as one of them sees them. Its `size` is 1: none waits.
 
     Args:
-        link: makes the way to a run of the store, given its id.
+        at: makes the way to a run of the store, given its id.
         config: the settings that were given.
         say: prints a sentence for the user.
 
@@ -84,10 +84,6 @@ class StoreTrainers(Trainers):
         own = read_flags(sys.argv[1:])
         return {}, {"config": config.to_dict() | own, "run_dir": str(Path("runs") / store.run)}
 
-    def use(self, device: str) -> None:
-        if device == "cuda":
-            torch.cuda.set_device(launched.local_rank() % torch.cuda.device_count())
-
     def open_pool(
         self, config: Config, run_dir: Path, agent: PPOAgent, steps: int, say: Callable[[str], None]
     ) -> StorePool:
@@ -104,9 +100,8 @@ class StoreTrainers(Trainers):
             return self._pool
         samplers = config.samplers or _default_samplers(config)
         local = samplers if config.samplers is None else config.samplers
-        kept = run_dir / "store_run"  # for a resume, wherever the id came from
-        run = launched.run_id() or (kept.read_text() if kept.exists() else run_id(run_dir))
-        kept.write_text(run)
+        run = launched.run_id() or kept_id(run_dir) or run_id(run_dir)
+        keep_id(run_dir, run)
         store = self._at(run)
         self._pool = found_pool(
             store, config, spec, weights, samplers, local, steps, config.resume is not None, say
@@ -150,16 +145,18 @@ class StoreTrainers(Trainers):
         except NotFinite:
             pool.refuse("not_finite")
             raise
-        arrays, expected = agent.weights().arrays, self._version
+        mine = arrays = agent.weights().arrays
+        expected = self._version
         while True:
             published = pool.weights.publish(arrays, expected)
             if published.outcome != "conflict":
                 break
             newest, expected = pool.weights.newest(), pool.version
             if newest is not None:
-                arrays = merge(agent.model, before, agent.weights().arrays, newest.arrays)
+                arrays = merge(agent.model, before, mine, newest.arrays)
         if published.outcome == "done":
-            agent.model.set_weights(arrays)
+            if arrays is not mine:
+                agent.model.set_weights(arrays)
             self._version = agent.update = published.version
             return
         self._say(

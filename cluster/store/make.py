@@ -15,7 +15,7 @@ from cluster.store.shared_weights import MARGIN, found
 from rollout import RolloutSpec, Weights
 from settings.config import Config, ConfigError
 from settings.store_url import EMBEDDED, parse, without_password
-from settings.trust import CODE
+from settings.trust import names_code
 
 
 @contextlib.contextmanager
@@ -109,10 +109,8 @@ def found_pool(
                 f"the store at {store.link.url} has a run {store.run} already: give --join"
             )
         record = there
-    names_code = any(":" in getattr(config, setting) for setting in CODE)
-    started = LocalSamplers(
-        store.link.url, store.run, local, config.trust or names_code, config.store_timeout, say
-    )
+    trust = config.trust or bool(names_code(config))  # the user has named it
+    started = LocalSamplers(store.link.url, store.run, local, trust, config.store_timeout, say)
     pool = StorePool(store, record, config, spec, weights, started, say)
     pool.weights.steps = steps
     return pool
