@@ -110,6 +110,11 @@ def job_of(run: Watched, index: int) -> psutil.Process:
     )
 
 
+def command(process: psutil.Process) -> list[str]:
+    """Its words; none where it has ended and its parent does not know yet."""
+    return process.as_dict(["cmdline"], ad_value=[])["cmdline"]
+
+
 def is_there(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
@@ -152,7 +157,7 @@ def test_samplers_of_a_killed_worker_move_to_free_cpus(run, cluster):
     killed = worker_of(run, 0)
     worker = next(worker for worker in cluster.workers if worker.pid == killed)
     family = psutil.Process(killed).children(recursive=True)
-    jobs = [process for process in family if "job.py" in " ".join(process.cmdline())]
+    jobs = [process for process in family if "job.py" in " ".join(command(process))]
     restarts = run.pool.restarts
     worker.kill()
     start = time.monotonic()
