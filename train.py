@@ -32,7 +32,6 @@ NEEDED = (
     "gymnasium",
     "ale_py",
     "numba",
-    "tyro",
     "yaml",
     "visualdl",
     "safetensors",

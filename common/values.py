@@ -163,6 +163,7 @@ _SIMPLE: dict[Any, Callable[[Any], Any]] = {
 _IN_WORDS = {
     bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path",
 }  # fmt: skip
+_FORMS = {bool: "true|false", int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 
 def allowed(hint: Any) -> str:
@@ -180,11 +181,30 @@ def allowed(hint: Any) -> str:
     return _IN_WORDS[hint]
 
 
+def form(hint: Any) -> str:
+    """The values that a type takes, in short: N for a whole number, X for a number, a|b for choices."""
+    bare = _bare(hint)
+    if get_origin(bare) is tuple:
+        return f"{form(get_args(bare)[0])}..."
+    return "|".join(choices(bare)) or _FORMS[bare]
+
+
 def plain_type(hint: Any) -> Any:
     """The type under an annotation, without None: int, float, str, bool, tuple or Literal."""
+    bare = _bare(hint)
+    return get_origin(bare) or bare
+
+
+def choices(hint: Any) -> tuple[str, ...]:
+    """The words among which a type chooses; none for a type that takes others."""
+    bare = _bare(hint)
+    return get_args(bare) if get_origin(bare) is Literal else ()
+
+
+def _bare(hint: Any) -> Any:
     while get_origin(hint) is Annotated or _is_optional(hint):
         hint = get_args(hint)[0]
-    return get_origin(hint) or hint
+    return hint
 
 
 def _is_optional(hint: Any) -> bool:

@@ -37,6 +37,7 @@ __all__ = [
     "WrongOption",
     "family",
     "family_of",
+    "known_ids",
     "make_vec_env",
     "spaces_of",
     "spaces_of_vec_env",
@@ -66,11 +67,15 @@ def family_of(env: str) -> str:
     for name in FAMILIES:
         if _load(name).owns(env):
             return name
-    ids = [*gymnasium.registry, *(id for name in FAMILIES for id in _load(name).ids())]
-    near = difflib.get_close_matches(env, ids, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(env, known_ids(), n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else "see `gymnasium.registry` for the ids"
     raise UnknownEnv(f"env {env!r} is not a registered environment: {hint} A class of your own is"
                      f" --env module:EnvClass")  # fmt: skip
+
+
+def known_ids() -> list[str]:
+    """The ids of gymnasium's registry, and those that only the families here know."""
+    return [*gymnasium.registry, *(id for name in FAMILIES for id in _load(name).ids())]
 
 
 def family(env: str) -> Family:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from common.values import allowed, convert, plain_type
-from settings.config import FIELDS, HINTS, Config, ConfigError
+from settings.config import FIELDS, HINTS, ConfigError
 
 
 def read_flags(arguments: Sequence[str]) -> dict[str, Any]:
@@ -61,19 +61,3 @@ def _value(name: str, words: list[str]) -> Any:
         return convert(hint, value)
     except ValueError as rule:
         raise ConfigError(f"{name} is {' '.join(words)}, but must be {rule}") from None
-
-
-def print_help(defaults: Config, program: str) -> NoReturn:
-    """Print every setting, with its default, and exit."""
-    import tyro
-
-    tyro.cli(
-        Config,
-        prog=program,
-        description="Train an agent with distributed PPO. --dry_run prints the settings that a run"
-        " would have, each with where it comes from, and starts nothing.",
-        args=["--help"],
-        use_underscores=True,
-        default=defaults,
-    )
-    raise SystemExit(0)

@@ -249,7 +249,7 @@ class Batch:
 
 @dataclass
 class Ppo:
-    """Schulman et al. 2017, arXiv 1707.06347."""
+    """The loss, and how it is minimised (PPO: Schulman et al. 2017, arXiv 1707.06347)."""
 
     learning_rate: Positive = 3e-4
     """Adam's learning rate, at the start."""

@@ -20,7 +20,8 @@ from common import launched
 from common.sources import ROOT
 from common.terminal import allow_short_help
 from common.values import convert
-from envs import family, family_of
+from envs import family, family_of, known_ids
+from settings.completion import COMPLETION, print_completion
 from settings.config import (
     FIELDS,
     HINTS,
@@ -29,8 +30,10 @@ from settings.config import (
     Config,
     ConfigError,
 )  # fmt: skip
-from settings.dry_run import DRY_RUN, Layer, print_settings
-from settings.flags import print_help, read_flags
+from settings.dry_run import DRY_RUN, print_settings
+from settings.flags import read_flags
+from settings.help import print_help
+from settings.layers import Layer, merged
 from settings.rules import validate, validate_trainers
 from settings.stored_run import refuse_the_runs_own, store_defaults
 from settings.trust import refuse_strangers_code
@@ -50,9 +53,12 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
 
     Raises:
         ConfigError, UnknownEnv: for a flag that does not exist, or a value that breaks a rule.
-        SystemExit: 0 after --help or --dry_run.
+        SystemExit: 0 after --help, --dry_run or --completion.
     """
     asks_for_help = allow_short_help(arguments)
+    if COMPLETION in arguments:
+        shell = " ".join(word for word in arguments if word != COMPLETION)
+        print_completion(shell, {"env": known_ids(), "preset": recipes()})
     words = [word for word in arguments if word not in ("-h", "--help", DRY_RUN)]
     flags = read_flags(words)
     if flags.get("join") is not None:
@@ -67,13 +73,14 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
         given = in_file | flags
         layers = preset_layers(given.get("env", Config.env), given.get("preset"))
         if given.get("store") is not None:
-            layers.append(Layer("store", store_defaults(_merged(layers), given)))
-        config = dataclasses.replace(_merged(layers), **given)
+            layers.append(Layer("store", store_defaults(merged(layers), given)))
+        config = dataclasses.replace(merged(layers), **given)
         layers.append(Layer(str(path), in_file))
         if path is not None:
             refuse_strangers_code(config, Path(path), flags)
+    layers.append(Layer("flag", flags))
     if asks_for_help:
-        print_help(config, program)
+        print_help(program, *((config, layers) if flags else (Config(), ())))
     config.trainers = _trainers(config, given.get("trainers"))
     if config.trainer_mode == "hogwild" and launched.world() and launched.memory() is None:
         raise ConfigError(
@@ -90,7 +97,7 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
         config = _fitted(config, given)
         validate_trainers(config)
     if DRY_RUN in arguments:
-        print_settings(config, [*layers, Layer("flag", flags)])
+        print_settings(config, layers)
     return config
 
 
@@ -139,7 +146,7 @@ def preset(env: str, recipe: str | None = None) -> Config:
     Raises:
         ConfigError: where there is no such recipe, or it says nothing of this family.
     """
-    return _merged(preset_layers(env, recipe))
+    return merged(preset_layers(env, recipe))
 
 
 def preset_layers(env: str, recipe: str | None) -> list[Layer]:
@@ -156,13 +163,6 @@ def preset_layers(env: str, recipe: str | None) -> list[Layer]:
         content = {"preset": recipe} | _read_recipe(recipe, env, family)
         layers.append(Layer(f"presets/recipes/{recipe}.yaml", content))
     return layers
-
-
-def _merged(layers: Sequence[Layer]) -> Config:
-    settings: dict[str, Any] = {}
-    for layer in layers:
-        settings |= layer.settings
-    return Config(**settings)
 
 
 def recipes() -> list[str]:

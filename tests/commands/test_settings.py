@@ -27,16 +27,6 @@ def test_help_that_is_cut_off_prints_no_traceback(command):
     process.wait()
 
 
-def test_help_lists_every_setting_with_the_defaults_of_an_env():
-    done = run_command("train.py", "--help", "--env", "HalfCheetah-v4")
-    assert (done.returncode, done.stderr) == (0, "")
-    text = " ".join(done.stdout.replace("│", " ").split())
-    assert "Discount. (default: 0.99)" in text
-    assert "--gae_lambda FLOAT" in text
-    assert "(default: 0.8)" in text  # of this env
-    assert "Annotated" not in text
-
-
 @pytest.mark.parametrize(
     ("flags", "answer"),
     [
