@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from learning.schedules import Coefficients
 from learning.trainers import Trainers
 from model import ActorCritic
 from parl_compat.shim import load_parl
-from settings.config import Config
+from settings.config import Config, learning_settings
 
 parl = load_parl()
 
@@ -94,14 +95,25 @@ class PPO(parl.Algorithm):
             self._step = self._shared_step
         if not self.compiled:
             return
-        for tensor in (*self.parameters, self.moments, self.decay):  # all that a step changes
-            torch._dynamo.mark_static_address(tensor)
-        graphs = device.type == "cuda"
+        # a subclass is code of a user's own, which nothing here could tell from another version of it
+        settings = learning_settings(config) if type(self) is PPO else None
+        compiled = partial(
+            Compiled, graphs=device.type == "cuda", tensors=self._tensors(), settings=settings
+        )
         if self.trainers.size == 1:
-            self._step = Compiled(self._gradient_step, graphs)
+            self._step = compiled(self._gradient_step)
         else:
-            self._first_half = Compiled(self._gradient, graphs)
-            self._second_half = Compiled(self._descend, graphs)
+            self._first_half, self._second_half = compiled(self._gradient), compiled(self._descend)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All that a gradient step reads and changes beside the minibatch, by name."""
+        model = self.model
+        own = {**vars(model.distribution), **vars(self)}
+        return {
+            **dict(model.named_parameters(prefix="model")),
+            **dict(model.named_buffers(prefix="model")),
+            **{name: value for name, value in own.items() if isinstance(value, Tensor)},
+        }
 
     def set_coefficients(self, coefficients: Coefficients) -> None:
         """Set the coefficients of the next gradient steps."""

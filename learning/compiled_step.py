@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from learning import kept_step
 from networks.tanh import rational_tanh
 
 
 class _Graph(NamedTuple):
-    call: Callable[..., Sequence[Tensor]]
+    call: Callable[[list[Any]], Tensor]
     inputs: list[Any]  # everything that the graph reads: parameters, settings, the batch's tensors
     places: list[int | None]  # where each of the batch's tensors stands in `inputs`; None: unused
 
@@ -31,24 +33,51 @@ class Compiled:
     Args:
         method: bound; it may change tensors in place, and differentiate.
         graphs: record it as a CUDA graph; otherwise kernels are called from C++.
+        tensors: all that it reads and changes beside the batch, by name.
+        settings: all others that it reads, as JSON can hold them; they tell what is compiled apart
+            from what else is kept on this machine (`kept_step`). None: nothing is kept.
     """
 
-    def __init__(self, method: types.MethodType, graphs: bool):
-        self._method, self._graphs = method, graphs
+    def __init__(
+        self,
+        method: types.MethodType,
+        graphs: bool,
+        tensors: Mapping[str, Tensor],
+        settings: Mapping[str, Any] | None = None,
+    ):
+        self._method, self._graphs, self._tensors = method, graphs, tensors
+        self._settings = None if graphs else settings
         self._compiled: dict[tuple[Any, ...], _Graph] = {}
 
     def __call__(self, batch: tuple[Tensor | None, ...]) -> Tensor:
         shapes = tuple([None if part is None else part.shape for part in batch])
-        graph = self._compiled.get(shapes)
+        graph = self._compiled.get(shapes) or self._kept(batch, shapes)
         if graph is None:
             return self._compile(batch, shapes)
         for part, place in zip(batch, graph.places, strict=True):
             if place is not None:
                 graph.inputs[place] = part
         if not self._graphs:
-            return graph.call(*graph.inputs)[0]
+            return graph.call(graph.inputs)
         torch.compiler.cudagraph_mark_step_begin()
-        return graph.call(*graph.inputs)[0].clone()  # the next replay writes over it
+        return graph.call(graph.inputs).clone()  # the next replay writes over it
+
+    def _name(self, batch: tuple[Tensor | None, ...]) -> str:
+        """What the graph for batches of these shapes is kept by."""
+        assert self._settings is not None
+        parts = {f"batch {n}": part for n, part in enumerate(batch) if part is not None}
+        return kept_step.name_of(
+            self._method.__qualname__, self._settings, {**self._tensors, **parts}
+        )
+
+    def _kept(self, batch: tuple[Tensor | None, ...], shapes: tuple[Any, ...]) -> _Graph | None:
+        """The graph that an earlier run has kept, if there is one."""
+        kept = None if self._settings is None else kept_step.load(self._name(batch))
+        if kept is None:
+            return None
+        inputs = [batch[i] if isinstance(i, int) else self._tensors[i] for i in kept.inputs]
+        graph = self._compiled[shapes] = _Graph(kept.call, inputs, _places(batch, inputs))
+        return graph
 
     def _compile(self, batch: tuple[Tensor | None, ...], shapes: tuple[Any, ...]) -> Tensor:
         """The first call with a batch of these shapes."""
@@ -58,16 +87,22 @@ class Compiled:
 
         parts = [id(part) for part in batch if part is not None]
         assert len(set(parts)) == len(parts), "one tensor object is passed for two fields"
+        for tensor in self._tensors.values():
+            torch._dynamo.mark_static_address(tensor)
 
         def backend(graph: torch.fx.GraphModule, examples: list[Tensor]) -> Callable[..., Any]:
             patches = {"triton.cudagraphs" if self._graphs else "cpp_wrapper": True}
             call: Any = compile_fx(graph, examples, config_patches=patches)
 
             def first(*inputs: Any) -> Any:
-                places = {id(one): place for place, one in enumerate(inputs)}
-                of_batch = [None if part is None else places.get(id(part)) for part in batch]
-                self._compiled[shapes] = _Graph(call, list(inputs), of_batch)
-                return call(*inputs)
+                self._compiled[shapes] = _Graph(
+                    lambda these: call(*these)[0], list(inputs), _places(batch, inputs)
+                )
+                with _watched() as calls:
+                    result = call(*inputs)
+                if self._settings is not None:
+                    self._keep(batch, shapes, calls)
+                return result
 
             return first
 
@@ -85,6 +120,54 @@ class Compiled:
             _decomposed(torch.ops.aten.tanh.default, rational_tanh),
         ):
             return torch.compile(method, backend=backend, dynamic=False, fullgraph=True)(batch)
+
+    def _keep(
+        self, batch: tuple[Tensor | None, ...], shapes: tuple[Any, ...], calls: list[_NativeCall]
+    ) -> None:
+        """Keep the graph for later runs, and call it from now on as they do."""
+        names: dict[int, str | int] = {id(tensor): name for name, tensor in self._tensors.items()}
+        names |= {id(part): place for place, part in enumerate(batch) if part is not None}
+        if len(calls) != 1 or not all(id(tensor) in names for tensor in calls[0].inputs):
+            return  # such as a graph with constants of its own
+        entry, inputs = calls[0]
+        kept_step.keep(self._name(batch), entry, [names[id(tensor)] for tensor in inputs])
+        call = kept_step.callable_of(entry)
+        self._compiled[shapes] = _Graph(call, inputs, _places(batch, inputs))
+
+
+def _places(batch: Sequence[Tensor | None], inputs: Sequence[Any]) -> list[int | None]:
+    """Where each of the batch's tensors stands among a graph's inputs; None: it is unused."""
+    places = {id(one): place for place, one in enumerate(inputs)}
+    return [None if part is None else places.get(id(part)) for part in batch]
+
+
+class _NativeCall(NamedTuple):
+    """A call of a compiled module's function."""
+
+    entry: Callable[[Any], Any]
+    inputs: list[Tensor]
+
+
+@contextlib.contextmanager
+def _watched() -> Iterator[list[_NativeCall]]:
+    """The calls of compiled modules' functions in here, which torch's wrappers hide otherwise.
+
+    The Python function around each of them is written by torch: it turns its tensors into addresses
+    and hands them to `f`.
+    """
+    calls: list[_NativeCall] = []
+    native = torch._C._aoti
+    addresses_of = native.unsafe_alloc_void_ptrs_from_tensors
+
+    def watch(tensors: list[Tensor]) -> Any:
+        calls.append(_NativeCall(sys._getframe(1).f_locals["f"], list(tensors)))
+        return addresses_of(tensors)
+
+    native.unsafe_alloc_void_ptrs_from_tensors = watch
+    try:
+        yield calls
+    finally:
+        native.unsafe_alloc_void_ptrs_from_tensors = addresses_of
 
 
 @contextlib.contextmanager

@@ -48,7 +48,7 @@ def choose_compile(config: Config) -> tuple[bool, str]:
         return False, ""
     if compiler is None:
         return False, "no C++ compiler found: the gradient step is not compiled, training is slower"
-    return True, "compiling the gradient step takes some 20 s, or 3 s where it is cached"
+    return True, "the gradient step is compiled, which takes some 20 s the first time"
 
 
 def choose_bfloat16(config: Config, device: torch.device) -> bool:

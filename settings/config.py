@@ -151,7 +151,19 @@ _CHANGEABLE = (
 )  # fmt: skip
 MAY_CHANGE_ON_RESUME = {field.name for owner in _CHANGEABLE for field in dataclasses.fields(owner)}
 MAY_CHANGE_ON_RESUME -= {"run_dir", "config"}
+# what an update may read: what else it is given changes where and how long it computes
+_NOT_LEARNING = {"seed", "compile"} | {
+    field.name
+    for owner in _CHANGEABLE
+    if owner is not owners.Machine
+    for field in dataclasses.fields(owner)
+}
 # What a trainer that joins a run decides for itself.
 MAY_CHANGE_ON_JOIN = {"trust", "store", "join", "store_timeout"} | {
     field.name for field in dataclasses.fields(owners.Machine)
 }
+
+
+def learning_settings(config: Config) -> dict[str, Any]:
+    """The settings that a gradient step may follow, as JSON can hold them."""
+    return {n: value for n, value in config.to_dict().items() if n not in _NOT_LEARNING}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from envs import Spaces
+from learning import kept_step
 from learning.compiled_step import Compiled
 from networks.tanh import rational_tanh
 
@@ -18,7 +19,9 @@ class Learner:
 
     def __init__(self) -> None:
         self.weight = torch.full((1,), 0.5, requires_grad=True)
-        torch._dynamo.mark_static_address(self.weight)
+
+    def compiled(self, settings: dict[str, str] | None = None) -> Compiled:
+        return Compiled(self.step, False, {"weight": self.weight}, settings)
 
     def step(self, batch: tuple[Tensor, ...]) -> Tensor:
         total = (self.weight * batch[0]).tanh().sum()
@@ -35,7 +38,7 @@ def test_torchs_own_switches_are_as_before_and_a_users_tanh_is_torchs():
     tables = [dict(table) for table in (decompositions, select_decomp_table())]
     traces = torch._dynamo.config.trace_autograd_ops
     learner, eager = Learner(), Learner()
-    step = Compiled(learner.step, graphs=False)
+    step = learner.compiled()
     x = torch.linspace(-1, 3, 1000)  # not even about 0: sums of tanh would cancel
     for _ in range(3):
         torch.testing.assert_close(step((x,)), eager.step((x,)))
@@ -57,10 +60,53 @@ def test_a_compile_that_fails_leaves_no_switch_behind():
             raise RuntimeError("within the step")
 
     traces = torch._dynamo.config.trace_autograd_ops
-    step = Compiled(Fails().step, graphs=False)
+    step = Fails().compiled()
     with pytest.raises(Exception, match="within the step"):
         step((torch.ones(3),))
     assert torch._dynamo.config.trace_autograd_ops == traces
+
+
+@pytest.mark.slow
+def test_a_later_run_takes_the_kept_step_and_computes_the_same_bits(monkeypatch, tmp_path):
+    from torch._dynamo.utils import counters
+
+    x = torch.linspace(-1, 3, 1000)
+
+    def after_steps() -> tuple[Learner, int]:
+        learner, before = Learner(), counters["stats"]["unique_graphs"]
+        step = learner.compiled({"learning_rate": "1e-4"})
+        for _ in range(3):
+            step((x,))
+        return learner, counters["stats"]["unique_graphs"] - before
+
+    monkeypatch.setattr(kept_step, "place", lambda: tmp_path / "kept")
+    first, compiled = after_steps()
+    assert compiled == 1
+    again, compiled = after_steps()
+    assert compiled == 0
+    assert torch.equal(again.weight, first.weight)
+
+    (library,) = (tmp_path / "kept").glob("*.so")
+    damaged = library.read_bytes()[:-1]
+    library.unlink()  # this process has it loaded
+    library.write_bytes(damaged)
+    mended, compiled = after_steps()
+    assert compiled == 1
+    assert torch.equal(mended.weight, first.weight)
+
+    (tmp_path / "kept").chmod(0o777)  # somebody else may have put it there
+    alone, compiled = after_steps()
+    assert compiled == 1
+    assert torch.equal(alone.weight, first.weight)
+
+
+@pytest.mark.parametrize(
+    "other", [{"settings": {"adam_eps": 1e-5}}, {"tensors": {}}, {"function": "other"}]
+)
+def test_what_is_compiled_differently_is_kept_apart(other):
+    step = {"function": "step", "settings": {}, "tensors": {"weight": torch.zeros(1)}}
+    assert kept_step.name_of(**step) == kept_step.name_of(**step)
+    assert kept_step.name_of(**step) != kept_step.name_of(**step | other)
 
 
 @pytest.mark.slow
@@ -72,8 +118,11 @@ def test_torch_caches_the_whole_of_the_gradient_steps_compilation():
     from model import make_model
     from tests.test_algorithm import BOX, OBS, make_ppo, random_batch
 
+    class Own(PPO):
+        """Nobody but torch keeps the steps of a class of a user's own."""
+
     config = dataclasses.replace(make_ppo().config, compile="on")
-    learner = PPO(make_model(Spaces(OBS, BOX, 0), config), config)
+    learner = Own(make_model(Spaces(OBS, BOX, 0), config), config)
     counters.clear()
     learner.learn(random_batch(learner))
     caches = counters["aot_autograd"] | counters["inductor"]

@@ -1,0 +1,159 @@
+"""Compiled steps kept on disk, so that the next run has its step without torch's compiler.
+
+To import the compiler, and to have it find in its own cache what it compiled before, takes seconds
+of every start and 150 MB of memory. What it leaves behind is one library with one function, from a
+list of tensors to one tensor. This module keeps that library, and which tensors it takes:
+
+    NAME.so     the library, a Python module
+    NAME.json   its inputs in their order, by name or by place in the batch, and the library's hash
+
+NAME is a hash of all that decides what is compiled (`name_of`). Both lie beside torch's own cache,
+below a folder that only this user can write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from getpass import getuser
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from common.sources import digest, sources
+
+_MODULE = "inductor_entry_cpp"  # as torch's compiler calls its function, and the module that has it
+_ADDRESS = "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"  # the module looks for it when it is loaded
+
+Inputs = list[str | int]  # of a function: names of tensors, and places in the batch
+
+
+class Kept(NamedTuple):
+    """A function from a list of tensors to one tensor, and what it takes."""
+
+    call: Callable[[Sequence[Tensor]], Tensor]
+    inputs: Inputs
+
+
+def callable_of(entry: Callable[[Any], Any]) -> Callable[[Sequence[Tensor]], Tensor]:
+    """A compiled module's function, which takes and gives addresses, as one of tensors."""
+    addresses_of = torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors
+    tensors_at = torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs
+
+    def call(tensors: Sequence[Tensor]) -> Tensor:
+        with torch.no_grad():
+            return tensors_at(entry(addresses_of(tensors)))[0]
+
+    return call
+
+
+def name_of(function: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """The name of a step: a hash of all that decides what is compiled.
+
+    Args:
+        function: its name.
+        settings: all that it may read, as JSON can hold them.
+        tensors: what it reads and changes, by name.
+    """
+    shapes = {name: [str(t.dtype), [*t.shape], [*t.stride()]] for name, t in tensors.items()}
+    # other code for the same kernels may be asked for by these
+    variables = {name: value for name, value in os.environ.items() if name.startswith("TORCH")}
+    variables.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    parts = [function, settings, shapes, variables, torch.get_num_threads(), *_machine()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@cache
+def _machine() -> list[str]:
+    """The project's sources, the packages and the processor that code is compiled for."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    capability = torch.backends.cpu.get_cpu_capability()
+    packages = [torch.__version__, torch.__file__, sys.version]
+    return [digest(sources()), *packages, platform.machine(), capability, flags]
+
+
+def load(name: str) -> Kept | None:
+    """The step of a name; None where none is kept, or what is kept is damaged."""
+    folder = place()
+    try:
+        _refuse_others(folder)
+        record = json.loads((folder / f"{name}.json").read_text())
+        library = folder / f"{name}.so"
+        if hashlib.sha256(library.read_bytes()).hexdigest() != record["sha256"]:
+            return None
+        return Kept(callable_of(_entry(library)), record["inputs"])
+    except (OSError, ImportError, ValueError, TypeError, LookupError):
+        return None  # it is compiled again, and kept anew
+
+
+def keep(name: str, entry: Callable[[Any], Any], inputs: Inputs) -> None:
+    """Keep a step that torch has compiled, if the disk lets it: otherwise the next run compiles too.
+
+    Args:
+        entry: the compiled module's function.
+    """
+    folder = place()
+    try:
+        folder.mkdir(0o700, parents=True, exist_ok=True)
+        _refuse_others(folder)
+        content = Path(entry.__self__.__file__).read_bytes()  # pyright: ignore[reportFunctionMemberAccess]
+        record = {"inputs": inputs, "sha256": hashlib.sha256(content).hexdigest()}
+        _write(folder / f"{name}.so", content)
+        _write(folder / f"{name}.json", json.dumps(record).encode())
+    except OSError:
+        return
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: other runs may write it at the same time."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent)
+    with open(descriptor, "wb") as file:
+        file.write(content)
+    os.replace(temporary, path)
+
+
+def place() -> Path:
+    """Where steps are kept: beside torch's own cache, in a folder of its own."""
+    default = Path(tempfile.gettempdir()) / f"torchinductor_{getuser()}"
+    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", default)) / "kept_steps"
+
+
+def _refuse_others(folder: Path) -> None:
+    """Raise OSError where somebody else can put code into a folder, or has made it."""
+    for one in (folder, folder.parent):
+        found = one.stat()
+        if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise PermissionError(f"{one} can be written by others")
+
+
+def _entry(library: Path) -> Callable[[Any], Any]:
+    """The function of a library.
+
+    Raises:
+        ImportError: where it cannot be loaded.
+    """
+    spec = importlib.util.spec_from_file_location(f"{library.stem}.{_MODULE}", library)
+    assert spec is not None
+    assert spec.loader is not None
+    before = os.environ.get(_ADDRESS)
+    os.environ[_ADDRESS] = str(torch._C._dynamo.guards._torchinductor_pyobject_tensor_data_ptr)
+    try:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        if before is None:
+            del os.environ[_ADDRESS]
+        else:
+            os.environ[_ADDRESS] = before
+    return getattr(module, _MODULE)
