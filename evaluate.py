@@ -41,9 +41,10 @@ class Arguments:
     """Seed of the episodes."""
     video: Annotated[Path | None, tyro.conf.arg(metavar="FILE.mp4")] = None
     """Also film one episode into this .mp4 file."""
-    export: Annotated[Path | None, tyro.conf.arg(metavar="FILE.onnx|FILE.pt2")] = None
-    """Also write the policy, acting greedily, into this file for other programs: an ONNX model (after
-    `make export`) or a program of torch.export."""
+    export: Annotated[Path | None, tyro.conf.arg(metavar="FILE.onnx|FILE.pt2|FOLDER")] = None
+    """Also write the policy. A file is for other programs, and acts greedily: an ONNX model (after `make
+    export`) or a program of torch.export. A new folder is for this one: what evaluate.py needs of the
+    run, without the rest."""
     follow: bool = False
     """Score the newest checkpoint, and each newer one as it appears, until the run has ended. The scores
     are lines of RUN_DIR/followed.jsonl too, for `plot.py --metric followed/return_mean`."""
@@ -210,8 +211,12 @@ def evaluate(arguments: Arguments) -> None:
     title = f"{policy.config.env}, {policy.checkpoint} ({policy.step:,} steps), {actions}"
     if arguments.export is not None:
         from evaluation.export import export
+        from evaluation.policy_folder import export_folder
 
-        export(policy.model, policy.config, arguments.export)
+        if arguments.export.suffix:
+            export(policy.model, policy.config, arguments.export)
+        else:
+            export_folder(run_dir, arguments.checkpoint, arguments.export)
         print(arguments.export)
     if arguments.video is not None:
         from evaluation.film import film

@@ -81,8 +81,8 @@ def export(model: ActorCritic, config: Config, path: Path) -> None:
             cannot be traced, or a file that cannot be written.
     """
     if path.suffix not in (".onnx", ".pt2"):
-        raise BadExport(f"export {path} must be an ONNX model or a program of torch.export: give a"
-                        f" name that ends with .onnx or .pt2")  # fmt: skip
+        raise BadExport(f"export {path} must be an ONNX model, a program of torch.export or a folder:"
+                        f" give a name that ends with .onnx or .pt2, or one without a dot")  # fmt: skip
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if path.suffix == ".onnx" and missing:
         raise BadExport(f"export {path} needs {' and '.join(missing)}, not installed: run `make"

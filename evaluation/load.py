@@ -47,21 +47,26 @@ def load_policy(
     config = settings_of(run_dir, trust)
     if filmed:
         family(config.env).prepare_film(config.env)
+    saved, complaints = chosen(run_dir, which)
+    model = build_model(config)
+    model.set_weights(weights_of(saved, model, run_dir))
+    return Policy(model, config, saved.path.name, saved.step, complaints)
+
+
+def chosen(run_dir: Path, which: str) -> tuple[checkpoint.Checkpoint, list[str]]:
+    """A run's newest good checkpoint, or that of its best evaluation, and the complaints about
+    damaged ones that were passed over; see `load_policy`."""
     checkpoints = run_dir / "checkpoints"
     if which not in ("last", "best"):
         raise checkpoint.BadCheckpoint(f"checkpoint is {which}, but must be last or best")
     if which == "last":
-        saved, complaints = checkpoint.load_newest(checkpoints)
-    elif (checkpoints / "best").exists():
-        saved, complaints = checkpoint.load(checkpoints / "best"), []
-    else:
-        raise checkpoint.BadCheckpoint(
-            f"run {run_dir} has no best checkpoint: its first evaluation writes one; leave"
-            f" --checkpoint out for the newest weights"
-        )
-    model = build_model(config)
-    model.set_weights(weights_of(saved, model, run_dir))
-    return Policy(model, config, saved.path.name, saved.step, complaints)
+        return checkpoint.load_newest(checkpoints)
+    if (checkpoints / "best").exists():
+        return checkpoint.load(checkpoints / "best"), []
+    raise checkpoint.BadCheckpoint(
+        f"run {run_dir} has no best checkpoint: its first evaluation writes one; leave"
+        f" --checkpoint out for the newest weights"
+    )
 
 
 def settings_of(run_dir: Path, trust: bool) -> Config:

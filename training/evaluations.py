@@ -110,7 +110,7 @@ class Evaluations:
             return
         scores, weights, step = self._unsaved
         arrays = {f"{checkpoint.MODEL}{n}": a for n, a in weights.arrays.items()}
-        state = {"global_step": step, "return_mean": scores.mean()}
+        state = {"update": weights.version, "global_step": step, "return_mean": scores.mean()}
         with self._writes.attempt("the best checkpoint"):
             self._place.check()
             checkpoint.save_best(self._place.checkpoints, step, arrays, state)

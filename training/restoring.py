@@ -34,6 +34,11 @@ def restored(config: Config, run_dir: Path, agent: PPOAgent) -> checkpoint.Check
     saved, complaints = checkpoint.load_newest(checkpoints)
     for complaint in complaints:
         print(f"train.py: {complaint}; using the one before it", file=sys.stderr)
+    if all(name.startswith(checkpoint.MODEL) for name in saved.arrays):
+        raise checkpoint.BadCheckpoint(
+            f"{run_dir} holds a policy alone, without the state of its training: play it with"
+            f" evaluate.py, or resume the run that it was exported from"
+        )
     try:
         lacks = [name for name in _SAVED if name not in saved.state]
         if lacks:

@@ -102,6 +102,7 @@ TOY, GAME = "tests.toy_envs:ConstantReward", "microrts-4x4"
         (TOY, ["RUN", "--video", "film.mp4"], "cannot be rendered as images.*leave --video out"),
         (TOY, ["RUN", "--follow", "--video", "film.mp4"], "video is film.mp4, but --follow scores"),
         (TOY, ["RUN", "--export", "policy.txt"], r"export policy\.txt must be an ONNX model"),
+        (TOY, ["RUN", "--export", "RUN"], "is a folder that holds something: name a new one"),
         (GAME, ["RUN", "--opponents", "coac"], "opponents has 'coac': give all, or some of"),
     ],
 )

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import yaml
+
+from common import checkpoint
+from evaluation.load import load_policy
+from evaluation.policy_folder import export_folder
+from settings.sources import parse
+from tests.evaluation.untrained import untrained
+from training.restoring import restored
+
+
+def test_a_policys_folder_plays_as_the_run_does_and_holds_nothing_else(tmp_path):
+    run = untrained("Pendulum-v1", tmp_path, hidden_sizes=(8,), key="mine", run_dir="here")
+    saved = checkpoint.load(run / "checkpoints" / "last")
+    arrays = saved.arrays | {"adam/moments": np.ones(1000, np.float32)}
+    checkpoint.save(run / "checkpoints", 7, arrays, {"update": 7, "global_step": 70})
+    folder = tmp_path / "policies" / "Pendulum-v1"
+    export_folder(run, "last", folder)
+    policy = load_policy(folder)
+    assert (policy.checkpoint, policy.step) == ("update-00000007", 70)
+    for name, array in load_policy(run).model.get_weights().items():
+        np.testing.assert_array_equal(policy.model.get_weights()[name], array)
+    files = {path.name for path in folder.rglob("*") if path.is_file()}
+    assert files == {"config.yaml", "manifest.json", *checkpoint.FILES}
+    assert checkpoint.load_newest(folder / "checkpoints")[0].arrays.keys() == saved.arrays.keys()
+    settings = yaml.safe_load((folder / "config.yaml").read_text())["config"]
+    assert settings["hidden_sizes"] == [8]
+    assert not {"key", "run_dir", "xparl_addr", "store"} & settings.keys()
+
+
+def test_a_policys_folder_cannot_be_trained_on(tmp_path):
+    folder = tmp_path / "policy"
+    export_folder(untrained("Pendulum-v1", tmp_path), "last", folder)
+    config = parse(["--resume", str(folder)])
+    with pytest.raises(checkpoint.BadCheckpoint, match="holds a policy alone.* play it"):
+        restored(config, folder, None)  # pyright: ignore[reportArgumentType]
