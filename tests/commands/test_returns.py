@@ -51,7 +51,7 @@ def test_results_of_two_seeds_after_an_interruption(tmp_path):
     assert runs == {path: path.stat().st_mtime_ns for path in out.glob("*/*.json*")}
     other = run_command(*command, "--gamma", "0.5")
     assert other.returncode == 1
-    assert "give the same steps and flags, or another --out" in other.stderr
+    assert "give the same, or another --out" in other.stderr
 
 
 def test_a_familys_shares_of_the_published_figures_are_over_all_its_runs():

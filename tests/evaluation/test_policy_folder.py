@@ -35,5 +35,5 @@ def test_a_policys_folder_cannot_be_trained_on(tmp_path):
     folder = tmp_path / "policy"
     export_folder(untrained("Pendulum-v1", tmp_path), "last", folder)
     config = parse(["--resume", str(folder)])
-    with pytest.raises(checkpoint.BadCheckpoint, match="holds a policy alone.* play it"):
+    with pytest.raises(checkpoint.BadCheckpoint, match=r"holds a policy alone.* play it"):
         restored(config, folder, None)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,187 @@
+"""Whether papers' claims hold here: `python benchmarks/papers.py --only 1810.12894 2111.02202`.
+
+Each claim of `claims.py` says that one way of training reaches more than another. Both are trained with
+the same seeds, by the code that `returns.py` uses, and compared by the probability that a run of the one
+reaches more than a run of the other, with a 95% bootstrap interval over the seeds. A claim holds here if
+the whole interval is above one half, and its contrary holds if it is below. With few seeds that is often
+neither. Writes `<out>.md` and `<out>.json`; the runs are in the folder `<out>`, two claims share those
+that are the same, and the same command goes on where it was interrupted. Claims whose runs are not there
+are in the table too, as not run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from claims import CLAIMS, Claim
+from runs import Run, begin, commit, complete, machine, named
+
+from common.errors import UserError
+from common.statistics import Estimate, probability_of_improvement
+from plot import number
+from settings.config import ConfigError
+
+
+@dataclass
+class Arguments:
+    """Train what papers compare, and say which of their claims hold here. Flags of train.py for all runs
+    follow `--`."""
+
+    only: tuple[str, ...] = ()
+    """The claims to run: beginnings of their names, such as a paper's number. Default: all, which takes
+    days."""
+    envs: tuple[str, ...] = ()
+    """Of these, the ones in these environments. Default: in all."""
+    seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """The seeds of each way of training."""
+    steps: int | None = None
+    """Environment steps of each run. Default: the claim's."""
+    at_once: int = 1
+    """Runs at the same time; they share the cores."""
+    out: Path = Path("benchmarks/results/papers")
+    """Where to write, without the ending."""
+
+
+def chosen(arguments: Arguments) -> list[Claim]:
+    """The claims to run.
+
+    Raises:
+        ConfigError: where there are none.
+    """
+    found = [
+        claim
+        for claim in CLAIMS
+        if claim.name.startswith(arguments.only or "")
+        and claim.env in (arguments.envs or [claim.env])
+    ]
+    if not found:
+        names = ", ".join(sorted({claim.name.partition(":")[0] for claim in CLAIMS}))
+        raise ConfigError(
+            f"only is {', '.join(arguments.only)} and envs is {', '.join(arguments.envs)}, but there is"
+            f" no such claim: give some of {names}, and environments of theirs"
+        )
+    return found
+
+
+def runs_of(
+    claim: Claim, way: Sequence[str], arguments: Arguments, flags: Sequence[str]
+) -> list[Run]:
+    """The runs of one of a claim's two ways of training, one for each seed."""
+    steps = str(arguments.steps or claim.steps)
+    whole = (*claim.common, *way, *flags, "--train_total_steps", steps)
+    digest = hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:12]
+    return [
+        Run(claim.env, seed, arguments.out / digest / named(claim.env, seed), whole)
+        for seed in arguments.seeds
+    ]
+
+
+def verdict(found: Estimate) -> str:
+    """What the probability that the better way is better says of the claim."""
+    if found.low > 0.5:
+        return "holds"
+    if found.high < 0.5:
+        return "the contrary holds"
+    return "not decided"
+
+
+def compared(claim: Claim, better: Sequence[Run], other: Sequence[Run]) -> dict[str, Any]:
+    """What has come of a claim: every seed's value, the probability of improvement, the verdict."""
+    result: dict[str, Any] = claim._asdict()
+    if not all(run.scores.exists() for run in [*better, *other]):
+        return result | {"verdict": "not run"}
+    values = {
+        name: np.array([run.row()[claim.measure] for run in runs], float)
+        for name, runs in (("better", better), ("other", other))
+    }
+    found = probability_of_improvement(values["better"], values["other"])
+    return result | {
+        "values": {name: array.tolist() for name, array in values.items()},
+        "probability": float(found.value),
+        "interval": None if np.isnan(found.low) else [float(found.low), float(found.high)],
+        "verdict": verdict(found),
+    }
+
+
+def markdown(results: Sequence[dict[str, Any]], title: str) -> str:
+    lines = [
+        "# Papers' claims", "", title, "",
+        "| claim | environment | published | better way, every seed | other way, every seed"
+        " | P(better) | 95% interval | here |",
+        "|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for result in results:
+        cells = [result["name"], result["env"], result["published"]]
+        if "values" in result:
+            cells += [", ".join(map(number, seeds)) for seeds in result["values"].values()]
+            interval = result["interval"]
+            cells += [f"{result['probability']:.2f}",
+                      "-" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}"]  # fmt: skip
+        else:
+            cells += ["-"] * 4
+        lines.append(f"| {' | '.join([*cells, result['verdict']])} |")
+    return "\n".join(lines) + "\n"
+
+
+def report(arguments: Arguments, flags: Sequence[str]) -> None:
+    """Write the table of all claims, and everything that it is made of."""
+    results = [
+        compared(
+            claim, *(runs_of(claim, way, arguments, flags) for way in (claim.better, claim.other))
+        )
+        for claim in CLAIMS
+    ]
+    about = {
+        "commit": commit(), "machine": machine(), "date": str(date.today()),
+        "seeds": list(arguments.seeds), "steps": arguments.steps, "flags": list(flags),
+    }  # fmt: skip
+    length = "the claims' steps" if arguments.steps is None else f"{arguments.steps:,} steps"
+    given = f", with {' '.join(flags)}" if flags else ""
+    text = markdown(
+        results,
+        f"{len(arguments.seeds)} seeds, {length}{given}; {about['machine']}, {about['date']}, commit"
+        f" {about['commit']}.",
+    )
+    arguments.out.with_name(f"{arguments.out.name}.md").write_text(text)
+    path = arguments.out.with_name(f"{arguments.out.name}.json")
+    path.write_text(json.dumps(about | {"claims": results}, indent=1) + "\n")
+    print(text)
+
+
+def main() -> None:
+    import tyro
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    arguments = tyro.cli(Arguments, args=sys.argv[1:split])
+    flags = sys.argv[split + 1 :]
+    try:
+        claims = chosen(arguments)
+        begin(arguments.out, {"steps": arguments.steps, "flags": flags})
+        runs = [
+            run
+            for claim in claims
+            for way in (claim.better, claim.other)
+            for run in runs_of(claim, way, arguments, flags)
+        ]
+        for run in runs:
+            run.folder.parent.mkdir(exist_ok=True)
+        failed = complete(list(dict.fromkeys(runs)), arguments.at_once)
+        report(arguments, flags)
+    except UserError as error:
+        sys.exit(f"papers.py: {error}")
+    if failed:
+        sys.exit("\n".join(failed))
+
+
+if __name__ == "__main__":
+    main()

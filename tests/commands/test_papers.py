@@ -1,0 +1,63 @@
+"""Papers' claims, run as a user types it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.papers import CLAIMS, Arguments, chosen, runs_of, verdict
+from common.statistics import probability_of_improvement
+from settings.config import ConfigError
+from settings.sources import parse
+from tests.conftest import run_command
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: f"{claim.name}, {claim.env}")
+def test_the_flags_of_a_claim_are_a_runs(claim):
+    configs = [
+        parse(["--env", claim.env, *claim.common, *way]) for way in (claim.better, claim.other)
+    ]
+    assert configs[0] != configs[1]
+
+
+@pytest.mark.parametrize(
+    ("better", "other", "says"),
+    [
+        ([3.0, 4.0, 5.0], [0.0, 1.0, 2.0], "holds"),
+        ([0.0, 1.0, 2.0], [3.0, 4.0, 5.0], "the contrary holds"),
+        ([0.0, 4.0, 2.0], [3.0, 1.0, 5.0], "not decided"),
+        ([9.0], [1.0], "not decided"),
+    ],
+)
+def test_a_claim_holds_where_the_seeds_leave_no_doubt(better, other, says):
+    assert verdict(probability_of_improvement(np.array(better), np.array(other))) == says
+
+
+def test_runs_that_have_ended_are_compared_and_not_run_again(tmp_path):
+    out = tmp_path / "papers"
+    arguments = Arguments(only=("1810.12894",), seeds=(1, 2, 3), out=out)
+    (claim,) = chosen(arguments)
+    for way, values in ((claim.better, (93.0, 94.0, 95.0)), (claim.other, (-1.0, 93.5, -2.0))):
+        for run, value in zip(
+            runs_of(claim, way, arguments, ["--compile", "off"]), values, strict=True
+        ):
+            run.folder.mkdir(parents=True)
+            run.scores.write_text(json.dumps({"final": value}))
+    command = ["benchmarks/papers.py", "--only", "1810.12894", "--out", str(out), "--seeds"]
+    done = run_command(*command, "1", "2", "3", "--", "--compile", "off")
+    assert done.returncode == 0, done.stderr
+    claims = json.loads(out.with_name("papers.json").read_text())["claims"]
+    found = {claim["verdict"]: claim for claim in claims}
+    assert found.keys() == {"holds", "not run"}
+    assert found["holds"]["probability"] == pytest.approx(8 / 9)
+    assert "| 93, 94, 95 | -1, 93.5, -2 | 0.89 |" in done.stdout
+    assert out.with_name("papers.md").read_text() in done.stdout
+
+
+def test_a_claim_that_does_not_exist_is_one_line():
+    with pytest.raises(
+        ConfigError, match=r"only is 1810\.1 and envs is Ant-v4, but.* give some of"
+    ):
+        chosen(Arguments(only=("1810.1",), envs=("Ant-v4",)))
