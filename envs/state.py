@@ -77,35 +77,6 @@ def _write_classic(env: Any, row: dict[str, np.ndarray]) -> None:
 CLASSIC = ScalarState(_read_classic, _write_classic)
 
 
-# --- gymnasium's MuJoCo tasks: what mj_step integrates, and the places of bodies as of that step,
-# by which a task measures how far its robot comes in the next
-
-
-def _read_mujoco(env: Any) -> dict[str, np.ndarray]:
-    import mujoco
-
-    model, data = env.model, env.data
-    what = mujoco.mjtState.mjSTATE_INTEGRATION
-    physics = np.zeros(mujoco.mj_stateSize(model, what))
-    mujoco.mj_getState(model, data, physics, what)
-    places = [data.xpos, data.xipos, data.site_xpos]
-    return {"physics": physics, "places": np.concatenate([part.ravel() for part in places])}
-
-
-def _write_mujoco(env: Any, row: dict[str, np.ndarray]) -> None:
-    import mujoco
-
-    model, data = env.model, env.data
-    mujoco.mj_setState(model, data, row["physics"], mujoco.mjtState.mjSTATE_INTEGRATION)
-    first = 0
-    for part in (data.xpos, data.xipos, data.site_xpos):
-        part[:] = row["places"][first : first + part.size].reshape(part.shape)
-        first += part.size
-
-
-MUJOCO = ScalarState(_read_mujoco, _write_mujoco)
-
-
 # --- a class of the user's own that has `get_state` and `set_state`, of numeric arrays by name
 
 

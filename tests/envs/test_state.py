@@ -12,7 +12,7 @@ SAVING = [
     ("Hopper-v5", {}),
     ("Walker2d-v4", {}),
     ("Ant-v4", {}),
-    ("Ant-v5", {}),  # from here on gymnasium's own environments
+    ("Ant-v5", {}),
     ("Reacher-v4", {}),
     ("Pusher-v5", {}),
     ("Humanoid-v5", {}),

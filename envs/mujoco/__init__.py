@@ -1,4 +1,7 @@
-"""MuJoCo through gymnasium, ids -v4 and -v5, without gymnasium's notices about the older ones."""
+"""MuJoCo's tasks of gymnasium, ids -v4 and -v5: the family's face.
+
+`tasks` has a record of each task, `vector` the environments.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from envs.convention import BadEnvironment, Environments, Family
+from envs.mujoco.tasks import TASKS
 from envs.scalar import comes_from, not_drawn, quiet_make, vectorize
-from envs.state import MUJOCO
 
 # mujoco is imported in functions: `prepare_film` must come before, and other families need it not
 
 
 class Mujoco(Family):
     def owns(self, env: str) -> bool:
-        return comes_from(env, "gymnasium.envs.mujoco.")
+        return env in TASKS and comes_from(env, "gymnasium.envs.mujoco.")
 
     def make(
         self, env: str, num_envs: int, *, filmed: bool = False, **options: Any
     ) -> Environments:
         if filmed:
             return self._make_filmed(env, num_envs)
-        from envs.locomotion import HEALTH, LocomotionEnvs
+        from envs.mujoco.vector import MujocoEnvs
 
-        if env in HEALTH:
-            return LocomotionEnvs(env, num_envs)
-        return vectorize(env, lambda: quiet_make(env), num_envs, state=MUJOCO)
+        return MujocoEnvs(env, num_envs)
 
     def _make_filmed(self, env: str, num_envs: int) -> Environments:
         """gymnasium's own environments, with a camera that follows the robot where there is one."""
