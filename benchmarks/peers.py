@@ -41,10 +41,12 @@ class Peer:
     flags: tuple[str, ...]
 
 
+TORCH = "torch==2.13.0"
 PEERS = {
     # its defaults but for 8 environments: 2,048 steps of each, minibatch 64, 10 epochs, 2 x 64 tanh
     "stable-baselines3": Peer(
-        "stable-baselines3", ("stable-baselines3==2.9.2", "gymnasium[mujoco]==1.4.0", "mujoco==3.14.0"),
+        "stable-baselines3", (TORCH, "stable-baselines3==2.9.2", "gymnasium[mujoco]==1.4.0",
+                              "mujoco==3.14.0"),
         "run_stable_baselines3.py", r"rate (\d+)",
         ("--env_num", "8", "--batch_size", "16384", "--minibatch_size", "64", "--update_epochs",
          "10", "--hidden_sizes", "64", "64", "--no-normalize_observation", "--reward_transform",
@@ -52,7 +54,7 @@ PEERS = {
     ),
     # configs/mujoco/halfcheetah_envpool.yaml: 64 x 256, minibatch 2048, 5 epochs, 128-64-32 elu
     "rl-games": Peer(
-        "rl-games", ("rl-games==1.6.5", "envpool==1.2.5"),
+        "rl-games", (TORCH, "rl-games==1.6.5", "envpool==1.2.5"),
         "run_rl_games.py", r"fps total: (\d+)",
         ("--env_num", "64", "--batch_size", "16384", "--minibatch_size", "2048", "--update_epochs",
          "5", "--hidden_sizes", "128", "64", "32", "--activation", "elu", "--shared_trunk",
@@ -60,7 +62,8 @@ PEERS = {
     ),
     # sf_examples/mujoco/mujoco_params.py: 64 environments, 4 batches of 1024, 2 epochs, 2 x 64 tanh
     "sample-factory": Peer(
-        "sample-factory", ("sample-factory==2.1.1", "gymnasium[mujoco]==0.29.1", "mujoco==3.14.0"),
+        "sample-factory", (TORCH, "sample-factory==2.1.1", "gymnasium[mujoco]==0.29.1",
+                           "mujoco==3.14.0"),
         "run_sample_factory.py", r"Fps is \(10 sec: ([\d.]+)",
         ("--env_num", "64", "--batch_size", "4096", "--minibatch_size", "1024", "--update_epochs",
          "2", "--hidden_sizes", "64", "64", "--no-recompute_advantages", "--learning_rate", "0.003"),
@@ -93,7 +96,7 @@ def install(peer: Peer) -> Path:
     if not done.exists() or done.read_text() != " ".join(peer.packages):
         for command in (
             [sys.executable, "-m", "venv", "--clear", str(folder)],
-            [str(python), "-m", "pip", "install", "--quiet", "torch==2.13.0", *peer.packages],
+            [str(python), "-m", "pip", "install", "--quiet", *peer.packages],
         ):
             finished = subprocess.run(command, capture_output=True, text=True)
             if finished.returncode:
