@@ -138,6 +138,11 @@ def run(config: Config | None) -> None:
     Raises:
         UserError: where it cannot go on.
     """
+    from cluster.nursery import NURSERY
+
+    NURSERY.split_off(
+        ["cluster.engines.local", "evaluation.process"]
+    )  # before all that opens files
     from common import launched
     from learning.hardware import choose_device, refuse_unlike
     from learning.hogwild import Hogwild

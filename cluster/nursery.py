@@ -4,6 +4,9 @@ A sampler or an evaluator begins with some seconds of imports. The nursery does 
 first start of each module; every child is a copy of it, which shares the memory of the imports. The
 nursery runs one thread and holds no connection but its own, so a copy of it is whole. It ends with
 the learner.
+
+`train.py` makes the nursery early (`Nursery.split_off`), as a copy of itself: the learner needs most
+of the same imports. Elsewhere the nursery is a process that imports for itself.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import gc
 import importlib
 import json
 import os
@@ -20,6 +24,7 @@ import subprocess
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -29,12 +34,25 @@ _MESSAGE = 2**20  # bytes at most: it holds the variables of the environment
 _FILES = 8  # that a child inherits, at most
 
 
+class _Copy:
+    """A copy of this process, as far as its end is concerned."""
+
+    def __init__(self, pid: int):
+        self.pid = pid
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> None:
+        os.waitpid(self.pid, 0)
+
+
 class Nursery:
     """The learner's side: requests go out at once, and answers are read when they are needed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | _Copy | None = None
         self._control: socket.socket | None = None
         self._asked = 0
         self._answers: dict[int, dict[str, Any]] = {}
@@ -115,10 +133,33 @@ class Nursery:
                 self._answers[answer["ticket"]] = answer
         return self._answers.pop(ticket, {})
 
+    def split_off(self, modules: Sequence[str]) -> None:
+        """Import modules, and make the nursery as a copy of this process, in so many milliseconds.
+
+        Call it before this process opens files and starts threads: where it has threads of Python's
+        already, the nursery is made at the first start, as elsewhere.
+
+        Args:
+            modules: those that the nursery's children will run, and what they will import.
+        """
+        for module in modules:
+            importlib.import_module(module)
+        _load_numba()
+        with self._lock:
+            if self._control is not None or threading.active_count() > 1:
+                return
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            if (pid := os.fork()) == 0:
+                _split(theirs.detach())
+            theirs.close()
+            self._process, self._control = _Copy(pid), ours
+
     def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        code = "from cluster.nursery import serve; serve()"
+        code = "import sys; from cluster.nursery import serve; serve(int(sys.argv[1]))"
         self._process = subprocess.Popen(
             # -P: a `model.py` in the folder worked in must not hide the project's own
             [sys.executable, "-P", "-W", "ignore", "-c", code, str(theirs.fileno())],
@@ -135,11 +176,33 @@ NURSERY = Nursery()  # of this process
 atexit.register(NURSERY.close)
 
 
-def serve() -> None:
-    """Run the nursery: fork for as long as the learner lives."""
+def _split(control: int) -> NoReturn:
+    """In the copy of the learner: be its nursery.
+
+    Args:
+        control: the descriptor of the connection, the only one that stays open.
+    """
+    try:
+        os.setpgid(0, 0)  # a Ctrl-C is the learner's to handle
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.closerange(3, control)
+        os.closerange(control + 1, os.sysconf("SC_OPEN_MAX"))
+        warnings.simplefilter("ignore")
+        serve(control)
+    finally:  # whatever happens, this process must not go on as a learner
+        os._exit(1)
+
+
+def serve(descriptor: int) -> None:
+    """Run the nursery: fork for as long as the learner lives.
+
+    Args:
+        descriptor: of its connection.
+    """
     # SIGTERM may be ignored here, and would be in the children: exec keeps what is ignored
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    control = socket.socket(fileno=int(sys.argv[1]))
+    control = socket.socket(fileno=descriptor)
     codes: dict[int, int] = {}
     while True:
         try:
@@ -153,7 +216,9 @@ def serve() -> None:
         try:
             if "fork" in request:
                 importlib.import_module(request["fork"])
-                _load_numba()
+                if "numba" in sys.modules:
+                    _load_numba()
+                gc.freeze()  # a collection in the copy then touches, and copies, no memory of ours
                 answer["pid"] = os.fork()
                 if answer["pid"] == 0:
                     control.close()
@@ -171,8 +236,9 @@ def serve() -> None:
 @functools.cache
 def _load_numba() -> None:
     """Have numba import the rest of itself, which it does for the first function."""
-    if numba := sys.modules.get("numba"):
-        numba.njit(lambda x: x)(0.0)
+    import numba
+
+    numba.njit(lambda x: x)(0.0)
 
 
 def _code(pid: int, codes: dict[int, int]) -> int | None:

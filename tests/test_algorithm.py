@@ -14,6 +14,7 @@ from learning.batches import Minibatch
 from model import make_model
 from networks.tanh import rational_tanh
 from settings.config import Config
+from tests.conftest import run_command
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
 OBS = spaces.Box(-np.inf, np.inf, (4,), np.float32)
@@ -303,6 +304,18 @@ def test_compiled_steps_are_the_eager_ones_of_each_learners_own_settings():
             torch.testing.assert_close(
                 compiled.learn(batch), eager.learn(batch), rtol=1e-4, atol=1e-5
             )
+    # torch's compiler, which takes seconds to import, is of no use to the next run
+    program = """
+import dataclasses, sys
+from tests.test_algorithm import *
+config = dataclasses.replace(make_ppo().config, compile="on")
+ppo = PPO(make_model(Spaces(OBS, BOX, 0), config), config)
+torch.set_num_threads(THREADS)
+ppo.learn(random_batch(ppo))
+print("torch._dynamo" in sys.modules)
+""".replace("THREADS", str(torch.get_num_threads()))
+    done = run_command("-c", program)
+    assert done.stdout == "False\n", done.stderr
 
 
 @pytest.mark.parametrize("x", [torch.linspace(-12, 12, 100_001), torch.logspace(-30, 0, 1001)])

@@ -139,3 +139,34 @@ os._exit(0)
         env=os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"},
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")  # stderr ends when the nursery has ended
+
+
+@pytest.mark.parametrize("threads", [0, 1])
+def test_a_process_without_threads_is_copied_for_its_nursery(tmp_path, threads):
+    """The copy has the imports, and none of the files; a process with threads has no whole copy."""
+    (tmp_path / "only_once.py").write_text("print('imported')")
+    program = f"""
+import os, sys, threading, time
+from cluster.child import Child
+from cluster.nursery import NURSERY
+secret = os.open(__file__, os.O_RDONLY)
+for _ in range({threads}):
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+NURSERY.split_off(["only_once", {MODULE!r}])
+child = Child({MODULE!r})
+child.send(b"where only_once")
+assert child.receive(60).decode().endswith("only_once.py")
+child.send(b"leads")
+assert child.receive(60) == b"True"
+print("files", os.path.realpath(__file__) in
+      [os.path.realpath(f"/proc/{{child.pid}}/fd/{{fd}}") for fd in os.listdir(f"/proc/{{child.pid}}/fd")])
+child.close()
+os.close(secret)
+"""
+    (tmp_path / "program.py").write_text(program)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "program.py")], cwd=ROOT, capture_output=True, text=True,
+        timeout=60, env=os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split()) == ["False", "files", *["imported"] * (1 + threads)]

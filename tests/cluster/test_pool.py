@@ -15,7 +15,7 @@ from rollout import Rollout, Weights
 from settings.config import Config
 from settings.sources import preset
 from tests.cluster.pools import assert_equal, copy_of, make, toy
-from tests.conftest import wait_until
+from tests.conftest import run_command, wait_until
 
 pytestmark = pytest.mark.slow  # these start runs, clusters or processes
 
@@ -190,3 +190,19 @@ def test_a_second_request_before_the_first_is_gathered_is_refused():
 def test_an_actors_words_are_no_commands_to_the_terminal():
     lost = Lost("\x1b]0;title\x07bad\n\tline", "\x9bAé")
     assert (lost.reason, lost.cause) == ("\ufffd]0;title\ufffdbad\n\tline", "\ufffdAé")
+
+
+def test_a_sampler_carries_nothing_that_only_the_learner_needs():
+    """Each of these costs every sampler tens of megabytes."""
+    program = """
+import sys
+import cluster.engines.local, evaluation.process
+from cluster.sampler import Sampler
+from rollout import Rollout
+from settings.sources import preset
+sampler = Sampler(preset("CartPole-v1"), 0, 2)
+sampler.collect(0, True, Rollout.empty(sampler.spec, 2))
+print([name for name in ("torch._dynamo", "torch._inductor", "visualdl", "agent") if name in sys.modules])
+"""
+    done = run_command("-c", program)
+    assert done.stdout == "[]\n", done.stderr
