@@ -146,7 +146,8 @@ def run(config: Config | None) -> None:
     from common import launched
     from learning.hardware import choose_device, refuse_unlike
     from learning.hogwild import Hogwild
-    from learning.trainers import Linked, Trainers
+    from learning.linked import Linked
+    from learning.trainers import Trainers
     from training.run import Run
     from training.trainer import Trainer
 

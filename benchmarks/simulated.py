@@ -135,7 +135,7 @@ def step_together(rank: int, ranks: int, folder: str, sizes: Sizes, signals: Sig
     import torch
     from torch._C._distributed_c10d import FileStore
 
-    from learning.trainers import Linked
+    from learning.linked import Linked
 
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)

@@ -39,7 +39,7 @@ def variables(
     }  # fmt: skip
 
 
-def store_variables(rank: int, url: str, run_id: str) -> dict[str, str]:
+def store_variables(rank: int, trainers: int, url: str, run_id: str) -> dict[str, str]:
     """Those that `--trainers` gives to one of the trainers that share a run in a store.
 
     Args:
@@ -47,7 +47,8 @@ def store_variables(rank: int, url: str, run_id: str) -> dict[str, str]:
         run_id: of the run.
     """
     return {
-        "LOCAL_RANK": str(rank), _STORE_URL: url, _RUN_ID: run_id, _LAUNCHER: str(os.getpid()),
+        "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(trainers),
+        _STORE_URL: url, _RUN_ID: run_id, _LAUNCHER: str(os.getpid()),
     }  # fmt: skip
 
 

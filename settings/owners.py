@@ -129,7 +129,8 @@ class Machine:
     """Device of the learner; auto takes a GPU where there is one. Each trainer has its own GPU;
     hogwild trainers may share one."""
     torch_threads: Natural = 1
-    """CPU threads of each trainer. 0: all cores. A sampler always has one."""
+    """CPU threads of each trainer. 0: all cores, shared by the machine's trainers. A sampler always
+    has one."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the gradient step with torch.compile. auto: where a C++ compiler exists and the
     run is long enough to pay for it."""

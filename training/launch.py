@@ -42,7 +42,9 @@ def launch(config: Config) -> int:
             run_id = kept or secrets.token_hex(4)
             trust = bool(names_code(config))  # the user has named it
             return _launch(
-                config.trainers, lambda *place: _in_store(url, run_id, trust, *place), {0}
+                config.trainers,
+                lambda *place: _in_store(config.trainers, url, run_id, trust, *place),
+                {0},
             )
     with tempfile.TemporaryDirectory(prefix="trainers-") as folder:
         store = f"{folder}/store"
@@ -69,10 +71,12 @@ class _Start(NamedTuple):
     command: tuple[str, ...] = tuple(sys.orig_argv[1:])
 
 
-def _in_store(url: str, run_id: str, trust: bool, rank: int, restarts: int) -> _Start:
+def _in_store(
+    trainers: int, url: str, run_id: str, trust: bool, rank: int, restarts: int
+) -> _Start:
     """How a trainer of a run in a store is started."""
     more = ("--trust",) if trust else ()
-    variables = launched.store_variables(rank, url, run_id)
+    variables = launched.store_variables(rank, trainers, url, run_id)
     if rank == 0:
         return _Start(variables)
     return _Start(variables, command=(sys.argv[0], "--store", url, "--join", run_id, *more))

@@ -73,7 +73,7 @@ class Trainer:
     ):
         self.config, self.run_dir, self.device = config, run_dir, device
         self.trainers = trainers = trainers or Trainers()
-        torch.set_num_threads(config.torch_threads or usable_cores())
+        torch.set_num_threads(config.torch_threads or max(1, usable_cores() // launched.here()))
         self._spaces = env_spaces
         model = make_model(env_spaces, config).to(device)
         self.agent = PPOAgent(PPO(model, config, trainers), config)

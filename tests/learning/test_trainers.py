@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from cluster.child import close_all
 from learning.trainers import Trainers
@@ -25,8 +26,9 @@ CASES = {
 }  # fmt: skip
 
 
-def group(size: int, folder: Path, function: str, *arguments) -> list[Result]:
-    children = together(size, folder / f"store {size} {function}", function, *arguments)
+def group(size: int, folder: Path, function: str, *arguments, machines: int = 1) -> list[Result]:
+    store = folder / f"store {size} {machines} {function}"
+    children = together(size, store, function, *arguments, machines=machines)
     try:
         return results(children)
     finally:
@@ -65,9 +67,31 @@ def test_trainers_in_different_states_stop(tmp_path):
         assert f"--resume {tmp_path}" in told["error"]
 
 
+def test_sums_are_added_in_the_order_of_ranks_as_tensors_grow(tmp_path):
+    sizes = [1, 5, 5, 300, 70_001, 2]
+    everyone = group(3, tmp_path, "summed", sizes)
+    for place, size in enumerate(sizes):
+        for kind in (torch.float32, torch.float64):
+            expected = 0
+            for rank in range(3):
+                generator = torch.Generator().manual_seed(100 * place + rank)
+                expected = expected + torch.randn(size, generator=generator, dtype=kind)
+            for _, sums in everyone:
+                assert np.array_equal(sums[f"{place} {kind}"], expected)
+
+
+@pytest.mark.slow
+def test_two_trainers_learn_the_same_bits_on_one_machine_and_on_two(tmp_path):
+    here, apart = (group(2, tmp_path, "updates", *CASES["compiled"], machines=m) for m in (1, 2))
+    for (told, arrays), (theirs, of_theirs) in zip(here, apart, strict=True):
+        assert theirs == told
+        assert all(np.array_equal(array, of_theirs[name]) for name, array in arrays.items())
+
+
 @pytest.mark.parametrize("reason", [None, "sigterm"])
-def test_a_trainer_that_ends_is_noticed_at_once_and_so_is_why(reason, tmp_path):
-    children = together(2, tmp_path / "store", "lost", reason)
+@pytest.mark.parametrize("waits_in", ["everyone", "sum"])
+def test_a_trainer_that_ends_is_noticed_at_once_and_so_is_why(waits_in, reason, tmp_path):
+    children = together(2, tmp_path / "store", "lost", reason, waits_in)
     try:
         ((told, _),) = results(children[:1])
     finally:

@@ -22,7 +22,8 @@ from cluster.supervisor import Supervisor
 from common.errors import TrainerLost, UserError
 from envs import spaces_of
 from learning.hardware import refuse_unlike
-from learning.trainers import Linked, Trainers
+from learning.linked import Linked
+from learning.trainers import Trainers
 from model import make_model
 from settings.config import Config
 from tests.test_agent import small
@@ -101,16 +102,29 @@ def not_a_number(trainers: Trainers) -> Result:
     return {"error": ""}, agent.state()[0]
 
 
-def lost(trainers: Linked, reason: str | None) -> Result:
+def summed(trainers: Linked, sizes: list[int]) -> Result:
+    """Sums of tensors of these sizes, of both kinds of numbers."""
+    sums = {}
+    for place, size in enumerate(sizes):
+        for kind in (torch.float32, torch.float64):
+            generator = torch.Generator().manual_seed(100 * place + trainers.rank)
+            tensor = torch.randn(size, generator=generator, dtype=kind)
+            trainers.sum(tensor)
+            sums[f"{place} {kind}"] = tensor.numpy()
+    return {}, sums
+
+
+def lost(trainers: Linked, reason: str | None, waits_in: str) -> Result:
     """The second trainer ends in the midst of a run; what the first has to say."""
     trainers.everyone({}, {})  # until both are connected
+    trainers.sum(torch.zeros(3))
     if trainers.rank == 1:
         if reason is not None:
             trainers.note_stop(reason)
         os._exit(1)
     try:
         while True:
-            trainers.everyone({}, {})
+            trainers.everyone({}, {}) if waits_in == "everyone" else trainers.sum(torch.zeros(3))
     except TrainerLost as error:
         return {"error": str(error), "stopped": trainers.stopped()}, {}
 
@@ -123,9 +137,12 @@ def serve() -> None:
     connection.send_bytes(wire.pack(*globals()[task["function"]](trainers, *task["arguments"])))
 
 
-def together(size: int, store: Path, function: str, *arguments: Any) -> list[Child]:
-    """So many trainers that run a function of this module each."""
+def together(
+    size: int, store: Path, function: str, *arguments: Any, machines: int = 1
+) -> list[Child]:
+    """So many trainers that run a function of this module each, as if on so many machines."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    os.environ["LOCAL_WORLD_SIZE"] = str(size // machines)
     children = [Child(__name__) for _ in range(size)]
     for rank, child in enumerate(children):
         task = {"store": str(store), "rank": rank, "size": size}

@@ -1,0 +1,166 @@
+"""Memory that the trainers of one machine map, for sums and messages.
+
+A gradient step of a small network takes a few hundred microseconds, and so does a message through a
+socket. In memory it takes as long as its numbers take to be copied, once the last trainer is there.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import select
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.extending import intrinsic
+from torch import Tensor
+
+from common.errors import TrainerLost
+
+_LINE = 64  # bytes of a line of the processor's cache: two trainers that write share none
+_SPINS = 20_000  # looks at memory before the operating system is asked for others who want the core
+_YIELDS = 200  # in which others have been let onto the core, before this trainer sleeps in between
+_SLEEPS_S = 50e-6, 1e-3  # at first, and at most
+_LOOKS_EVERY_S = 0.1  # for trainers that are gone
+
+
+class CommonMemory:
+    """What each trainer puts down, as all of them read it.
+
+    Each trainer has a slot of its own. It puts its numbers there, says that it has done so, waits
+    until all have said so, and reads the slots. There are two sets of slots, used in turn: whoever
+    puts something into the first set again has seen all trainers at the second, so they have read
+    the first.
+
+    Args:
+        descriptor: of a block of memory without a name, empty or in use by the other trainers; it
+            is closed with this object. They may open it by its number until the first use is over.
+        rank: this trainer's number.
+        processes: the number of each trainer's process, in the order of ranks.
+        capacity: how many bytes a slot has room for.
+    """
+
+    def __init__(self, descriptor: int, rank: int, processes: Sequence[int], capacity: int):
+        self.rank, self.capacity, self._descriptor = rank, capacity, descriptor
+        self._size = size = len(processes)
+        slot = -(-capacity // _LINE) * _LINE
+        length = size * (_LINE + 2 * slot)
+        os.posix_fallocate(descriptor, 0, length)
+        memory = mmap.mmap(descriptor, length)
+        # how often a trainer has put something down, one number in a line
+        self._arrived = np.frombuffer(memory, np.int64, size * _LINE // 8)
+        self._slots = np.frombuffer(memory, np.uint8, offset=size * _LINE).reshape(2, size, slot)
+        self._floats = {np.dtype(kind): self._slots.view(kind) for kind in (np.float32, np.float64)}
+        self._uses = 0
+        self._ended = select.poll()
+        self._rank_of: dict[int, int] = {}  # by the descriptor of a process
+        for other, process in enumerate(processes):
+            if other != rank:
+                descriptor = os.pidfd_open(process)
+                self._rank_of[descriptor] = other
+                self._ended.register(descriptor, select.POLLIN)
+
+    def sum(self, tensor: Tensor) -> None:
+        """Replace a tensor on the CPU, float32 or float64, by its sum over all trainers.
+
+        It is added in the order of ranks: all get the same bits.
+
+        Raises:
+            TrainerLost: if the process of another trainer has ended.
+        """
+        numbers = tensor.numpy().reshape(-1)
+        slots = self._floats[numbers.dtype]
+        self._exchange(numbers, slots)
+        _add(numbers, slots[self._uses % 2])
+
+    def gather(self, message: bytes) -> list[bytes]:
+        """The messages of all trainers, which are equally long, in the order of ranks.
+
+        Raises:
+            TrainerLost: if the process of another trainer has ended.
+        """
+        self._exchange(np.frombuffer(message, np.uint8), self._slots)
+        return [slot[: len(message)].tobytes() for slot in self._slots[self._uses % 2]]
+
+    def _exchange(self, numbers: np.ndarray, slots: np.ndarray) -> None:
+        """Put numbers down, and wait until all trainers have."""
+        self._uses += 1
+        arrived = self._arrived.ctypes.data
+        _put(numbers, slots[self._uses % 2, self.rank], arrived + self.rank * _LINE, self._uses)
+        for _ in range(_YIELDS):
+            if _all_have_arrived(arrived, self._size, self._uses):
+                return
+            os.sched_yield()
+        sleep, most = _SLEEPS_S
+        looked = time.monotonic()
+        while not _all_have_arrived(arrived, self._size, self._uses):
+            time.sleep(sleep)
+            sleep = min(1.1 * sleep, most)
+            if time.monotonic() - looked > _LOOKS_EVERY_S:
+                looked = time.monotonic()
+                self._refuse_lost()
+
+    def _refuse_lost(self) -> None:
+        for descriptor, _ in self._ended.poll(0):
+            rank = self._rank_of[descriptor]
+            raise TrainerLost(f"another trainer is gone (the process of trainer {rank} has ended)")
+
+    def close(self) -> None:
+        """Watch the other trainers no more, and give the memory up."""
+        for descriptor in (*self._rank_of, self._descriptor):
+            os.close(descriptor)
+
+
+@numba.njit(cache=True, nogil=True)
+def _put(numbers: np.ndarray, slot: np.ndarray, arrived: int, count: int) -> None:
+    for place in range(len(numbers)):
+        slot[place] = numbers[place]
+    _store(arrived, count)
+
+
+@numba.njit(cache=True, nogil=True)
+def _all_have_arrived(arrived: int, trainers: int, count: int) -> bool:
+    for trainer in range(trainers):
+        spins = 0
+        while _load(arrived + trainer * _LINE) < count:
+            spins += 1
+            if spins == _SPINS:
+                return False
+    return True
+
+
+@numba.njit(cache=True, nogil=True)
+def _add(numbers: np.ndarray, slots: np.ndarray) -> None:
+    for place in range(len(numbers)):
+        numbers[place] = slots[0, place]
+    for trainer in range(1, len(slots)):
+        slot = slots[trainer]
+        for place in range(len(numbers)):
+            numbers[place] += slot[place]
+
+
+@intrinsic
+def _load(typing: Any, address: Any) -> Any:
+    """The int64 at an address; what another process has written before it is seen after this."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        return builder.load_atomic(pointer, "acquire", 8)
+
+    return numba.types.int64(numba.types.int64), generate
+
+
+@intrinsic
+def _store(typing: Any, address: Any, value: Any) -> Any:
+    """Put an int64 at an address; another process that sees it sees what was written before it."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        builder.store_atomic(arguments[1], pointer, "release", 8)
+        return context.get_dummy_value()
+
+    return numba.types.void(numba.types.int64, numba.types.int64), generate
