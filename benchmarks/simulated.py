@@ -137,7 +137,7 @@ def step_together(rank: int, ranks: int, folder: str, sizes: Sizes, signals: Sig
 
     from learning.linked import Linked
 
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "LOCAL_WORLD_SIZE": str(ranks)}
     torch.set_num_threads(1)
     trainers = Linked(FileStore(str(Path(folder) / "store"), ranks), rank, ranks)
     gradient, ends = torch.zeros(sizes.gradient // 4), torch.zeros(1)
