@@ -151,4 +151,4 @@ def together(
 
 
 def results(children: list[Child]) -> list[Result]:
-    return [wire.unpack(child.receive(60)) for child in children]
+    return [wire.unpack(child.receive(180)) for child in children]
