@@ -10,14 +10,10 @@ import numpy as np
 from torch import nn
 
 from networks.layers import RunningMoments
-from networks.tanh import TANH_LIMIT, TANH_P, TANH_Q
+from networks.tanh import tanh_of
 
 _ACTIVATIONS: dict[type[nn.Module], int] = {nn.Tanh: 0, nn.ReLU: 1, nn.ELU: 2, nn.SiLU: 3}
 _NONE = np.zeros(0)
-
-_LIMIT = np.float32(TANH_LIMIT)
-_P = tuple([np.float32(coefficient) for coefficient in reversed(TANH_P)])
-_Q = tuple([np.float32(coefficient) for coefficient in reversed(TANH_Q)])
 
 
 class Perceptron:
@@ -28,7 +24,8 @@ class Perceptron:
     Args:
         moments: they normalise the observations, if there are any.
         clip: bound of a normalised observation.
-        layers: `nn.Linear`s on the CPU, with the same activation between each two.
+        layers: `nn.Linear`s on the CPU, with the same activation after each, or after all but the
+            last.
     """
 
     def __init__(self, moments: RunningMoments | None, clip: float, layers: Sequence[nn.Module]):
@@ -40,18 +37,20 @@ class Perceptron:
         self._weights = tuple([layer.weight.detach().numpy() for layer in linear])
         self._biases = tuple([layer.bias.detach().numpy() for layer in linear])
         self._activation = _ACTIVATIONS[type(layers[1])] if len(layers) > 1 else 0
+        self._activated = len(layers) - len(linear)
 
     def __call__(self, obs: np.ndarray) -> np.ndarray:
         """Raw observations [B, inputs or more], the rest being the critic's -> [B, outputs] float32."""
         return _forward(
-            obs, *self._moments, self._clip, self._weights, self._biases, self._activation
-        )
+            obs, *self._moments, self._clip, self._weights, self._biases, self._activation,
+            self._activated,
+        )  # fmt: skip
 
 
-@numba.njit(cache=True, fastmath={"contract"})
+@numba.njit(cache=True, fastmath={"contract"}, error_model="numpy")
 def _forward(
     obs: np.ndarray, mean: np.ndarray, var: np.ndarray, limit: float,
-    weights: tuple[np.ndarray, ...], biases: tuple[np.ndarray, ...], activation: int,
+    weights: tuple[np.ndarray, ...], biases: tuple[np.ndarray, ...], activation: int, activated: int,
 ) -> np.ndarray:  # fmt: skip
     clip = np.float32(limit)
     last = len(weights) - 1
@@ -76,23 +75,19 @@ def _forward(
                 x = layer[i]
                 for j in range(len(after)):
                     after[j] += x * weight[i, j]
-            if number < last:
+            if number < activated:
                 _activate(after, activation)
             layer = after
         out[row] = layer
     return out
 
 
-@numba.njit(cache=True, fastmath={"contract"})
+@numba.njit(cache=True, fastmath={"contract"}, error_model="numpy")
 def _activate(values: np.ndarray, activation: int) -> None:
     """Apply an activation in place; tanh is the polynomial of the compiled gradient step."""
     if activation == 0:
         for j in range(len(values)):
-            x = min(max(values[j], -_LIMIT), _LIMIT)
-            z = x * x
-            numerator = ((_P[0] * z + _P[1]) * z + _P[2]) * z + _P[3]
-            denominator = (((_Q[0] * z + _Q[1]) * z + _Q[2]) * z + _Q[3]) * z + _Q[4]
-            values[j] = x * numerator / denominator
+            values[j] = tanh_of(values[j])
     elif activation == 1:
         for j in range(len(values)):
             values[j] = max(values[j], np.float32(0.0))

@@ -1,7 +1,9 @@
-"""tanh as arithmetic alone: the compiled gradient step and the compiled actor share it."""
+"""tanh as arithmetic alone: the compiled gradient step and compiled code that acts share it."""
 
 from __future__ import annotations
 
+import numba
+import numpy as np
 from torch import Tensor
 
 # tanh(x) = x P(x^2) / Q(x^2) where |x| <= 8, and constant beyond; coefficients from the power 0 on.
@@ -10,6 +12,10 @@ from torch import Tensor
 TANH_LIMIT = 8.0
 TANH_P = 9.999998543e-01, 1.292566231e-01, 2.951023125e-03, 1.142841725e-05
 TANH_Q = 1.0, 4.625887788e-01, 2.381555133e-02, 2.386690817e-04, 2.459209029e-07
+
+_LIMIT, _HALF = np.float32(TANH_LIMIT), np.float32(0.5)
+_P = tuple([np.float32(coefficient) for coefficient in reversed(TANH_P)])
+_Q = tuple([np.float32(coefficient) for coefficient in reversed(TANH_Q)])
 
 
 def rational_tanh(x: Tensor) -> Tensor:
@@ -22,3 +28,19 @@ def rational_tanh(x: Tensor) -> Tensor:
     for coefficient in TANH_Q[-2::-1]:
         denominator = denominator * square + coefficient
     return x * numerator / denominator
+
+
+@numba.njit(cache=True, fastmath={"contract"}, error_model="numpy")
+def tanh_of(x: np.float32) -> np.float32:
+    """`rational_tanh` of one number, for loops that numba compiles and vectorises."""
+    x = min(max(x, -_LIMIT), _LIMIT)
+    z = x * x
+    numerator = ((_P[0] * z + _P[1]) * z + _P[2]) * z + _P[3]
+    denominator = (((_Q[0] * z + _Q[1]) * z + _Q[2]) * z + _Q[3]) * z + _Q[4]
+    return x * numerator / denominator
+
+
+@numba.njit(cache=True, fastmath={"contract"}, error_model="numpy")
+def sigmoid_of(x: np.float32) -> np.float32:
+    """1 / (1 + exp(-x)), within 1e-7."""
+    return _HALF + _HALF * tanh_of(_HALF * x)
