@@ -85,7 +85,7 @@ class PPO(parl.Algorithm):
         self.clip_range = torch.tensor(config.clip_range, device=device)
         self.entropy_coefficient = torch.tensor(config.entropy_coefficient, device=device)
         self.kl_coefficient = torch.tensor(config.kl_coefficient, device=device)
-        self.compiled, self.note = choose_compile(config)
+        self.compiled, self.note = choose_compile(config, device.type)
         model.bfloat16 = choose_bfloat16(config, device)
         self._step: Callable[[Minibatch], Tensor] = self._gradient_step
         # with other trainers a step is two functions, and between them their gradients are summed

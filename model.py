@@ -195,7 +195,8 @@ class ActorCritic(parl.Model):
         with open(__file__, "rb") as lock:
             with contextlib.suppress(OSError):  # some network file systems have no locks
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            self.act(np.zeros((1, *self.spaces.observation.shape), np.float32), None)
+            obs = np.zeros((1, *self.spaces.observation.shape), np.float32)
+            self.act(obs, None, None, self.initial_state(1))
 
     def _apply(self, fn: Any, recurse: bool = True) -> ActorCritic:
         self._acts.forget()  # tensors are replaced, as by a move to another device

@@ -36,7 +36,15 @@ class Minibatch(NamedTuple):
     # of the rows of all trainers [4]: their weight, the mean and the standard deviation of their
     # advantages, the weight of those that RND's predictor learns from. None: there is one trainer
     whole: Tensor | None = None
-    past: Past | None = None  # of a recurrent network, for which B is T * E, step by step
+    # of a recurrent network, for which B is T * E, step by step: see `Past`
+    state: Tensor | None = None  # [E, S]
+    begins: Tensor | None = None  # [B] bool
+
+    @property
+    def past(self) -> Past | None:
+        if self.state is None or self.begins is None:
+            return None
+        return Past(self.state, self.begins)
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
@@ -114,9 +122,8 @@ class Batches:
         if rollout.state is not None:
             begins = np.zeros((len(rollout.obs), self.envs), bool)
             begins[1:] = ~rollout.valid  # the row after a reset row is an episode's first
-            self._begins = to_device(begins, device)
-            self._state = to_device(rollout.state[0], device)
-            self.past = Past(self._state, self._begins.flatten())
+            self.put(begins=begins)
+            self.past = Past(to_device(rollout.state[0], device), self._fields["begins"].flatten())
 
     def put(self, **fields: np.ndarray | Tensor) -> None:
         """Add or replace fields of `Minibatch` [T, N, ...]."""
@@ -154,7 +161,7 @@ class Batches:
         rows = [self._fields.get(name) for name in names]
         rows = [row if row is None else row[: len(behaviour)].flatten(0, 1) for row in rows]
         if self.past is not None:
-            past = Past(self._state, self.past.begins[: len(behaviour) * self.envs])
+            past = self.past._replace(begins=self.past.begins[: len(behaviour) * self.envs])
 
         def log_prob(obs: Tensor, action: Tensor, mask: Tensor | None) -> Tensor:
             return model.distribution.sub_log_prob(model.policy(obs, mask, past), action)
@@ -175,8 +182,7 @@ class Batches:
     def epoch(self, generator: np.random.Generator) -> Iterator[Minibatch]:
         """Every row that is learned from, once, in the generator's order."""
         fields = {name: field[: self.steps] for name, field in self._fields.items()}
-        shuffled = self._rows if self.past is None else self._sequences
-        minibatches = shuffled(fields, generator)
+        minibatches = self._minibatches(fields, generator)
         return minibatches if self._trainers.size == 1 else self._of_all(list(minibatches))
 
     def _of_all(self, minibatches: list[Minibatch]) -> Iterator[Minibatch]:
@@ -196,22 +202,33 @@ class Batches:
         for batch, numbers in zip(minibatches, whole.unbind(), strict=True):
             yield batch._replace(whole=numbers)
 
-    def _rows(
+    def _minibatches(
         self, fields: dict[str, Tensor], generator: np.random.Generator
     ) -> Iterator[Minibatch]:
-        order = to_device(generator.permutation(self.steps * self.envs), self.device)
-        shuffled = [field.flatten(0, 1).index_select(0, order) for field in fields.values()]
-        for rows in zip(*[field.split(self._size) for field in shuffled], strict=True):
-            yield Minibatch(**dict[str, Any](zip(fields, rows, strict=True)))
+        states = None
+        if self.past is None:
+            order = generator.permutation(self.steps * self.envs)
+        else:
+            envs = generator.permutation(self.envs)
+            of_each = self._size // self.steps
+            order = self._rows_of(envs, of_each)
+            chosen = self.past.state.index_select(0, to_device(envs, self.device))
+            states = chosen.split(of_each)
+        rows = to_device(order, self.device)
+        shuffled = {
+            name: f.flatten(0, 1).index_select(0, rows).split(self._size)
+            for name, f in fields.items()
+        }
+        if states is not None:
+            shuffled["state"] = states
+        for parts in zip(*shuffled.values(), strict=True):
+            yield Minibatch(**dict[str, Any](zip(shuffled, parts, strict=True)))
 
-    def _sequences(
-        self, fields: dict[str, Tensor], generator: np.random.Generator
-    ) -> Iterator[Minibatch]:
-        order = to_device(generator.permutation(self.envs), self.device)
-        for envs in order.split(self._size // self.steps):
-            rows = {name: field[:, envs].flatten(0, 1) for name, field in fields.items()}
-            past = Past(self._state[envs], self._begins[: self.steps, envs].flatten())
-            yield Minibatch(**dict[str, Any](rows), past=past)
+    def _rows_of(self, envs: np.ndarray, of_each: int) -> np.ndarray:
+        """The rows [T * N] of minibatches of `of_each` environments each, step by step."""
+        first_rows = np.arange(self.steps)[:, np.newaxis] * self.envs
+        parts = [envs[first : first + of_each] for first in range(0, len(envs), of_each)]
+        return np.concatenate([(first_rows + part).ravel() for part in parts])
 
 
 def _in_parts(

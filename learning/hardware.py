@@ -34,10 +34,15 @@ def choose_device(config: Config) -> str:
     return device
 
 
-def choose_compile(config: Config) -> tuple[bool, str]:
-    """Whether the gradient step is compiled, and a line for the user, empty if nothing is new."""
-    compiles_after = trunk_of(config.network).compiles_after
-    if compiles_after is None:
+def choose_compile(config: Config, device: str) -> tuple[bool, str]:
+    """Whether the gradient step is compiled, and a line for the user, empty if nothing is new.
+
+    Args:
+        device: the learner's, cpu or cuda.
+    """
+    trunk = trunk_of(config.network)
+    compiles_after = trunk.compiles_after
+    if compiles_after is None or (trunk.remembers and device == "cuda"):
         wanted = config.compile == "on"
         return False, f"network {config.network} is not compiled: it runs eagerly" if wanted else ""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
@@ -70,7 +75,7 @@ def refuse_unlike(config: Config, device: str, trainers: Trainers) -> None:
     """
     mine = {
         "device": device,
-        "compile": "on" if choose_compile(config)[0] else "off",
+        "compile": "on" if choose_compile(config, device)[0] else "off",
         "precision": "bfloat16" if choose_bfloat16(config, torch.device(device)) else "float32",
     }
     everyone = [values for _, values in trainers.everyone({}, mine)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 
 from distributions.base import Distribution
 from networks.compiled_actor import Perceptron
+from networks.compiled_lstm import LstmPolicy
 from networks.layers import NoisyLinear
 from networks.observations import Observations
+from networks.sequence import Lstm
 from networks.trunks import Past, Trunk
 
 
@@ -42,33 +45,44 @@ class Policy(Protocol):
     def device(self) -> torch.device: ...
 
 
+# Observations and a state [N, S] -> the policy head's output, and a recurrent network's next state
+CompiledPolicy = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+
+
 class Actor:
-    """Acts by a model's policy: by a compiled perceptron where the model allows it, or by torch.
+    """Acts by a model's policy: by compiled code where the model allows it, or by torch.
 
     An environment's action has the same bits whatever other environments act beside it.
     """
 
     def __init__(self, model: Policy):
         self._model = model
-        self._perceptron: Perceptron | None = None
+        self._compiled: CompiledPolicy | None = None
 
     def forget(self) -> None:
-        """Must be called when the model's tensors are replaced: the perceptron has views of them.
+        """Must be called when the model's tensors are replaced: compiled code has views of them.
 
         Changes in place, as the optimiser's and `set_weights`'s, show in the next action.
         """
-        self._perceptron = None
+        self._compiled = None
 
     @property
-    def compiled(self) -> Perceptron | None:
-        """The policy on the CPU up to its head's output, where that is a plain perceptron."""
+    def compiled(self) -> CompiledPolicy | None:
+        """The policy on the CPU up to its head's output, where its network acts compiled."""
         model = self._model
         plain = model.trunk.acts_compiled and not model.noisy_layers
-        if self._perceptron is None and plain and model.device.type == "cpu":
-            layers = [*model.actor.children(), model.policy_head]
-            observations = model.observations
-            self._perceptron = Perceptron(observations.moments, observations.clip, layers)
-        return self._perceptron
+        if self._compiled is None and plain and model.device.type == "cpu":
+            self._compiled = self._compile()
+        return self._compiled
+
+    def _compile(self) -> CompiledPolicy:
+        model, scaling = self._model, self._model.observations
+        if isinstance(model.actor, Lstm) and isinstance(model.critic, Lstm):
+            lstms = [model.actor, model.critic][: len(model.state_sizes)]
+            return LstmPolicy(scaling.moments, scaling.clip, lstms, model.policy_head)
+        layers = [*model.actor.children(), model.policy_head]
+        perceptron = Perceptron(scaling.moments, scaling.clip, layers)
+        return lambda obs, _: (perceptron(obs), None)
 
     def __call__(
         self,
@@ -79,17 +93,18 @@ class Actor:
         first: int,
     ) -> Acted:
         """See `ActorCritic.act`."""
-        perceptron = self._perceptron or self.compiled
-        if perceptron is None:
+        compiled = self._compiled or self.compiled
+        if compiled is None:
             return self._act(obs, noise, mask, state, first)
-        model, output = self._model, perceptron(obs)
+        model = self._model
+        output, after = compiled(obs, state)
         if noise is not None and mask is None:
             drawn = model.distribution.sample_compiled(output, model.log_std, noise)
             if drawn is not None:
                 action, by_sub_action, joint = drawn
-                return Acted(action, by_sub_action if model.by_sub_action else joint, None)
+                return Acted(action, by_sub_action if model.by_sub_action else joint, None, after)
         with torch.inference_mode():
-            return self._choose(torch.from_numpy(output), noise, mask, None)
+            return self._choose(torch.from_numpy(output), noise, mask, after)
 
     @torch.inference_mode()
     def _act(
@@ -121,7 +136,7 @@ class Actor:
             of_critic = model.trunk.run_rowwise(model.critic, batch, past).state
             assert of_critic is not None
             after.append(of_critic)
-        return self._choose(output, noise, mask, torch.cat(after, -1)[rows])
+        return self._choose(output, noise, mask, _array(torch.cat(after, -1)[rows]))
 
     def _padded(self, array: np.ndarray, padding: tuple[int, int]) -> Tensor:
         """An array [N, ...] on the model's device, with rows of zeros before and after it."""
@@ -132,7 +147,11 @@ class Actor:
         return torch.cat([before, tensor, after])
 
     def _choose(
-        self, output: Any, noise: np.ndarray | None, mask: np.ndarray | None, state: Tensor | None
+        self,
+        output: Any,
+        noise: np.ndarray | None,
+        mask: np.ndarray | None,
+        state: np.ndarray | None,
     ) -> Acted:
         model, distribution = self._model, self._model.distribution
         legal = None if mask is None else torch.from_numpy(mask).to(model.device)
@@ -143,7 +162,7 @@ class Actor:
         if not model.by_sub_action:
             log_prob = log_prob.sum(-1)
         return Acted(
-            chosen.action.cpu().numpy(), log_prob.cpu().numpy(), _array(chosen.mask), _array(state)
+            chosen.action.cpu().numpy(), log_prob.cpu().numpy(), _array(chosen.mask), state
         )
 
 

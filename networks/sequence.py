@@ -8,6 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from networks.layers import Linear, WrongNetwork, mlp, orthogonal
+from networks.recurrence import unroll
+
+
+def _each(layer: Linear, x: Tensor) -> Tensor:
+    """A layer of all rows [A, B, inputs] -> [A, B, outputs].
+
+    The bias is added last, in the last shape: the compiler makes it one loop with what follows. As
+    a part of the product it would be copied into all rows first, which takes longer than to add it.
+    """
+    return (
+        Linear.rowwise(x.flatten(0, 1), layer.weight, None).unflatten(0, x.shape[:2]) + layer.bias
+    )
 
 
 class Lstm(nn.Module):
@@ -42,13 +54,19 @@ class Lstm(nn.Module):
     def forward(self, obs: Tensor, state: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
         """Features [T * E, width] and the state after the last step [E, 2 * width].
 
+        On the CPU no gradient flows through the states before and after: nothing learns from them.
+
         Args:
             obs: [T * E, inputs], step by step.
             state: [E, 2 * width] before the first.
             begins: [T * E] bool, whether an episode begins with this observation.
         """
         envs = len(state)
-        gates = self.of_input(self.encoder(obs)).unflatten(0, (-1, envs))
+        gates = _each(self.of_input, self.encoder(obs).unflatten(0, (-1, envs)))
+        if len(gates) > 1 and not gates.is_cuda:  # one step, as in acting, is done by torch alone
+            gates, begins = gates + self.of_hidden.bias, begins.view(-1, envs)
+            hidden, cell, _ = unroll(gates, self.of_hidden.weight, state, begins)
+            return hidden.flatten(0, 1), torch.cat([hidden[-1], cell[-1]], -1).detach()
         goes_on = (~begins).view(-1, envs, 1)
         features = []
         for t in range(len(gates)):
@@ -87,25 +105,25 @@ class Transformer(nn.Module):
         )
         self.norm = nn.LayerNorm(self.width)
 
-    def _attend(self, rows: Tensor, present: Tensor) -> Tensor:
-        """[B, steps, 3 * width] queries, keys and values -> [B, steps, width]."""
-        query, key, value = rows.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, present: Tensor) -> Tensor:
+        """Queries [B, places, width], keys and values [B, steps, width] -> [B, places, width]."""
+        query, key, value = (
+            rows.unflatten(-1, (self.heads, -1)).transpose(1, 2) for rows in (query, key, value)
+        )
         score = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
         score = score.masked_fill(~present[:, None, None, :], -1e9)
         return (score.softmax(-1) @ value).transpose(1, 2).flatten(2)
 
     def forward(self, obs: Tensor) -> Tensor:
-        batch, steps, _ = obs.shape
         present = obs[..., -1] > 0
 
-        def each(layer: nn.Module, x: Tensor) -> Tensor:
-            return layer(x.flatten(0, 1)).view(batch, steps, -1)
-
-        x = each(self.embed, obs) + self.place
-        for block in self.blocks:
+        x = _each(self.embed, obs) + self.place
+        for number, block in enumerate(self.blocks, 1):
             assert isinstance(block, nn.ModuleDict)
-            rows = each(block["split"], block["norm"](x))
-            x = x + each(block["join"], self._attend(rows, present))
-            wide = each(block["widen"], block["norm_after"](x)).relu()
-            x = x + each(block["narrow"], wide)
+            query, key, value = _each(block["split"], block["norm"](x)).chunk(3, -1)
+            if number == self.layers:  # nothing reads the older places of the last block
+                x, query = x[:, -1:], query[:, -1:]
+            x = x + _each(block["join"], self._attend(query, key, value, present))
+            wide = _each(block["widen"], block["norm_after"](x)).relu()
+            x = x + _each(block["narrow"], wide)
         return self.norm(x[:, -1])

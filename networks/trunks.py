@@ -48,9 +48,11 @@ class Trunk:
         compiles_after: gradient steps from which compiling pays for itself: it costs some 20 s, or
             3 s where it is cached, and saves about 1.5 ms a step of a small mlp, tens of
             milliseconds of a CNN. None: never compiled, as the shapes depend on the data, or the
-            code is the user's.
+            code is the user's. One that remembers is compiled on the CPU alone: on a GPU its steps
+            are a loop, which the compiler would write out.
         bfloat16: the learner computes in bfloat16 by default where the processor has it.
-        acts_compiled: a stack of linear layers, so that on the CPU `Perceptron` can act for it.
+        acts_compiled: a stack of linear layers or an `Lstm`, for which on the CPU `Perceptron` and
+            `LstmPolicy` act.
         least_rows: rows that acting is padded to. For a few images libraries choose other kernels,
             with other bits (see `Linear`); from here on an image's bits depend on it alone.
         blocks: acting is computed in blocks of `BLOCK_ROWS` rows, for the same reason, and each
@@ -123,9 +125,11 @@ TRUNKS: dict[str, Trunk] = {
     ),
     "lstm": Trunk(
         lambda shape, config, noisy: Lstm(shape[0], config.hidden_sizes, config.activation),
-        VECTOR, remembers=True,
+        VECTOR, remembers=True, compiles_after=10_000, acts_compiled=True,
     ),
-    "transformer": Trunk(lambda shape, config, noisy: Transformer(shape), OVER_TIME),
+    "transformer": Trunk(
+        lambda shape, config, noisy: Transformer(shape), OVER_TIME, compiles_after=2_000
+    ),
     "nature_cnn": Trunk(
         lambda shape, config, noisy: nature_cnn(shape),
         IMAGE, compiles_after=1_500, bfloat16=True, least_rows=_FEW_IMAGES,

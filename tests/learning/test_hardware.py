@@ -8,15 +8,17 @@ from settings.config import Config, ConfigError
 
 
 def test_compiling_is_for_runs_that_are_long_enough(monkeypatch):
-    assert not choose_compile(Config(train_total_steps=100_000))[0]
-    assert choose_compile(Config(train_total_steps=10_000_000))[0]
-    assert not choose_compile(Config(train_total_steps=10_000_000, compile="off"))[0]
-    wanted, note = choose_compile(Config(network="lstm", compile="on"))
+    assert not choose_compile(Config(train_total_steps=100_000), "cpu")[0]
+    assert choose_compile(Config(train_total_steps=10_000_000), "cpu")[0]
+    assert not choose_compile(Config(train_total_steps=10_000_000, compile="off"), "cpu")[0]
+    wanted, note = choose_compile(Config(network="gridnet", compile="on"), "cpu")
     assert not wanted
-    assert "network lstm is not compiled" in note
+    assert "network gridnet is not compiled" in note
+    assert choose_compile(Config(network="lstm", compile="on"), "cpu")[0]
+    assert not choose_compile(Config(network="lstm", compile="on"), "cuda")[0]
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
-    wanted, note = choose_compile(Config(compile="on"))
+    wanted, note = choose_compile(Config(compile="on"), "cpu")
     assert not wanted
     assert "no C++ compiler" in note
 
