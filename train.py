@@ -66,7 +66,9 @@ def check(config: Config) -> Spaces:
     from envs import spaces_of
     from networks.trunks import refuse_unfit
     from settings.config import ConfigError
+    from training.trackers import refuse_missing
 
+    refuse_missing(config)
     env_spaces = spaces_of(config.env, **config.env_options())
     if config.continuous_action and not isinstance(env_spaces.action, spaces.Box):
         raise ConfigError(
@@ -174,9 +176,10 @@ def run(config: Config | None) -> None:
                 together = f", {config.trainers} {mode}trainers" if config.trainers > 1 else ""
                 for remark in filter(None, (run.agent.alg.note, run.remark)):
                     run.say(remark)
+                curves = f"; curves: {run.report.pages}" if run.report.pages else ""
                 run.say(
                     f"run folder {run_dir} ({run.pool.name} pool, {run.pool.samplers} samplers,"
-                    f" {device}{together}); curves: visualdl --logdir {run_dir.parent} --language en"
+                    f" {device}{together}){curves}"
                 )
             run.exit_reason = train(run)
 

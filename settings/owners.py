@@ -171,6 +171,12 @@ class Files:
     """Share of the run between checkpoints."""
     checkpoint_minutes: Positive = 10.0
     """Longest time between checkpoints [minutes], beside checkpoint_share."""
+    track: tuple[Literal["visualdl", "tensorboard", "wandb", "none"], ...] = ("visualdl",)
+    """Where the metrics can be looked at while the run trains, beside the terminal and metrics.jsonl:
+    one or more of visualdl, tensorboard and wandb (after `make track`), or none."""
+    film: bool = False
+    """At the end, film an episode of the best policy into best.mp4 in the run's folder, and show it
+    where the metrics are."""
 
 
 @dataclass

@@ -121,6 +121,11 @@ def _contradictions(config: Config) -> Iterator[str]:
             f"dual_clip {config.dual_clip} bounds a clipped loss, but kl_penalty"
             f" {config.kl_penalty} clips nothing: give one of them"
         )
+    if "none" in config.track and len(set(config.track)) > 1:
+        yield (
+            f"track is {' '.join(config.track)}, but none leaves the others out: give none alone, or"
+            f" the others"
+        )
 
 
 def _trainers(config: Config) -> Iterator[str]:

@@ -1,26 +1,29 @@
-"""The report of a run: metrics.jsonl and VisualDL scalars on disk, progress on the terminal."""
+"""The report of a run: metrics.jsonl, trackers such as VisualDL, and progress on the terminal."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rollout import Episode, mean_extras
 from settings.config import Config
-from training.scalars import Scalars
+from training.film import NoFilm, film_best
+from training.terminal import Shown, make_terminal
+from training.trackers import Tracker, TrackerEnded, make_trackers
+from training.trackers.tags import tagged
+from training.usage import Usage
 from training.writes import Appended, Writes
 
 OUTPUT = "the output"
 WINDOW = 100  # episodes behind episode_return_mean
-_LINE_EVERY_S = 3.0  # on a pipe
 SCALARS_EVERY_S = 0.25
-_RATE_WINDOW_S = 5.0  # behind the rate that the progress line shows
+_RATE_WINDOW_S = 5.0  # behind the rate that the terminal shows
 
 
 class Report:
@@ -29,6 +32,7 @@ class Report:
     Args:
         run_dir: the run's folder; files in it are appended to, as a resumed run needs.
         config: the run's settings.
+        device: the learner's.
         start_step: environment steps already taken.
         state: the `state` of the run's earlier report, out of a checkpoint.
 
@@ -37,32 +41,38 @@ class Report:
 
     Raises:
         OSError: where the files cannot be opened.
+        UserError: where a tracker cannot begin.
     """
 
     def __init__(
         self,
         run_dir: Path,
         config: Config,
+        device: str = "cpu",
         start_step: int = 0,
         state: dict[str, Any] | None = None,
     ):
         self.writes = Writes(self.say)
+        self._run_dir = run_dir
         self._metrics = Appended(run_dir / "metrics.jsonl")
+        self._trackers = make_trackers(config, run_dir)
+        self._tracked_from = 0.0  # when the trackers are told next
+        self._terminal = make_terminal(config)
         if _ends_within_a_line(run_dir / "metrics.jsonl"):
             with self.writes.attempt("metrics.jsonl"):
                 self._metrics.append(b"\n")
-        self._scalars = Scalars(run_dir / "visualdl")
-        self._scalars_due = 0.0
+        self._usage = Usage(device)
         state = state or {"time_s": 0.0, "episodes": 0, "returns": []}
         self.returns = deque((Episode(*row) for row in state["returns"]), maxlen=WINDOW)
         self.episodes: int = state["episodes"]
         self._total = config.train_total_steps
         self._before_s, self._start = state["time_s"], time.monotonic()
         self._rates: deque[tuple[float, int]] = deque([(0.0, start_step)])
-        self._progress = _bar(config) if sys.stdout.isatty() else None
-        self._line_due = 0.0
-        if self._progress:
-            self._progress.start()
+
+    @property
+    def pages(self) -> str:
+        """The commands, or addresses, that show the run's curves; "" where it has none."""
+        return "; ".join(tracker.page for tracker in self._trackers)
 
     @property
     def time_s(self) -> float:
@@ -88,7 +98,7 @@ class Report:
         )
 
     def write(self, metrics: dict[str, Any]) -> None:
-        """Record one update: a line of metrics.jsonl, VisualDL scalars, the progress line."""
+        """Record one update: a line of metrics.jsonl, the trackers, the terminal."""
         mean_return, mean_length = self.means()
         metrics = {
             **metrics,
@@ -97,93 +107,71 @@ class Report:
             "episode_length_mean": mean_length,
             "episodes": self.episodes,
             **{f"episode/{k}": v for k, v in mean_extras(e.extras for e in self.returns).items()},
+            **self._usage.measure(),
         }
         line = json.dumps({k: _plain(v) for k, v in metrics.items()}) + "\n"
         with self.writes.attempt("metrics.jsonl"):
             self._metrics.append(line.encode())
-        now = time.monotonic()
-        evaluated = any(name.startswith("eval/") for name in metrics)
-        if now >= self._scalars_due or evaluated:
-            self._scalars_due = now + SCALARS_EVERY_S
-            with self.writes.attempt("visualdl"):
-                self._scalars.append(metrics, int(metrics["global_step"]))
-        self._show(metrics, now)
+        step, now = int(metrics["global_step"]), time.monotonic()
+        measured = any(name.startswith(("eval/", "system/")) for name in metrics)
+        if now >= self._tracked_from or measured:
+            self._tracked_from = now + SCALARS_EVERY_S
+            values = tagged(metrics)
+            self._track(lambda tracker: tracker.scalars(values, step))
+        with self.writes.attempt(OUTPUT):
+            self._terminal.show(Shown(step, self._total, self._rate(now, step), metrics))
 
-    def _show(self, metrics: dict[str, Any], now: float) -> None:
-        step = int(metrics["global_step"])
-        elapsed = now - self._start
-        self._rates.append((elapsed, step))
-        while len(self._rates) > 2 and elapsed - self._rates[0][0] > _RATE_WINDOW_S:
-            self._rates.popleft()
-        (before, from_step), window = self._rates[0], self._rates
-        rate = (step - from_step) / max(window[-1][0] - before, 1e-9)
-        mean_return = metrics["episode_return_mean"]
-        shown = "-" if mean_return is None else f"{mean_return:.1f}"
-        losses = "refused"  # an update of NaN has none
-        if "loss/policy" in metrics:
-            losses = f"policy {metrics['loss/policy']:+.4f} value {metrics['loss/value']:.4f}"
-        others = ""  # how several trainers get on
-        if "staleness" in metrics:
-            others = f"  staleness {metrics['staleness']:.1f}"
-        elif "store/depth" in metrics:
-            others = f"  {metrics['store/depth']:.0f} fragments in the store"
-        if self._progress:
-            self._progress.update(
-                self._progress.task_ids[0],
-                completed=step,
-                rate=f"{rate:,.0f}",
-                shown=shown,
-                losses=losses + others,
-            )
-        elif now >= self._line_due or step >= self._total:
-            self._line_due = now + _LINE_EVERY_S
-            left = _clock(max(0, self._total - step) / rate) if rate > 0 else "-"
-            self.say(
-                f"{step:,}/{self._total:,} steps {min(1.0, step / self._total):4.0%}  "
-                f"ETA {left}  {rate:,.0f} steps/s  return {shown}  {losses}{others}"
-            )
+    def _rate(self, now: float, step: int) -> float:
+        """Steps a second of late."""
+        rates, elapsed = self._rates, now - self._start
+        rates.append((elapsed, step))
+        while len(rates) > 2 and elapsed - rates[0][0] > _RATE_WINDOW_S:
+            rates.popleft()
+        before, from_step = rates[0]
+        return (step - from_step) / max(elapsed - before, 1e-9)
+
+    def _track(self, tell: Callable[[Tracker], None]) -> None:
+        """Tell every tracker; one that takes nothing any more is left out from then on."""
+        for tracker in list(self._trackers):
+            try:
+                with self.writes.attempt(tracker.name):
+                    tell(tracker)
+            except TrackerEnded as error:
+                self._trackers.remove(tracker)
+                self.writes.failing.pop(tracker.name, None)
+                self.say(f"{tracker.name} is lost: {error}. The run goes on without it")
+
+    def film(self, step: int) -> None:
+        """Film the best policy, and show the film to the trackers."""
+        self.say("filming the best policy")
+        try:
+            path = film_best(self._run_dir)
+        except NoFilm as error:
+            self.say(f"the best policy cannot be filmed: {error}")
+            return
+        self.say(f"film of the best policy: {path}")
+        self._track(lambda tracker: tracker.film(path, step))
 
     def say(self, text: str) -> None:
-        """Print a line, above the progress bar where there is one.
+        """Print a line, above the panel where there is one.
 
         Whoever reads it may be gone, or write it to a disk that is full: the run goes on.
         """
         with self.writes.attempt(OUTPUT):
-            if self._progress:
-                self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
-            else:
-                print(text, flush=True)
+            self._terminal.say(text)
 
     def reopen(self) -> None:
         """Go on in new files, as the run's folder was made anew."""
         with self.writes.attempt("metrics.jsonl"):
             self._metrics.reopen()
-        with self.writes.attempt("visualdl"):
-            self._scalars.reopen()
+        self._track(lambda tracker: tracker.reopen())
 
     def close(self) -> None:
-        if self._progress:
-            self._progress.stop()
         with self.writes.attempt("metrics.jsonl"):
             self._metrics.close()
-        with self.writes.attempt("visualdl"):
-            self._scalars.close()
-
-
-def _bar(config: Config) -> Any:
-    from rich import progress
-
-    bar = progress.Progress(
-        progress.TextColumn("{task.percentage:3.0f}%"),
-        progress.BarColumn(bar_width=20),
-        progress.MofNCompleteColumn(),
-        progress.TextColumn("ETA"),
-        progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.fields[rate]} steps/s  return {task.fields[shown]}  {task.fields[losses]}"),
-        refresh_per_second=4,
-    )  # fmt: skip
-    bar.add_task("train", total=config.train_total_steps, rate="-", shown="-", losses="")
-    return bar
+        self._track(lambda tracker: tracker.close())
+        with self.writes.attempt(OUTPUT):
+            self._terminal.close()
 
 
 def _ends_within_a_line(path: Path) -> bool:
@@ -192,12 +180,6 @@ def _ends_within_a_line(path: Path) -> bool:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))
         return file.read() not in (b"", b"\n")
-
-
-def _clock(seconds: float) -> str:
-    minutes, second = divmod(int(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}"
 
 
 def _plain(value: Any) -> Any:

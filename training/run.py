@@ -17,7 +17,7 @@ from training.evaluations import Evaluations
 from training.folder import Place
 from training.report import OUTPUT, Report
 from training.restoring import not_saved
-from training.signals import StopSignals
+from training.signals import Stopped, StopSignals
 from training.summary import note_resume, weights_digest, write_summary
 from training.trainer import Trainer, WeightsDiffer
 
@@ -38,7 +38,9 @@ class Run(Trainer):
         self._is_new = saved is None
         self._place = Place(run_dir, config)
         opened.callback(self._place.close)
-        self.report = Report(run_dir, config, self.global_step, saved and saved.state["report"])
+        self.report = Report(
+            run_dir, config, self.device, self.global_step, saved and saved.state["report"]
+        )
         opened.callback(self.report.close)
         self.writes = self.report.writes
         self._start_samplers(opened)
@@ -106,6 +108,9 @@ class Run(Trainer):
             self.report.write(line | {"lost_evaluations": self.evaluations.lost})
         if over is None and self._save_is_due():
             self.save()
+        if over is not None and self.config.film:
+            with contextlib.suppress(Stopped), self.signals.interrupting():
+                self.report.film(self.global_step)
         return over
 
     def _line(self, steps: int) -> dict[str, Any]:

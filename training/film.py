@@ -1,0 +1,68 @@
+"""The film that `--film` makes at a run's end: of the best policy, by a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from common.sources import ROOT
+
+LONGEST_S = 120.0  # an episode may have many steps, and a picture of each
+_MOST_FRAMES = 100  # of a moving image, which shows the whole film in
+_SHOWN_S = 10.0  # at most
+_WIDTH = 320  # pixels at most
+
+
+class NoFilm(Exception):
+    """The film could not be made. Says why."""
+
+
+def film_best(run_dir: Path) -> Path:
+    """Film an episode of a run's best policy, or of its newest one where none was evaluated.
+
+    `evaluate.py` does it in a process of its own: it has to prepare for drawing before it imports
+    MuJoCo, and what draws may end its process.
+
+    Raises:
+        NoFilm: where there is none.
+    """
+    path = run_dir / "best.mp4"
+    which = "best" if (run_dir / "checkpoints" / "best").exists() else "last"
+    # --trust: this run has imported what its settings name
+    command = [
+        sys.executable, str(ROOT / "evaluate.py"), str(run_dir), "--checkpoint", which,
+        "--episodes", "1", "--video", str(path), "--trust",
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            text=True, timeout=LONGEST_S, process_group=0,  # a Ctrl-C is the learner's to handle
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise NoFilm(f"it was not there after {LONGEST_S:g} s") from None
+    except OSError as error:  # such as no memory
+        raise NoFilm(str(error)) from None
+    if done.returncode != 0:
+        reason = done.stderr.strip().rpartition("\n")[2].removeprefix("evaluate.py: ")
+        raise NoFilm(reason or f"evaluate.py was ended with code {done.returncode}")
+    return path
+
+
+def as_gif(film: Path) -> bytes:
+    """A film as a small moving image, for pages that show images only.
+
+    Raises:
+        OSError: where the film cannot be read.
+    """
+    import imageio.v3 as imageio
+
+    frames = list(imageio.imiter(film))
+    fps = imageio.immeta(film)["fps"]
+    shown = frames[:: -(-len(frames) // _MOST_FRAMES)]
+    smaller = -(-shown[0].shape[1] // _WIDTH)
+    milliseconds = 1000 * min(len(frames) / fps, _SHOWN_S) / len(shown)
+    return imageio.imwrite(
+        "<bytes>", [frame[::smaller, ::smaller] for frame in shown],
+        extension=".gif", duration=milliseconds, loop=0,
+    )  # fmt: skip
