@@ -24,7 +24,7 @@ AVX2 = ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=
 AVX512 = ONEDNN_MAX_CPU_ISA=AVX512_CORE ATEN_CPU_CAPABILITY=avx512 MKL_ENABLE_INSTRUCTIONS=AVX512
 
 .PHONY: run_lunar run_cartpole run_acrobot run_mountain_car run_store run_hogwild run_trainers mps_start \
-	mps_stop mps_found venv dev ray export train test quick \
+	mps_stop mps_found venv dev ray export track train test quick \
 	test-processors lint format hooks lock video-libs clean
 
 venv: $(VENV)/.installed
@@ -38,8 +38,8 @@ $(VENV)/.installed: requirements.txt requirements-nodeps.txt constraints.txt pyp
 
 dev: $(VENV)/.installed-dev
 
-$(VENV)/.installed-dev: requirements-dev.txt requirements-ray.txt requirements-export.txt constraints.txt \
-		$(VENV)/.installed
+$(VENV)/.installed-dev: requirements-dev.txt requirements-ray.txt requirements-export.txt \
+		requirements-track.txt constraints.txt $(VENV)/.installed
 	$(PY) -m pip install --quiet -c constraints.txt -r requirements-dev.txt
 	touch $@
 
@@ -50,6 +50,10 @@ ray: venv
 # for evaluate.py --export FILE.onnx
 export: venv
 	$(PY) -m pip install --quiet -c constraints.txt -r requirements-export.txt
+
+# for train.py --track wandb, and for TensorBoard's page
+track: venv
+	$(PY) -m pip install --quiet -c constraints.txt -r requirements-track.txt
 
 train: venv
 	$(PY) train.py --env $(ENV) --seed $(SEED) $(if $(STEPS),--train_total_steps $(STEPS)) $(ARGS)

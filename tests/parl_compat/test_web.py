@@ -6,7 +6,6 @@ import html
 import http.client
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,12 +15,10 @@ import pytest
 
 from parl_compat import local_clusters
 from parl_compat.web import OPEN_LOG
+from tests.browser import in_chromium, needs_chromium
 from tests.conftest import cluster_processes, wait_until
 
 pytestmark = [pytest.mark.xdist_group("xparl"), pytest.mark.slow]
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
 
 
 def web_port(cluster: str, name: str) -> int:
@@ -118,20 +115,7 @@ def test_the_monitors_pages_load_nothing_from_elsewhere(xparl_cluster):
         assert ("log-modal" in page) == (OPEN_LOG in page)
 
 
-def in_chromium(folder: Path, address: str, output: str) -> str:
-    """What Chromium prints of a page, which it has shown for some seconds."""
-    assert CHROMIUM is not None
-    done = subprocess.run(
-        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-         "--no-first-run", f"--user-data-dir={folder / 'profile'}", "--window-size=1200,700",
-         "--virtual-time-budget=4000", output, address],
-        timeout=100, capture_output=True, text=True, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is missing: apt-get install chromium")
+@needs_chromium
 def test_chromium_shows_the_cluster_its_runs_and_their_jobs(xparl_cluster, run, tmp_path):
     monitor = f"http://127.0.0.1:{web_port(xparl_cluster, 'monitor.py')}"
     pages: list[str] = []

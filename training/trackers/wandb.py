@@ -65,14 +65,14 @@ class Wandb:
         self._send({"film": str(path.resolve()), "global_step": step})
 
     def reopen(self) -> None:
-        raise TrackerEnded("its files were removed with the run's folder")
+        raise self._ended("its files were removed with the run's folder")
 
     def close(self) -> None:
         try:
             self._send({"finish": True})
             self._child.receive(FINISH_S)
         except (ChildEnded, TimeoutError) as error:
-            raise TrackerEnded(f"{error}; {self._way_on}") from None
+            raise self._ended(str(error)) from None
         finally:
             self._child.kill()
 
@@ -84,16 +84,18 @@ class Wandb:
         """
         try:
             if self._child.poll():
-                raise TrackerEnded(f"{json.loads(self._child.receive())['error']}; {self._way_on}")
+                raise self._ended(json.loads(self._child.receive())["error"])
             if not select.select([], [self._child], [], 0)[1]:
-                raise TrackerEnded(f"its process hangs; {self._way_on}")
+                raise self._ended("its process hangs")
             self._child.send(json.dumps(message).encode())
         except ChildEnded as error:
-            raise TrackerEnded(f"{error}; {self._way_on}") from None
+            raise self._ended(str(error)) from None
 
-    @property
-    def _way_on(self) -> str:
-        return f"`wandb sync {self._folder}/latest-run` uploads what it has in its files"
+    def _ended(self, why: str) -> TrackerEnded:
+        self._child.kill()
+        return TrackerEnded(
+            f"{why}; `wandb sync {self._folder}/latest-run` uploads what it has in its files"
+        )
 
 
 def _earlier_id(folder: Path) -> str | None:

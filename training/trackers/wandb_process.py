@@ -25,7 +25,8 @@ def serve() -> None:
         try:
             _track(connection, begin)
         except Exception as error:  # a package of others' may raise anything
-            _answer(connection, {"error": f"{type(error).__name__}: {error}".strip()})
+            words = f"{type(error).__name__}: {error}".split()
+            _answer(connection, {"error": " ".join(words)})
 
 
 def _say_nothing(log: Path) -> None:
