@@ -66,7 +66,7 @@ def check(config: Config) -> Spaces:
     from envs import spaces_of
     from networks.trunks import refuse_unfit
     from settings.config import ConfigError
-    from training.trackers import refuse_missing
+    from training.trackers.make import refuse_missing
 
     refuse_missing(config)
     env_spaces = spaces_of(config.env, **config.env_options())

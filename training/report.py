@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,9 +15,10 @@ from typing import Any
 from rollout import Episode, mean_extras
 from settings.config import Config
 from training.film import NoFilm, film_best
-from training.terminal import Shown, make_terminal
-from training.trackers import Tracker, TrackerEnded, make_trackers
+from training.terminal import Lines, Shown, Terminal
+from training.trackers.make import make_trackers
 from training.trackers.tags import tagged
+from training.trackers.tracker import Tracker, TrackerEnded
 from training.usage import Usage
 from training.writes import Appended, Writes
 
@@ -57,7 +59,7 @@ class Report:
         self._metrics = Appended(run_dir / "metrics.jsonl")
         self._trackers = make_trackers(config, run_dir)
         self._tracked_from = 0.0  # when the trackers are told next
-        self._terminal = make_terminal(config)
+        self._terminal = _terminal(config)
         if _ends_within_a_line(run_dir / "metrics.jsonl"):
             with self.writes.attempt("metrics.jsonl"):
                 self._metrics.append(b"\n")
@@ -172,6 +174,19 @@ class Report:
         self._track(lambda tracker: tracker.close())
         with self.writes.attempt(OUTPUT):
             self._terminal.close()
+
+
+def _terminal(config: Config) -> Terminal:
+    """A panel, where the output is a terminal that can move its cursor; else lines."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        from training.panel import Panel
+
+        console = Console(file=sys.stdout, highlight=False)
+        if not console.is_dumb_terminal:
+            return Panel(console, f"{config.env}, seed {config.seed}")
+    return Lines()
 
 
 def _ends_within_a_line(path: Path) -> bool:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any, NamedTuple, Protocol
-
-from settings.config import Config
 
 _LINE_EVERY_S = 3.0
 
@@ -83,19 +80,6 @@ class Lines:
 
     def close(self) -> None:
         """There is nothing to end."""
-
-
-def make_terminal(config: Config) -> Terminal:
-    """A panel, where the output is a terminal that can move its cursor; else lines."""
-    if sys.stdout.isatty():
-        from rich.console import Console
-
-        from training.panel import Panel
-
-        console = Console(file=sys.stdout, highlight=False)
-        if not console.is_dumb_terminal:
-            return Panel(console, f"{config.env}, seed {config.seed}")
-    return Lines()
 
 
 def _clock(seconds: float) -> str:

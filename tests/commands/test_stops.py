@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from tests.commands.test_train import (
     still_running,
     summary_of,
 )
-from tests.conftest import wait_until
+from tests.conftest import ROOT, wait_until
+from tests.screen import Terminal
 
 pytestmark = pytest.mark.slow  # these start runs
 
@@ -89,3 +91,22 @@ def test_a_run_that_is_stopped_for_a_while_goes_on_with_its_samplers(tmp_path):
     assert process.returncode == 0, output
     last = metrics_of(run_dir)[-1]
     assert (last["restarts"], last["rows_lost"], last["samplers_alive"]) == (0, 0, 2), output
+
+
+def test_ctrl_c_leaves_the_terminal_in_order(tmp_path):
+    run_dir = tmp_path / "run"
+    terminal = Terminal(
+        [sys.executable, "train.py", "--env", "CartPole-v1", "--compile", "off", "--samplers", "1",
+         "--train_total_steps", "1e8", "--run_dir", str(run_dir)],
+        ROOT, echo=True,
+    )  # fmt: skip
+    terminal.wait_for(lambda text: any("loss" in line and "KL" in line for line in text))
+    terminal.type(b"\x03")
+    assert terminal.end() == 0
+    assert summary_of(run_dir)["exit_reason"] == "sigint"
+    (first,) = [n for n, line in enumerate(terminal.text) if "CartPole-v1, seed 1" in line]
+    assert len(terminal.text) - first == 6  # the panel stands, and nothing below it
+    assert any(line.startswith("sigint: ") for line in terminal.text[:first])
+    assert not terminal.screen.cursor.hidden
+    assert terminal.screen.cursor.x == 0
+    assert terminal.after == terminal.before

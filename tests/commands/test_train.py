@@ -43,10 +43,13 @@ def test_a_run_from_end_to_end(tmp_path):
     run_dir = tmp_path / "run"
     done = run_command(
         "train.py", "--env", "CartPole-v1", "--train_total_steps", "50000", "--seed", "0",
-        "--run_dir", str(run_dir),
+        "--run_dir", str(run_dir), "--film",
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    assert "visualdl --logdir" in done.stdout
+    assert "curves: visualdl --logdir" in done.stdout
+    assert f"film of the best policy: {run_dir}/best.mp4" in done.stdout
+    assert (run_dir / "best.mp4").stat().st_size > 1000
+    assert b"GIF89a" in next((run_dir / "visualdl").iterdir()).read_bytes()
     assert "Warning" not in done.stdout
     assert " steps/s  return " in done.stdout
 

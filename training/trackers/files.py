@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from training.film import as_gif
-from training.trackers import Settings
+from training.trackers.tracker import Settings
 from training.writes import Appended
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from visualdl.component.base_component import Record, hparam, scalar
 from visualdl.writer.record_writer import RecordWriter
 
-from training.trackers import Settings
+from training.trackers.tracker import Settings
 from training.trackers.files import Format
 
 _SHOWN = ("eval/return_mean", "episode/return_mean")  # beside the settings of runs

@@ -14,7 +14,7 @@ from typing import Any
 
 from cluster.child import Child, ChildEnded
 from common.errors import UserError
-from training.trackers import Settings, TrackerEnded
+from training.trackers.tracker import Settings, TrackerEnded
 
 _PROJECT = "dppo"
 START_S = 90.0  # to log in, over a network
