@@ -62,6 +62,8 @@ def test_bad_settings_name_the_value_and_the_rule(flags, complaint):
         (["--joint_loss", "mix_loss", "--kl_penalty", "fixed"], "give one of them"),
         (["--mix_weight", "2"], "from 0 to 1"),
         (["--dual_clip", "3", "--kl_penalty", "fixed"], "give one of them"),
+        (["--track", "none", "visualdl"], "track is none visualdl, but none leaves"),
+        (["--track", "tensorbord"], "each entry visualdl or tensorboard or wandb or none"),
         (["--samplers", "0", "--xparl_addr", "localhost:8010"], "leave one of them out"),
         (
             ["--normalize_observation", "--train_total_steps", "256"],

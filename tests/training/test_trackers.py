@@ -18,7 +18,7 @@ import pytest
 
 from common.errors import UserError
 from rollout import Episode
-from settings.config import Config, ConfigError
+from settings.config import ConfigError
 from settings.sources import parse
 from tests.browser import needs_chromium, page
 from tests.conftest import BIN, free_port, wait_until
@@ -43,7 +43,8 @@ TAGS = [
 def tracked(folder: Path, *trackers: str) -> Report:
     """A report of three updates, which is still open."""
     folder.mkdir(exist_ok=True)
-    report = Report(folder, Config(env="CartPole-v1", train_total_steps=100, track=trackers))
+    flags = ["--env", "CartPole-v1", "--train_total_steps", "100", "--track", *trackers]
+    report = Report(folder, parse(flags))
     report.add_episodes([Episode(10.0, 5, {"win": 1.0})])
     for update in range(1, 4):
         report._tracked_from = 0.0

@@ -17,8 +17,8 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import hparams, text
 
-from training.trackers.tracker import Settings
 from training.trackers.files import Format
+from training.trackers.tracker import Settings
 
 _SHOWN = ("eval/return_mean", "episode/return_mean")  # beside the settings of runs
 

@@ -10,8 +10,8 @@ from typing import Any
 from visualdl.component.base_component import Record, hparam, scalar
 from visualdl.writer.record_writer import RecordWriter
 
-from training.trackers.tracker import Settings
 from training.trackers.files import Format
+from training.trackers.tracker import Settings
 
 _SHOWN = ("eval/return_mean", "episode/return_mean")  # beside the settings of runs
 
