@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -57,12 +59,13 @@ def as_gif(film: Path) -> bytes:
     """
     import imageio.v3 as imageio
 
-    frames = list(imageio.imiter(film))
-    fps = imageio.immeta(film)["fps"]
-    shown = frames[:: -(-len(frames) // _MOST_FRAMES)]
-    smaller = -(-shown[0].shape[1] // _WIDTH)
-    milliseconds = 1000 * min(len(frames) / fps, _SHOWN_S) / len(shown)
-    return imageio.imwrite(
-        "<bytes>", [frame[::smaller, ::smaller] for frame in shown],
-        extension=".gif", duration=milliseconds, loop=0,
-    )  # fmt: skip
+    about = imageio.immeta(film)
+    every = math.ceil(about["duration"] * about["fps"] / _MOST_FRAMES)
+    smaller = math.ceil(about["size"][0] / _WIDTH)
+    # frame by frame: a long film does not fit into memory
+    shown = [
+        frame[::smaller, ::smaller]
+        for frame in itertools.islice(imageio.imiter(film), 0, None, every)
+    ]
+    milliseconds = 1000 * min(about["duration"], _SHOWN_S) / len(shown)
+    return imageio.imwrite("<bytes>", shown, extension=".gif", duration=milliseconds, loop=0)
