@@ -60,7 +60,7 @@ def as_gif(film: Path) -> bytes:
     import imageio.v3 as imageio
 
     about = imageio.immeta(film)
-    every = math.ceil(about["duration"] * about["fps"] / _MOST_FRAMES)
+    every = max(1, math.ceil(about["duration"] * about["fps"] / _MOST_FRAMES))
     smaller = math.ceil(about["size"][0] / _WIDTH)
     # frame by frame: a long film does not fit into memory
     shown = [
