@@ -150,6 +150,7 @@ def run(config: Config | None) -> None:
     from learning.hogwild import Hogwild
     from learning.linked import Linked
     from learning.trainers import Trainers
+    from training.device_check import checked
     from training.run import Run
     from training.trainer import Trainer
 
@@ -166,7 +167,7 @@ def run(config: Config | None) -> None:
             trainers = StoreTrainers(partial(run_at, url, config, print), config)
         opened.callback(trainers.close)
         config, run_dir, env_spaces = begin(config, trainers, opened)
-        device = choose_device(config)
+        device = checked(config, env_spaces, choose_device(config), print)
         refuse_unlike(config, device, trainers)
         trainers.use(device)
         kind = Run if trainers.leads else Trainer

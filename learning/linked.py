@@ -83,7 +83,6 @@ class Linked(Trainers):
             raise TrainerLost(f"another trainer is gone ({reason})") from None
 
     def use(self, device: str) -> None:
-        super().use(device)
         if device == "cuda":
             with self._talking():
                 self._on_gpu = dist.new_group(backend="nccl")

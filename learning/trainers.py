@@ -15,10 +15,8 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from common import launched
 from common.errors import UserError
 from learning.undo import State
 from rollout import spread
@@ -93,9 +91,7 @@ class Trainers:
         return None
 
     def use(self, device: str) -> None:
-        """Take this trainer's GPU, where it learns on one. Trainers that need none of their own share."""
-        if device == "cuda":
-            torch.cuda.set_device(launched.local_rank() % torch.cuda.device_count())
+        """Prepare sums of tensors on the learner's device."""
 
     def join(self, shared: Shared) -> Joined | None:
         """Go on from what other trainers share already; wait until it is there.

@@ -14,6 +14,7 @@ from envs import Spaces
 from model import make_model
 from rollout import Rollout
 from settings.config import Config
+from training.device_check import what_is_wrong
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA GPU")
 
@@ -68,3 +69,11 @@ def test_a_gpu_learns_what_the_cpu_learns(env_spaces, settings, compile):
     on_gpu = learned(env_spaces, "cuda", compile=compile, **settings)
     for name, expected in on_cpu.items():
         np.testing.assert_allclose(on_gpu[name], expected, rtol=1e-2, atol=1e-3, err_msg=name)
+
+
+@needs_gpu
+@pytest.mark.parametrize("compile", ["off", "on"])
+@NETWORKS
+def test_a_run_that_begins_on_a_gpu_finds_nothing_wrong(env_spaces, settings, compile):
+    config = Config(env_num=8, batch_size=256, minibatch_size=64, compile=compile, **settings)
+    assert what_is_wrong(config, env_spaces, "cuda") == ""
