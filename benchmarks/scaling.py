@@ -1,9 +1,13 @@
 """How throughput grows with samplers, and cost with size: `python benchmarks/scaling.py`.
 
-The environment sleeps for 20 ms a step, so the ideal is 50 steps/s a sampler, on any machine that
-can hold the samplers. Each point is a real `train.py` with one environment per sampler. Then four
-samplers of which one is four times slower, in lockstep and asynchronously; and the time of an update
-against batch size, network width and observation bytes. Writes `<out>.md`, `.json` and `.png`.
+The parts of `costs.py` measure what an update, a step and a sampler cost while one size grows, and how
+far that is from the line that it should follow. The part `local`, `xparl` or `ray` measures throughput
+with environments that sleep for 20 ms a step, so that the ideal is 50 steps/s a sampler on any machine
+that can hold the samplers; each point is a real `train.py` with one environment per sampler. The part
+`uneven` has four samplers of which one is four times slower, in lockstep and asynchronously.
+
+`--only batch width` measures some parts; the others keep what `<out>.json` has of them. Writes
+`<out>.md`, `.json` and `.png`.
 """
 
 from __future__ import annotations
@@ -13,7 +17,6 @@ import os
 import platform
 import shutil
 import signal
-import statistics
 import sys
 import tempfile
 import time
@@ -22,6 +25,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
+from costs import PARTS, Point
 from sleeping_env import STEP_S
 from timing import Cluster, cluster, run_and_measure
 
@@ -33,14 +37,32 @@ UNEVEN_STEPS = 16  # the slow sampler's take four times as long, and several are
 SMALL = ["--update_epochs", "1", "--hidden_sizes", "8", "--rollout_steps", str(STEPS)]
 
 
+POOLS = ("local", "xparl", "ray")
+Part = Literal[
+    "batch", "width", "observation", "environments", "robots", "samplers", "memory", "local",
+    "xparl", "ray", "uneven"
+]  # fmt: skip
+UNITS = {
+    "batch": ("rows of a batch", "ms an update"),
+    "width": ("width of the layers", "ms an update"),
+    "observation": ("bytes of an observation", "ms an update"),
+    "environments": ("environments, 8,192 rows", "ms an update"),
+    "robots": ("HalfCheetahs in a sampler", "us a step of one"),
+    "samplers": ("simulated samplers, 2,048 rows", "ms to gather"),
+    "memory": ("local samplers", "MB each"),
+}
+"""Of each part of `costs.py`: what grows, and what is measured."""
+LEAVES = 0.8  # a point that reaches less of its line has left it
+
+
 @dataclass
 class Arguments:
     """Measure how training scales."""
 
     samplers: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     """Numbers of samplers to measure."""
-    pools: tuple[Literal["local", "xparl", "ray"], ...] = ("local", "xparl")
-    """The pools to measure; ray where `make ray` was run."""
+    only: tuple[Part, ...] = (*PARTS, "local", "xparl", "uneven")  # ray where `make ray` was run
+    """The parts to measure."""
     seconds: float = 10.0
     """Seconds to measure, per point."""
     out: Path = Path("benchmarks/results/scaling")
@@ -112,114 +134,95 @@ def uneven(seconds: float) -> dict[str, float]:
     return shares | {"the environments without samplers": (3 + 1 / 4) / STEP_S / alone}
 
 
-def update_seconds(**settings: Any) -> float:
-    """The median time of an update of `Config(**settings)` on made-up data (vectors of floats)."""
-    import numpy as np
-    import torch
-    from gymnasium import spaces
+def of_line(points: list[Point]) -> list[float]:
+    """How much of its line each point reaches: the line goes through the best of them.
 
-    from agent import PPOAgent
-    from algorithm import PPO
-    from cluster.sampler import spec_of
-    from envs import Spaces
-    from model import make_model
-    from rollout import Rollout
-
-    width = settings.pop("observation")
-    config = Config(update_epochs=1, compile="off", env_num=64, **settings)
-    torch.set_num_threads(1)
-    found = Spaces(spaces.Box(-1, 1, (width,), np.float32), spaces.Box(-1, 1, (6,), np.float32), 0)
-    model = make_model(found, config)
-    rollout = Rollout.empty(spec_of(model, config), config.env_num)
-    generator = np.random.default_rng(0)
-    rollout.obs[:] = generator.standard_normal(rollout.obs.shape)
-    rollout.reward[:] = generator.standard_normal(rollout.reward.shape)
-    rollout.behaviour_log_prob[:] = -8.0
-    rollout.valid[:] = True
-    rollout.env_ranges = [(0, config.env_num)]
-    agent, times = PPOAgent(PPO(model, config), config), []
-    for _ in range(6):
-        start = time.perf_counter()
-        agent.learn(rollout, 0.0)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+    A point's cost should be proportional to its work; 50% is twice the cost of the line.
+    """
+    best = min(point.value / point.work for point in points)
+    return [best * point.work / point.value for point in points]
 
 
-def costs() -> list[dict[str, Any]]:
-    """Seconds per update of one epoch while one size grows."""
-    usual = {"batch_size": 2048, "minibatch_size": 256, "hidden_sizes": (64, 64), "observation": 17}
-    changes: dict[str, list[dict[str, Any]]] = {
-        "batch size": [{"batch_size": n} for n in (1024, 2048, 4096, 8192, 16384)],
-        "network width": [{"hidden_sizes": (n, n)} for n in (32, 64, 128, 256, 512)],
-        "observation bytes": [{"observation": n} for n in (16, 64, 256, 1024, 4096)],
-    }
-    rows = []
-    for what, sizes in changes.items():
-        for change in sizes:
-            (value,) = change.values()
-            size = value[0] if isinstance(value, tuple) else value
-            size *= 4 if what == "observation bytes" else 1
-            rows.append({"what": what, "size": size, "update_s": update_seconds(**usual | change)})
-    return rows
+def measure(part: str, arguments: Arguments) -> list[Any]:
+    if part in PARTS:
+        return [point._asdict() for point in PARTS[part]()]
+    if part == "uneven":
+        return list(uneven(arguments.seconds).items())
+    with cluster(part, max(arguments.samplers)) as made:
+        return [throughput(n, part, arguments.seconds, made) for n in arguments.samplers]
 
 
-def write(
-    points: list[dict[str, Any]], shares: dict[str, float], cost: list[dict[str, Any]],
-    arguments: Arguments,
-) -> str:  # fmt: skip
+def curves(found: dict[str, list[Any]]) -> dict[str, list[Point]]:
+    """The points of `costs.py` by name; `memory` has two curves."""
+    points = [Point(**row) for part in PARTS for row in found.get(part, ())]
+    names = dict.fromkeys(point.part for point in points)
+    return {name: [point for point in points if point.part == name] for name in names}
+
+
+def write(found: dict[str, list[Any]], arguments: Arguments) -> str:
     machine = f"{os.cpu_count()} cores ({platform.machine()}), {date.today()}"
-    lines = [
-        "# Scaling", "", f"{machine}. Environments that sleep for 20 ms a step.", "",
-        "| pool | samplers | steps/s | of the ideal line | learn, ms per update | transfer, ms |",
-        "|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    lines = ["# Scaling", "", machine, ""]
+    rows = [row for pool in POOLS for row in found.get(pool, ())]
+    if rows:
+        lines += ["| pool | samplers | steps/s | of the ideal line | learn, ms per update | transfer, ms |",
+                  "|---|---|---|---|---|---|"]  # fmt: skip
     lines += [
         f"| {p['pool']} | {p['samplers']} | {p['steps_per_s']:,.0f} | {p['of_ideal']:.1%}"
         f" | {p['learn_s'] * 1e3:.1f} | {p['transfer_s'] * 1e3:.1f} |"
-        for p in points
+        for p in rows
     ]
-    lines += [
-        "",
-        "Of the sum of what each takes in alone, four samplers of which one is four times slower:",
-        "",
-    ]
-    lines += [f"- {share:.1%}: {name}" for name, share in shares.items()]
-    lines += ["", "| growing | size | ms per update of one epoch |", "|---|---|---|"]
-    lines += [f"| {c['what']} | {c['size']:,} | {c['update_s'] * 1e3:.1f} |" for c in cost]
+    for name, share in found.get("uneven", ()):
+        lines += [
+            "",
+            f"Four samplers, one four times slower, {name}: {share:.1%} of their sum alone.",
+        ]
+    for name, points in curves(found).items():
+        what, unit = UNITS.get(name, UNITS["memory"])
+        title = f"{name}, {unit}" if name in ("rss", "pss") else unit
+        lines += ["", f"| {what} | {' | '.join(f'{p.size:,}' for p in points)} |"]
+        lines += ["|---" * (len(points) + 1) + "|"]
+        lines += [f"| {title} | {' | '.join(f'{p.value:,.3g}' for p in points)} |"]
+        lines += [f"| of the line | {' | '.join(f'{share:.0%}' for share in of_line(points))} |"]
     text = "\n".join(lines) + "\n"
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.with_suffix(".md").write_text(text)
-    content = {"machine": machine, "points": points, "uneven": shares, "costs": cost}
+    content = {"machine": machine, "parts": found}
     arguments.out.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
-    draw(points, cost, arguments)
+    draw(found, arguments)
     return text
 
 
-def draw(
-    points: list[dict[str, Any]], cost: list[dict[str, Any]], arguments: Arguments
-) -> None:  # fmt: skip
+def draw(found: dict[str, list[Any]], arguments: Arguments) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    ideal = sorted(arguments.samplers)
-    left.loglog(ideal, [n / STEP_S for n in ideal], "k--", label="ideal")
-    for pool in arguments.pools:
-        mine = [p for p in points if p["pool"] == pool]
-        left.loglog(
-            [p["samplers"] for p in mine], [p["steps_per_s"] for p in mine], "o-", label=pool
-        )
-    left.set(xlabel="samplers", ylabel="steps/s", title="20 ms environments")
-    for what in dict.fromkeys(c["what"] for c in cost):
-        mine = [c for c in cost if c["what"] == what]
-        sizes = [c["size"] / mine[0]["size"] for c in mine]
-        right.loglog(sizes, [c["update_s"] * 1e3 for c in mine], "o-", label=what)
-    right.set(xlabel="size, times the smallest", ylabel="ms per update of one epoch")
-    left.legend()
-    right.legend()
-    figure.savefig(arguments.out.with_suffix(".png"), dpi=120)
+    figure, axes = pyplot.subplots(2, 4, figsize=(15, 7), layout="constrained")
+    panels = dict(zip([*PARTS, "throughput"], axes.flat, strict=True))
+    for name, points in curves(found).items():
+        panel = panels[name if name in PARTS else "memory"]
+        sizes, shares = [p.size for p in points], of_line(points)
+        line = [p.value * share for p, share in zip(points, shares, strict=True)]
+        (drawn,) = panel.loglog(sizes, [p.value for p in points], "o-", label=name)
+        panel.loglog(sizes, line, "--", color=drawn.get_color(), label="the line")
+        left = [(p.size, p.value) for p, s in zip(points, shares, strict=True) if s < LEAVES]
+        panel.loglog(*zip(*left, strict=True) if left else ([], []), "rx", markersize=10)
+        what, unit = UNITS.get(name, UNITS["memory"])
+        panel.set(xlabel=what, ylabel=unit)
+    panel = panels["throughput"]
+    panel.loglog(arguments.samplers, [n / STEP_S for n in arguments.samplers], "k--", label="ideal")
+    for pool in POOLS:
+        rows = found.get(pool)
+        if rows:
+            sizes, rates = zip(*[(r["samplers"], r["steps_per_s"]) for r in rows], strict=True)
+            panel.loglog(sizes, rates, "o-", label=pool)
+    panel.set(xlabel="samplers of 20 ms environments", ylabel="steps/s")
+    for panel in [panel for panel in axes.flat if panel.lines]:
+        low, high = panel.get_ylim()
+        panel.set_ylim(min(low, high / 10), high)  # what is flat shall look flat
+        panel.legend()
+    figure.savefig(arguments.out.with_suffix(".png"), dpi=100)
     pyplot.close(figure)
 
 
@@ -228,15 +231,13 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     arguments = tyro.cli(Arguments)
-    points = []
-    cpus = max(arguments.samplers)
-    for pool in arguments.pools:
-        with cluster(pool, cpus) as made:
-            for samplers in arguments.samplers:
-                points.append(throughput(samplers, pool, arguments.seconds, made))
-                print(f"{pool}, {samplers} samplers: {points[-1]['steps_per_s']:,.0f} steps/s,"
-                      f" {points[-1]['of_ideal']:.1%} of the ideal", flush=True)  # fmt: skip
-    print(write(points, uneven(arguments.seconds), costs(), arguments))
+    before = arguments.out.with_suffix(".json")
+    found = json.loads(before.read_text())["parts"] if before.exists() else {}
+    for part in arguments.only:
+        found[part] = measure(part, arguments)
+        print(f"{part} is measured", flush=True)
+        text = write(found, arguments)
+    print(text)
 
 
 if __name__ == "__main__":

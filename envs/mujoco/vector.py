@@ -133,7 +133,7 @@ class MujocoEnvs(Environments):
 (_LIBRARY,) = Path(mujoco.__file__).parent.glob("libmujoco.*")
 
 
-def _of_mujoco(name: str) -> types.ExternalFunction:
+def _of_mujoco(name: str) -> Any:
     """MuJoCo's function of this name, of a model and its data, for compiled code."""
     add_symbol(name, ctypes.cast(ctypes.CDLL(str(_LIBRARY))[name], ctypes.c_void_p).value)
     return types.ExternalFunction(name, types.void(types.intp, types.intp))
