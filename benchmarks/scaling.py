@@ -220,8 +220,9 @@ def draw(found: dict[str, list[Any]], arguments: Arguments) -> None:
     panel.set(xlabel="samplers of 20 ms environments", ylabel="steps/s")
     for panel in [panel for panel in axes.flat if panel.lines]:
         low, high = panel.get_ylim()
-        panel.set_ylim(min(low, high / 10), high)  # what is flat shall look flat
+        panel.set_ylim(min(low, high / 10), 1.3 * high)  # what is flat shall look flat
         panel.legend()
+    figure.suptitle(f"Crosses: less than {LEAVES:.0%} of the line is reached")
     figure.savefig(arguments.out.with_suffix(".png"), dpi=100)
     pyplot.close(figure)
 
