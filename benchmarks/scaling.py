@@ -211,14 +211,15 @@ def draw(found: dict[str, list[Any]], arguments: Arguments) -> None:
         what, unit = UNITS.get(name, UNITS["memory"])
         panel.set(xlabel=what, ylabel=unit)
     panel = panels["throughput"]
-    panel.loglog(arguments.samplers, [n / STEP_S for n in arguments.samplers], "k--", label="ideal")
-    for pool in POOLS:
-        rows = found.get(pool)
-        if rows:
-            sizes, rates = zip(*[(r["samplers"], r["steps_per_s"]) for r in rows], strict=True)
-            panel.loglog(sizes, rates, "o-", label=pool)
+    for pool in [pool for pool in POOLS if pool in found]:
+        sizes = [row["samplers"] for row in found[pool]]
+        panel.loglog(sizes, [row["steps_per_s"] for row in found[pool]], "o-", label=pool)
+        panel.loglog(sizes, [n / STEP_S for n in sizes], "k--")
     panel.set(xlabel="samplers of 20 ms environments", ylabel="steps/s")
-    for panel in [panel for panel in axes.flat if panel.lines]:
+    for panel in axes.flat:
+        if not panel.lines:  # not measured yet
+            panel.set_axis_off()
+            continue
         low, high = panel.get_ylim()
         panel.set_ylim(min(low, high / 10), 1.3 * high)  # what is flat shall look flat
         panel.legend()
