@@ -33,7 +33,7 @@ from settings.config import Config
 
 OBSERVATION, ACTIONS, WIDTH = 17, 6, 64
 BATCH = 2048
-_USUAL = {"batch_size": BATCH, "minibatch_size": 256, "env_num": 64}
+_USUAL: dict[str, Any] = {"batch_size": BATCH, "minibatch_size": 256, "env_num": 64}
 
 
 class Point(NamedTuple):
