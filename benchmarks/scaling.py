@@ -61,8 +61,11 @@ class Arguments:
 
     samplers: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     """Numbers of samplers to measure."""
-    only: tuple[Part, ...] = (*PARTS, "local", "xparl", "uneven")  # ray where `make ray` was run
-    """The parts to measure."""
+    only: tuple[Part, ...] = (
+        "batch", "width", "observation", "environments", "robots", "samplers", "memory", "local",
+        "xparl", "uneven",
+    )  # fmt: skip
+    """The parts to measure; ray where `make ray` was run."""
     seconds: float = 10.0
     """Seconds to measure, per point."""
     out: Path = Path("benchmarks/results/scaling")

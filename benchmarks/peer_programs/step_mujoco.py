@@ -2,7 +2,8 @@
 
 step_mujoco.py ENGINE ENVS    reads "TASK SECONDS", prints microseconds per step of one robot
 """
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
+# pyright: reportArgumentType=false, reportOptionalOperand=false, reportOperatorIssue=false
 # (it runs in each peer's own environment)
 
 import importlib.util
