@@ -6,6 +6,7 @@ batch, multiply-adds of a network, or 1 where nothing should change.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import statistics
 import time
@@ -161,7 +162,7 @@ def samplers() -> list[Point]:
     """
     points = []
     for count in [2**k for k in range(9)]:
-        config = Config(**_USUAL | {"env_num": 256}, samplers=count)
+        config = dataclasses.replace(Config(**_USUAL), env_num=256, samplers=count)
         model = make_model(vectors(OBSERVATION), config)
         engine = Simulated(config, spec_of(model, config), count)
         pool, times = LockstepPool(Supervisor(engine, print)), []
