@@ -1,7 +1,7 @@
 """This project beside other PPO trainers, on the same work: `python benchmarks/peers.py`.
 
-Each peer is installed from PyPI into a virtual environment of its own under `.peers/`, and runs
-HalfCheetah-v4 by its own recipe; this project runs the same environments, epochs, minibatches and
+Each peer is installed from PyPI into a virtual environment of its own under `.peers/`, and runs an
+environment by its own recipe; this project runs the same environments, epochs, minibatches and
 networks. They take turns, A B A B, so that a noisy machine is noisy for both. Writes `<out>.md` and
 `<out>.json`. A peer that cannot be installed or run is reported as such.
 """
@@ -39,6 +39,7 @@ class Peer:
     rate: str
     """Matches the steps/s in a line that the program prints."""
     flags: tuple[str, ...]
+    env: str = "HalfCheetah-v4"
 
 
 TORCH = "torch==2.13.0"
@@ -67,6 +68,16 @@ PEERS = {
         "run_sample_factory.py", r"Fps is \(10 sec: ([\d.]+)",
         ("--env_num", "64", "--batch_size", "4096", "--minibatch_size", "1024", "--update_epochs",
          "2", "--hidden_sizes", "64", "64", "--no-recompute_advantages", "--learning_rate", "0.003"),
+    ),
+    # rl-baselines3-zoo's recipe for CartPole without velocities: 8 x 32, minibatch 256, 20 epochs. Its
+    # LSTM, 256 wide, takes the observation and is under 2 x 64; this project's is over a layer of 256
+    "sb3-contrib": Peer(
+        "sb3-contrib", (TORCH, "sb3-contrib==2.9.2", "stable-baselines3==2.9.2"),
+        "run_sb3_contrib.py", r"rate (\d+)",
+        ("--network", "lstm", "--env_num", "8", "--batch_size", "256", "--minibatch_size", "256",
+         "--update_epochs", "20", "--hidden_sizes", "256", "--no-recompute_advantages",
+         "--learning_rate", "0.001", "--gamma", "0.98", "--gae_lambda", "0.8"),
+        "CartPole-v1",
     ),
 }  # fmt: skip
 
@@ -166,7 +177,7 @@ def compare(peer: Peer, arguments: Arguments) -> Row:
                 command = [python, str(PROGRAMS / peer.program)]
                 row.theirs.append(measure(command, peer.rate, arguments.seconds, Path(folder)))
             with tempfile.TemporaryDirectory() as folder:
-                command = [sys.executable, "-u", str(ROOT / "train.py"), "--env", "HalfCheetah-v4",
+                command = [sys.executable, "-u", str(ROOT / "train.py"), "--env", peer.env,
                            "--train_total_steps", "100000000", "--test_share", "1", "--run_dir",
                            str(Path(folder) / "run"), *peer.flags]  # fmt: skip
                 row.ours.append(
@@ -183,7 +194,7 @@ def compare(peer: Peer, arguments: Arguments) -> Row:
 def write(rows: list[Row], arguments: Arguments) -> str:
     machine = f"{os.cpu_count()} cores ({platform.machine()}), {date.today()}"
     lines = [
-        "# HalfCheetah-v4 by other trainers' recipes, steps/s", "",
+        "# By other trainers' recipes, steps/s", "",
         f"{machine}; medians of {arguments.turns} turns of {arguments.seconds:.0f} s, taken in turn.",
         "", "| trainer and its recipe | it | this project | ratio |", "|---|---|---|---|",
     ]  # fmt: skip
