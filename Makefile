@@ -7,6 +7,8 @@ SEED ?= 1
 # two minutes' worth of HalfCheetah; other environments run as long as their preset says
 STEPS ?= $(if $(filter HalfCheetah-v4,$(ENV)),3000000)
 ARGS ?=
+# what `make sweep` tries
+VARY ?= learning_rate=1e-4..1e-2:log
 
 # runs of several trainers on this machine
 TRAINERS ?= 2
@@ -24,7 +26,7 @@ AVX2 = ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=
 AVX512 = ONEDNN_MAX_CPU_ISA=AVX512_CORE ATEN_CPU_CAPABILITY=avx512 MKL_ENABLE_INSTRUCTIONS=AVX512
 
 .PHONY: run_lunar run_cartpole run_acrobot run_mountain_car run_store run_hogwild run_trainers mps_start \
-	mps_stop mps_found venv dev ray export track train test quick \
+	mps_stop mps_found venv dev ray export track optuna sweep train test quick \
 	test-processors lint format hooks lock video-libs clean
 
 venv: $(VENV)/.installed
@@ -39,7 +41,7 @@ $(VENV)/.installed: requirements.txt requirements-nodeps.txt constraints.txt pyp
 dev: $(VENV)/.installed-dev
 
 $(VENV)/.installed-dev: requirements-dev.txt requirements-ray.txt requirements-export.txt \
-		requirements-track.txt constraints.txt $(VENV)/.installed
+		requirements-track.txt requirements-sweep.txt constraints.txt $(VENV)/.installed
 	$(PY) -m pip install --quiet -c constraints.txt -r requirements-dev.txt
 	touch $@
 
@@ -54,6 +56,14 @@ export: venv
 # for train.py --track wandb, and for TensorBoard's page
 track: venv
 	$(PY) -m pip install --quiet -c constraints.txt -r requirements-track.txt
+
+# for benchmarks/sweep.py --search optuna
+optuna: venv
+	$(PY) -m pip install --quiet -c constraints.txt -r requirements-sweep.txt
+
+# make sweep ENV=CartPole-v1 VARY="update_epochs=4,10 learning_rate=1e-4..1e-3:log" ARGS="--trials 12"
+sweep: venv
+	$(PY) benchmarks/sweep.py --env $(ENV) --vary $(VARY) $(if $(STEPS),--steps $(STEPS)) $(ARGS)
 
 train: venv
 	$(PY) train.py --env $(ENV) --seed $(SEED) $(if $(STEPS),--train_total_steps $(STEPS)) $(ARGS)

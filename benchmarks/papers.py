@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,9 +22,8 @@ from typing import Any
 
 import numpy as np
 from claims import CLAIMS, Claim
-from runs import Run, begin, commit, complete, machine, named
+from runs import Run, begin, command, commit, complete, machine, named, typed
 
-from common.errors import UserError
 from common.statistics import Estimate, probability_of_improvement
 from plot import number
 from settings.config import ConfigError
@@ -158,13 +156,8 @@ def report(arguments: Arguments, flags: Sequence[str]) -> None:
 
 
 def main() -> None:
-    import tyro
-
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
-    split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
-    arguments = tyro.cli(Arguments, args=sys.argv[1:split])
-    flags = sys.argv[split + 1 :]
-    try:
+    arguments, flags = typed(Arguments)
+    with command("papers.py"):
         claims = chosen(arguments)
         begin(arguments.out, {"steps": arguments.steps, "flags": flags})
         runs = [
@@ -177,8 +170,6 @@ def main() -> None:
             run.folder.parent.mkdir(exist_ok=True)
         failed = complete(list(dict.fromkeys(runs)), arguments.at_once)
         report(arguments, flags)
-    except UserError as error:
-        sys.exit(f"papers.py: {error}")
     if failed:
         sys.exit("\n".join(failed))
 

@@ -11,7 +11,6 @@ interrupted: a run that has ended is not run again.
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -21,10 +20,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runs import MEASURES, Run, begin, commit, complete, machine, named
+from runs import (
+    MEASURES,
+    Run,
+    as_numbers,
+    begin,
+    command,
+    commit,
+    complete,
+    interval,
+    machine,
+    named,
+    refuse,
+    typed,
+)
 
-from common.errors import UserError
-from common.statistics import Estimate, estimate, iqm_estimate
+from common.statistics import estimate, iqm_estimate
 from envs import family_of
 from plot import RETURN, curves_of, draw, number
 from settings.config import ConfigError
@@ -49,7 +60,7 @@ class Arguments:
     steps: int = 1_000_000
     """Environment steps of each run."""
     at_once: int = 1
-    """Runs at the same time; they share the cores."""
+    """Runs at the same time; they share out the cores."""
     out: Path = Path("benchmarks/results/returns")
     """Where to write, without the ending."""
 
@@ -65,12 +76,8 @@ def begin_returns(arguments: Arguments, flags: Sequence[str]) -> None:
                         ("at_once", arguments.at_once)):  # fmt: skip
         if least < 1:
             raise ConfigError(f"{name} is {getattr(arguments, name)}, but must be one at least")
+    refuse(flags, {"seed": "--seeds", "env": "--envs", "train_total_steps": "--steps"})
     begin(arguments.out, {"steps": arguments.steps, "flags": list(flags)})
-
-
-def as_numbers(found: Estimate) -> dict[str, float | None]:
-    names = ("iqm", "low", "high")
-    return {n: None if np.isnan(v) else float(v) for n, v in zip(names, found, strict=True)}
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -125,10 +132,6 @@ def markdown(found: dict[str, Any], title: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def interval(value: dict[str, Any]) -> str:
-    return "-" if value["low"] is None else f"{number(value['low'])} to {number(value['high'])}"
-
-
 def draw_families(runs: Sequence[Run], out: Path) -> None:
     """The learning curves of each family of environments, beside the published figures."""
     families: dict[str, list[Run]] = defaultdict(list)
@@ -171,13 +174,8 @@ def report(runs: Sequence[Run], arguments: Arguments, flags: Sequence[str]) -> N
 
 
 def main() -> None:
-    import tyro
-
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
-    split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
-    arguments = tyro.cli(Arguments, args=sys.argv[1:split])
-    flags = sys.argv[split + 1 :]
-    try:
+    arguments, flags = typed(Arguments)
+    with command("returns.py"):
         begin_returns(arguments, flags)
         all_flags = (*flags, "--train_total_steps", str(arguments.steps))
         runs = [
@@ -189,8 +187,6 @@ def main() -> None:
         done = [run for run in runs if run.scores.exists()]
         if done:
             report(done, arguments, flags)
-    except UserError as error:
-        sys.exit(f"returns.py: {error}")
     if failed:
         sys.exit("\n".join(failed))
 

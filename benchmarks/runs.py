@@ -3,19 +3,27 @@ they were interrupted."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+
+from common.errors import UserError
+from common.statistics import Estimate
 from plot import number
 from settings.config import ConfigError
+from settings.flags import read_flags
 
+T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 EPISODES = 20
 EVALUATION_SEED = 1_000_000  # added to that of the run, whose own evaluations play other episodes
@@ -46,9 +54,13 @@ class Run(NamedTuple):
         """What the run reached, as `evaluate` wrote it."""
         return json.loads(self.scores.read_text())
 
-    def ended(self) -> bool:
-        summary = self.folder / "summary.json"
-        return summary.exists() and json.loads(summary.read_text())["exit_reason"] in _ENDED
+    def summary(self) -> dict[str, Any] | None:
+        """summary.json of a run that has come to its end; None of any other."""
+        path = self.folder / "summary.json"
+        if not path.exists():
+            return None
+        summary = json.loads(path.read_text())
+        return summary if summary["exit_reason"] in _ENDED else None
 
     def start(self) -> subprocess.Popen:
         """Start training, or go on with it from its last checkpoint."""
@@ -59,6 +71,7 @@ class Run(NamedTuple):
             return subprocess.Popen(
                 [sys.executable, str(ROOT / "train.py"), *command],
                 stdout=output, stderr=output, stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C comes to this process alone, which ends the others
             )  # fmt: skip
 
 
@@ -73,40 +86,52 @@ def complete(runs: Sequence[Run], at_once: int) -> list[str]:
     Returns: a line for each run that failed; the others go on.
     """
     for run in runs:  # those whose evaluation was interrupted
-        if run.ended() and not run.scores.exists():
+        if not run.scores.exists():
             evaluate(run)
     return train_all([run for run in runs if not run.scores.exists()], at_once, evaluate)
 
 
-def train_all(runs: Sequence[Run], at_once: int, ended: Callable[[Run], None]) -> list[str]:
-    """Train the runs, so many at once, and call `ended` after each.
+def train_all(runs: Iterable[Run], at_once: int, ended: Callable[[Run], None]) -> list[str]:
+    """Train the runs, so many at once, and call `ended` after each, also where it has failed.
+
+    The cores are shared out evenly; a run keeps to its share. The next run is taken only when there
+    is room for it, so `ended` may decide what that is.
 
     Returns: a line for each run that failed; the others go on.
     """
-    waiting, failed = list(runs), []
-    running: dict[Run, subprocess.Popen] = {}
+    waiting, failed = iter(runs), []
+    running: dict[Run, tuple[subprocess.Popen, set[int]]] = {}
+    own = os.sched_getaffinity(0)
+    free = _shares(sorted(own), at_once)
     try:
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                run = waiting.pop(0)
-                running[run] = run.start()
+        while True:
+            while free and (run := next(waiting, None)) is not None:
+                cores = free.pop(0)
+                os.sched_setaffinity(0, cores)  # which the new process inherits
+                running[run] = run.start(), cores
+                os.sched_setaffinity(0, own)
+            if not running:
+                return failed
             time.sleep(0.1)
-            for run in [run for run, process in running.items() if process.poll() is not None]:
-                code = running.pop(run).returncode
-                if run.ended():
-                    ended(run)
-                else:
-                    failed.append(f"train.py ended with {code}: see {run.folder}.log")
+            for run in [run for run, (process, _) in running.items() if process.poll() is not None]:
+                process, cores = running.pop(run)
+                free.append(cores)
+                if run.summary() is None:
+                    failed.append(f"train.py ended with {process.returncode}: see {run.folder}.log")
+                ended(run)
     finally:
-        for process in running.values():
+        for process, _ in running.values():
             process.terminate()  # they save a checkpoint, from which the next call goes on
-        for process in running.values():
+        for process, _ in running.values():
             process.wait()
-    return failed
+
+
+def _shares(cores: Sequence[int], count: int) -> list[set[int]]:
+    return [set(cores[i::count]) or {cores[i % len(cores)]} for i in range(count)]
 
 
 def evaluate(run: Run) -> None:
-    """Score the final and the best weights of a run, and write what it reached.
+    """Score the final and the best weights of a run that has come to its end, and write what it reached.
 
     Raises:
         ConfigError: where the run was too short for an episode.
@@ -114,7 +139,9 @@ def evaluate(run: Run) -> None:
     from evaluation.load import load_policy
     from evaluation.score import score
 
-    summary = json.loads((run.folder / "summary.json").read_text())
+    summary = run.summary()
+    if summary is None:
+        return
     row: dict[str, Any] = {"env": run.env, "seed": run.seed}
     row["training"] = summary["train_return_last100"]
     if row["training"] is None:
@@ -130,6 +157,43 @@ def evaluate(run: Run) -> None:
     part.replace(run.scores)
     print(f"{run.env}, seed {run.seed}: "
           + ", ".join(f"{name} {number(row[name])}" for name in MEASURES), flush=True)  # fmt: skip
+
+
+@contextlib.contextmanager
+def command(program: str) -> Iterator[None]:
+    """A benchmark as a command: SIGTERM and the end of the terminal end what it has started, as Ctrl-C
+    does, and an error that the user can mend is one line."""
+    for stop in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(stop, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"{program}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def typed(kind: type[T]) -> tuple[T, list[str]]:
+    """The arguments of a benchmark's command line, and the flags of train.py, which follow `--`."""
+    import tyro
+
+    split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    return tyro.cli(kind, args=sys.argv[1:split]), sys.argv[split + 1 :]
+
+
+def refuse(flags: Sequence[str], decided: Mapping[str, str]) -> None:
+    """Refuse flags of train.py that a benchmark decides on.
+
+    Args:
+        decided: setting -> the benchmark's own flag for it. Those of the run's folder are `--out`'s.
+
+    Raises:
+        ConfigError: for such a flag, or one that train.py would refuse.
+    """
+    decided = {**decided, "run_dir": "--out", "resume": "--out"}
+    for name, value in read_flags(flags).items():
+        if name in decided:
+            raise ConfigError(f"--{name} {value} is decided by {decided[name]}: leave the flag out")
 
 
 def begin(out: Path, protocol: dict[str, Any]) -> None:
@@ -161,3 +225,13 @@ def commit() -> str:
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else "none"
+
+
+def as_numbers(found: Estimate) -> dict[str, float | None]:
+    """An interquartile mean and its interval, as JSON has them."""
+    names = ("iqm", "low", "high")
+    return {n: None if np.isnan(v) else float(v) for n, v in zip(names, found, strict=True)}
+
+
+def interval(value: Mapping[str, Any]) -> str:
+    return "-" if value["low"] is None else f"{number(value['low'])} to {number(value['high'])}"

@@ -73,7 +73,7 @@ def print_completion(shell: str, words: Mapping[str, Sequence[str]]) -> NoReturn
     Raises:
         ConfigError: for another shell.
     """
-    offered = {name: choices(hint) for name, hint in HINTS.items() if choices(hint)} | words
+    offered = {name: choices(hint) for name, hint in HINTS.items() if choices(hint)} | dict(words)
     helps = _helps()
     if shell == "bash":
         flags = shlex.quote(" ".join(helps))

@@ -10,8 +10,8 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from returns import FIGURES, markdown, summarise
 
-from benchmarks.returns import FIGURES, markdown, summarise
 from tests.conftest import ROOT, run_command, wait_until
 
 
