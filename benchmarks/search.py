@@ -66,9 +66,10 @@ def read_space(varied: Sequence[str]) -> Space:
         if ".." in values:
             space[name] = _read_range(name, values)
         else:
-            space[name] = tuple(dict.fromkeys(values.split(",")))
-            for value in space[name]:
-                read_flags(flags_of({name: value}))
+            words = tuple(dict.fromkeys(values.split(",")))
+            for word in words:
+                read_flags(flags_of({name: word}))
+            space[name] = words
     return space
 
 
