@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import find_highest_version, get_env_id, parse_env_id
 
 from envs.atari import AtariOptions
 from envs.convention import (
@@ -67,15 +68,25 @@ def family_of(env: str) -> str:
     for name in FAMILIES:
         if _load(name).owns(env):
             return name
-    near = difflib.get_close_matches(env, known_ids(), n=3, cutoff=0.6)
-    hint = f"did you mean {' or '.join(near)}?" if near else "see `gymnasium.registry` for the ids"
-    raise UnknownEnv(f"env {env!r} is not a registered environment: {hint} A class of your own is"
+    ids = known_ids()
+    alike = difflib.get_close_matches(env, ids, n=3, cutoff=0.5)
+    near = alike or [id for id in ids if env and env.lower() in id.lower()][:3]
+    hint = (
+        f"did you mean {' or '.join(near)}? " if near else "see `gymnasium.registry` for the ids. "
+    )
+    raise UnknownEnv(f"env {env!r} is not a registered environment: {hint}A class of your own is"
                      f" --env module:EnvClass")  # fmt: skip
 
 
 def known_ids() -> list[str]:
-    """The ids of gymnasium's registry, and those that only the families here know."""
-    return [*gymnasium.registry, *(id for name in FAMILIES for id in _load(name).ids())]
+    """The ids of gymnasium's registry, and those that only the families here know.
+
+    Atari games are among them by the ids of their family alone, which has the presets.
+    """
+    registered = [
+        id for id, spec in gymnasium.registry.items() if "ale_py" not in str(spec.entry_point)
+    ]
+    return [*registered, *(id for name in FAMILIES for id in _load(name).ids())]
 
 
 def family(env: str) -> Family:
@@ -121,8 +132,20 @@ def spaces_of(env: str, **options: Any) -> Spaces:
     try:
         venv = make_vec_env(env, 1, **options)
     except (gymnasium.error.Error, ImportError) as error:
-        raise BadEnvironment(f"env {env} cannot be made: {error}") from None
+        reason = str(error).removesuffix(".")
+        raise BadEnvironment(f"env {env} cannot be made: {reason}{_remedy(env, error)}") from None
     try:
         return spaces_of_vec_env(venv)
     finally:
         venv.close()
+
+
+def _remedy(env: str, error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return ": install it, or all packages of this project by `make venv`"
+    if env in gymnasium.registry:
+        space, name, version = parse_env_id(env)
+        newest = find_highest_version(space, name)
+        if version != newest:
+            return f": give --env {get_env_id(space, name, newest)}"
+    return ""

@@ -31,7 +31,7 @@ from settings.config import (
     ConfigError,
 )  # fmt: skip
 from settings.dry_run import DRY_RUN, print_settings
-from settings.flags import read_flags
+from settings.flags import read_flags, unknown
 from settings.help import print_help
 from settings.layers import Layer, merged
 from settings.rules import validate, validate_trainers
@@ -40,7 +40,7 @@ from settings.trust import refuse_strangers_code
 
 # yaml's own errors are not all that it raises: `2001-99-99` is a ValueError, `!!int ""` an IndexError
 _UNREADABLE = (
-    OSError, yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError,
+    yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError,
     RecursionError,
 )  # fmt: skip
 
@@ -230,17 +230,25 @@ def _warn_once(line: str) -> None:
 def _read_settings(path: Path) -> dict[str, Any]:
     """The settings of a file that the user wrote."""
     settings = _read_yaml(path)
-    unknown = sorted(set(settings) - FIELDS)
-    if unknown:
-        raise ConfigError(f"{path} sets {', '.join(unknown)}: no such setting, see --help")
+    for name in sorted(set(settings) - FIELDS):
+        raise ConfigError(f"{path}: {unknown(name, name)}")
     return _converted(settings, path)
 
 
 def _load_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text())
+    except yaml.MarkedYAMLError as error:
+        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ConfigError(
+            f"cannot read the settings in {path}: {where}{error.problem}; write one `name: value` a line"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"cannot read the settings in {path}: {error.strerror}") from None
     except _UNREADABLE as error:
-        raise ConfigError(f"cannot read the settings in {path}: {error}") from None
+        raise ConfigError(
+            f"cannot read the settings in {path}: {' '.join(str(error).split())}"
+        ) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

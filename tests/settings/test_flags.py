@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from settings.config import ConfigError
-from settings.flags import read_flags
+from settings.config import FIELDS, ConfigError
+from settings.flags import _ELSEWHERE, read_flags
 
 
 @pytest.mark.parametrize(
@@ -34,12 +34,18 @@ def test_flags_are_settings(arguments, settings):
     [
         ("--gama 0.9", "no setting --gama: did you mean --gamma"),
         ("--zzz", "no setting --zzz: --help"),
+        ("--SEED 3", "did you mean --seed?"),
+        ("--lr 0.1", "did you mean --learning_rate?"),  # as other libraries name it
+        ("--num-envs 4", "did you mean --env_num?"),
         ("--no_gamma", "no setting --no_gamma"),
         ("--seed abc", "seed is abc, but must be a whole number of at least 0"),
         ("--seed", "--seed needs a value: a whole number of at least 0"),
+        ("--seed=", "--seed needs a value: a whole number of at least 0"),
+        ("--shared_trunk=", "--shared_trunk needs a value: true or false"),
         ("--seed 1 2", "--seed takes one value, but 1 2 are 2"),
         ("--hidden_sizes", "--hidden_sizes needs a value: a list"),
         ("--hidden_sizes 64 0", "hidden_sizes is 64 0, but must be a list"),
+        ("--hidden_sizes 64,64", "give it as --hidden_sizes 64 64"),
         ("--device gpu", "device is gpu, but must be auto or cpu or cuda"),
         ("--shared_trunk maybe", "shared_trunk is maybe, but must be true or false"),
         ("CartPole-v1 --seed 1", "'CartPole-v1' follows no flag"),
@@ -49,3 +55,8 @@ def test_flags_are_settings(arguments, settings):
 def test_a_flag_that_cannot_be_says_why(arguments, complaint):
     with pytest.raises(ConfigError, match=complaint):
         read_flags(arguments.split())
+
+
+def test_the_names_of_other_libraries_are_settings_here():
+    assert set(_ELSEWHERE.values()) <= FIELDS
+    assert not FIELDS & _ELSEWHERE.keys()

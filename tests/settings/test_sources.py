@@ -49,8 +49,26 @@ def test_presets_are_valid_for_every_task_they_name(path: Path):
 def test_unknown_settings_in_a_file_are_refused(tmp_path):
     settings = tmp_path / "mine.yaml"
     settings.write_text("gama: 0.9\n")
-    with pytest.raises(ConfigError, match="gama: no such setting"):
+    with pytest.raises(ConfigError, match="there is no setting gama: did you mean gamma"):
         parse(["--config", str(settings)])
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"x: [", "mine.yaml: line 1: expected the node content"),
+        (b"gamma: 0.9\n\tseed: 1", "mine.yaml: line 2: found character '.t'"),
+        (b"\xff", "mine.yaml: 'utf-8' codec"),
+        (None, "mine.yaml: No such file or directory$"),
+    ],
+)
+def test_a_file_that_cannot_be_read_says_why_in_one_line(content, complaint, tmp_path):
+    settings = tmp_path / "mine.yaml"
+    if content is not None:
+        settings.write_bytes(content)
+    with pytest.raises(ConfigError, match=complaint) as error:
+        parse(["--config", str(settings)])
+    assert "\n" not in str(error.value)
 
 
 def test_unknown_env():
