@@ -78,8 +78,8 @@ def _read_range(name: str, text: str) -> Range:
     words = ends.split("..")
     low, high = (read_flags(flags_of({name: word}))[name] for word in (words[0], words[-1]))
     kind = plain_type(HINTS[name])
-    if kind not in (int, float):
-        rule = f"{name} is no number"
+    if kind not in (int, float) or None in (low, high):
+        rule = "both ends must be numbers"
     elif scale not in ("", "log"):
         rule = f"log is the only scale, not {scale}"
     elif len(words) > 2 or not low < high or (scale and low <= 0):

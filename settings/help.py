@@ -21,7 +21,7 @@ def print_help(program: str, config: Config, layers: Sequence[Layer]) -> NoRetur
 
     Args:
         config: whose values are shown as the defaults.
-        layers: where they come from, from the lowest to the highest. None: nothing is given, so
+        layers: where they come from, from the lowest to the highest. (): nothing is given, so
             they are those of the dataclasses.
     """
     where = (
@@ -47,7 +47,8 @@ def print_help(program: str, config: Config, layers: Sequence[Layer]) -> NoRetur
 
 def _print_wrapped(text: str, indent: int = 0) -> None:
     width = min(shutil.get_terminal_size().columns, _WIDEST)
-    for line in textwrap.wrap(text, width - indent, break_on_hyphens=False, break_long_words=False):
+    room = max(1, width - indent)
+    for line in textwrap.wrap(text, room, break_on_hyphens=False, break_long_words=False):
         print(" " * indent + line)
 
 
