@@ -79,6 +79,8 @@ class PPO(parl.Algorithm):
         self._sizes = [p.numel() for p in self.parameters]
         device = self.parameters[0].device
         self.moments = torch.zeros(2, sum(self._sizes), device=device)
+        # one by one: the compiler would copy all of a tensor of which a step changes two rows
+        self._mean, self._square = self.moments
         self.decay = torch.ones(2, device=device)
         self._betas = torch.tensor(_ADAM_BETAS, device=device)
         self.learning_rate = torch.tensor(config.learning_rate, device=device)
@@ -258,7 +260,7 @@ class PPO(parl.Algorithm):
 
     def _adam(self, gradient: Tensor) -> None:
         """Algorithm 1 of Kingma & Ba 2015 (arXiv 1412.6980)."""
-        (beta1, beta2), (mean, square) = _ADAM_BETAS, self.moments
+        (beta1, beta2), mean, square = _ADAM_BETAS, self._mean, self._square
         self.decay.mul_(self._betas)
         mean.lerp_(gradient, 1 - beta1)
         square.lerp_(gradient * gradient, 1 - beta2)

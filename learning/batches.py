@@ -69,7 +69,8 @@ def observations(rollout: Rollout, device: torch.device) -> Tensor:
         return obs
     history = to_device(rollout.history, device)
     past, rows = len(history), len(obs)
-    stacked = obs.new_empty((rows, obs.shape[1], past + 1, *obs.shape[2:]))
+    # in memory a pixel's frames are neighbours (channels_last), as convolutions want them
+    stacked = obs.new_empty((rows, *obs.shape[1:], past + 1)).movedim(-1, 2)
     for place in range(past + 1):  # the frames that are past - place steps old
         old = min(past - place, rows)
         stacked[:old, :, place] = history[place : place + old]
@@ -216,8 +217,7 @@ class Batches:
             states = chosen.split(of_each)
         rows = to_device(order, self.device)
         shuffled = {
-            name: f.flatten(0, 1).index_select(0, rows).split(self._size)
-            for name, f in fields.items()
+            name: _taken(f.flatten(0, 1), rows).split(self._size) for name, f in fields.items()
         }
         if states is not None:
             shuffled["state"] = states
@@ -229,6 +229,13 @@ class Batches:
         first_rows = np.arange(self.steps)[:, np.newaxis] * self.envs
         parts = [envs[first : first + of_each] for first in range(0, len(envs), of_each)]
         return np.concatenate([(first_rows + part).ravel() for part in parts])
+
+
+def _taken(rows: Tensor, order: Tensor) -> Tensor:
+    """Rows [B, ...] in an order, laid out in memory as they were."""
+    if rows.dim() == 4 and rows.is_contiguous(memory_format=torch.channels_last):
+        return rows.permute(0, 2, 3, 1).index_select(0, order).permute(0, 3, 1, 2)
+    return rows.index_select(0, order)
 
 
 def _in_parts(

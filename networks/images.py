@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d
 
 from networks.layers import Linear, WrongNetwork, convolution, orthogonal
 
@@ -18,6 +19,25 @@ def _flattened(
         flat = convolutions(torch.zeros(1, *obs_shape)).shape[1]
     dense = orthogonal(Linear(flat, width), math.sqrt(2))
     return nn.Sequential(*convolutions, dense, nn.ReLU())
+
+
+class BlockConv2d(nn.Conv2d):
+    """A convolution of size k and stride s, where s divides k, as one of size k / s and stride 1.
+
+    It is computed over blocks of s x s pixels, whose s * s * C numbers are its channels: processors
+    multiply long rows of numbers faster than short ones, and Atari's 4 channels are very short.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        batch, channels, *size = input.shape
+        s = self.stride[0]
+        rows, columns = (side // s for side in size)
+        pixels = input.permute(0, 2, 3, 1)[:, : rows * s, : columns * s]
+        blocks = pixels.reshape(batch, rows, s, columns, s * channels).transpose(2, 3)
+        blocks = blocks.reshape(batch, rows, columns, s * s * channels).permute(0, 3, 1, 2)
+        weight = self.weight.unflatten(3, (-1, s)).unflatten(2, (-1, s))
+        weight = weight.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
+        return conv2d(blocks, weight, self.bias)
 
 
 def nature_cnn(obs_shape: tuple[int, ...]) -> nn.Sequential:

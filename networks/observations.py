@@ -48,7 +48,7 @@ class Observations:
         if self.planes:
             return obs.permute(0, 3, 1, 2).float()
         if self.image:
-            return obs.float() / 255.0
+            return obs.float().div_(255.0)
         if self.moments is None:
             return obs
         if self.looks_back:
