@@ -53,6 +53,13 @@ PEERS = {
          "10", "--hidden_sizes", "64", "64", "--no-normalize_observation", "--reward_transform",
          "none", "--no-recompute_advantages", "--learning_rate", "0.0003"),
     ),
+    # its zoo's recipe for Atari, which is the preset: 8 x 128 steps, minibatch 256, 4 epochs, all cores
+    "stable-baselines3-pong": Peer(
+        "stable-baselines3-pong",
+        (TORCH, "stable-baselines3==2.9.2", "gymnasium==1.4.0", "ale-py==0.12.1",
+         "opencv-python-headless==4.13.0.92"),
+        "run_stable_baselines3_pong.py", r"rate (\d+)", (), "PongNoFrameskip-v4",
+    ),
     # configs/mujoco/halfcheetah_envpool.yaml: 64 x 256, minibatch 2048, 5 epochs, 128-64-32 elu
     "rl-games": Peer(
         "rl-games", (TORCH, "rl-games==1.6.5", "envpool==1.2.5"),

@@ -2,8 +2,9 @@
 
 One row per pool and policy lag, each a real `train.py` that is stopped after `--seconds` of
 measuring: steps/s (the median over windows, after warm-up), its ratio to the raw stepping rate of
-the same environments on all cores with random actions, where the time went, peak memory, and the
-bytes that cross between processes per step. The time for 10M steps is extrapolated from the rate,
+the same environments on all cores with random actions, where the time went, the share of the machine's
+peak in multiplying matrices that the gradient steps reach, peak memory, and the bytes that cross
+between processes per step. The time for 10M steps is extrapolated from the rate,
 and marked so. Writes `<out>.md`, `<out>.json` and `<out>.png`.
 """
 
@@ -29,8 +30,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import psutil
+import torch
+from gemm import gemm_peak, gradient_flop
 
+from common.cores import usable_cores
 from envs import make_vec_env, spaces_of
+from learning.hardware import choose_bfloat16
 from settings.config import Config
 from settings.sources import preset
 
@@ -194,16 +199,23 @@ def bytes_per_step(config: Config, pool: str, samplers: int) -> float:
     return (rollout + weights * copies) / config.steps_per_update
 
 
-def write(arguments: Arguments, raw: float, rows: list[dict[str, Any]]) -> str:
-    """Write the three files; return the Markdown."""
+def write(
+    arguments: Arguments, raw: float, peaks: dict[str, float], rows: list[dict[str, Any]]
+) -> str:
+    """Write the three files; return the Markdown.
+
+    Args:
+        peaks: `gemm_peak` by the names that the text gives them.
+    """
     machine = f"{os.cpu_count()} cores ({platform.machine()}), {date.today()}"
     published = PARL_HOURS.get(arguments.env, {})
     lines = [
         f"# Training time, {arguments.env}", "",
-        f"{machine}. Raw stepping, random actions, all cores: {raw:,.0f} steps/s.", "",
-        "| pool | lag | samplers | steps/s | of raw | waiting | learning | transfer | peak RSS"
-        " | bytes/step | 10M steps (extrapolated) | PARL's PPO, published |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        f"{machine}. Raw stepping, random actions, all cores: {raw:,.0f} steps/s.",
+        f"Large matrices, GFLOP/s: {', '.join(f'{n} {p / 1e9:,.0f}' for n, p in peaks.items())}.", "",
+        "| pool | lag | samplers | steps/s | of raw | waiting | learning | transfer | of gemm peak"
+        " | peak RSS | bytes/step | 10M steps (extrapolated) | PARL's PPO, published |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for row in rows:
         hours = 1e7 / row["steps_per_s"] / 3600
@@ -211,13 +223,14 @@ def write(arguments: Arguments, raw: float, rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {row['pool']} | {row['policy_lag']} | {row['samplers']} | {row['steps_per_s']:,.0f}"
             f" | {row['steps_per_s'] / raw:.0%} | {row['sample_wait']:.0%} | {row['learn']:.0%}"
-            f" | {row['transfer']:.1%} | {row['peak_rss_mb']:,.0f} MB | {row['bytes_per_step']:,.0f}"
+            f" | {row['transfer']:.1%} | {row['of_peak']:.1%} | {row['peak_rss_mb']:,.0f} MB | {row['bytes_per_step']:,.0f}"
             f" | {hours:.2f} h | {theirs} |"
         )
     text = "\n".join(lines) + "\n"
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.with_suffix(".md").write_text(text)
-    content = {"env": arguments.env, "machine": machine, "raw_steps_per_s": raw, "rows": rows}
+    content = {"env": arguments.env, "machine": machine, "raw_steps_per_s": raw, "peaks": peaks,
+               "rows": rows}  # fmt: skip
     arguments.out.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
     draw(arguments, raw, rows)
     return text
@@ -279,6 +292,15 @@ def main() -> None:
     if arguments.env_num is not None:
         config.env_num = arguments.env_num
     raw = raw_rate(arguments.env, config.env_num, 4.0)
+    cores = usable_cores()
+    peaks = {
+        f"{name} on {threads} thread{'s' * (threads > 1)}": gemm_peak(dtype, threads)
+        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
+        for threads in sorted({1, cores})
+    }
+    threads = config.torch_threads or cores
+    learned = torch.bfloat16 if choose_bfloat16(config, torch.device("cpu")) else torch.float32
+    flop, peak = gradient_flop(config) * config.update_epochs, gemm_peak(learned, threads)
     rows = []
     cpus = max(arguments.samplers or 1, os.cpu_count() or 1)
     for pool in arguments.pools:
@@ -286,10 +308,11 @@ def main() -> None:
             for lag in arguments.policy_lag:
                 row = train_for(arguments, pool, lag, made)
                 row |= {"pool": pool, "policy_lag": lag}
+                row["of_peak"] = flop * row["steps_per_s"] / row["learn"] / peak
                 row["bytes_per_step"] = bytes_per_step(config, pool, row["samplers"])
                 rows.append(row)
                 print(f"{pool}, lag {lag}: {row['steps_per_s']:,.0f} steps/s", flush=True)
-    print(write(arguments, raw, rows))
+    print(write(arguments, raw, peaks, rows))
 
 
 if __name__ == "__main__":
