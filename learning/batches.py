@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -15,7 +16,9 @@ from networks.trunks import Past
 from rollout import Rollout
 from settings.config import Config
 
-_ROWS_AT_ONCE = 4096  # bounds the memory of a forward pass over all rows
+# bounds of a forward pass over all rows: beyond them its memory costs more time than it saves
+_ROWS_AT_ONCE = 4096
+_NUMBERS_AT_ONCE = 2**23  # of the observations
 
 
 class Minibatch(NamedTuple):
@@ -167,8 +170,8 @@ class Batches:
         def log_prob(obs: Tensor, action: Tensor, mask: Tensor | None) -> Tensor:
             return model.distribution.sub_log_prob(model.policy(obs, mask, past), action)
 
-        at_once = _ROWS_AT_ONCE if past is None else None
-        result = _in_parts(log_prob, *rows, at_once=at_once).unflatten(0, behaviour.shape[:2])
+        result = _in_parts(log_prob, *rows, whole=past is not None)
+        result = result.unflatten(0, behaviour.shape[:2])
         return result if behaviour.dim() == 3 else result.sum(-1)
 
     @torch.no_grad()
@@ -239,13 +242,15 @@ def _taken(rows: Tensor, order: Tensor) -> Tensor:
 
 
 def _in_parts(
-    function: Callable[..., Tensor], *tensors: Tensor | None, at_once: int | None = _ROWS_AT_ONCE
+    function: Callable[..., Tensor], *tensors: Tensor | None, whole: bool = False
 ) -> Tensor:
-    """A function of rows [B, ...], computed for some rows at a time to save memory."""
+    """A function of rows [B, ...], computed for some rows at a time, or for the whole."""
     assert tensors[0] is not None
     rows = len(tensors[0])
+    some = min(_ROWS_AT_ONCE, max(1, _NUMBERS_AT_ONCE // math.prod(tensors[0].shape[1:])))
+    at_once = rows if whole else some
     parts = []
-    for first in range(0, rows, at_once or rows):
-        part = slice(first, first + (at_once or rows))
+    for first in range(0, rows, at_once):
+        part = slice(first, first + at_once)
         parts.append(function(*[None if t is None else t[part] for t in tensors]))
     return torch.cat(parts)
