@@ -175,12 +175,13 @@ def run(config: Config | None) -> None:
             if trainers.leads:
                 mode = "Hogwild " if config.trainer_mode == "hogwild" else ""
                 together = f", {config.trainers} {mode}trainers" if config.trainers > 1 else ""
+                threads = f" with {run.threads} threads" if run.threads > 1 else ""
                 for remark in filter(None, (run.agent.alg.note, run.remark)):
                     run.say(remark)
                 curves = f"; curves: {run.report.pages}" if run.report.pages else ""
                 run.say(
                     f"run folder {run_dir} ({run.pool.name} pool, {run.pool.samplers} samplers,"
-                    f" {device}{together}){curves}"
+                    f" {device}{threads}{together}){curves}"
                 )
             run.exit_reason = train(run)
 

@@ -55,6 +55,7 @@ class Trainer:
 
     Attributes:
         global_step: environment steps taken by all trainers, those of dropped fragments included.
+        threads: in which it learns.
         remark: what the user is to know about resuming this run, or "".
         exit_reason: why the run ended, set by the one who drives it.
     """
@@ -73,7 +74,8 @@ class Trainer:
     ):
         self.config, self.run_dir, self.device = config, run_dir, device
         self.trainers = trainers = trainers or Trainers()
-        torch.set_num_threads(config.torch_threads or max(1, usable_cores() // launched.here()))
+        self.threads = config.torch_threads or max(1, usable_cores() // launched.here())
+        torch.set_num_threads(self.threads)
         self._spaces = env_spaces
         model = make_model(env_spaces, config).to(device)
         self.agent = PPOAgent(PPO(model, config, trainers), config)
