@@ -12,7 +12,8 @@ from torch import Tensor
 
 from learning.trainers import Trainers
 from model import ActorCritic
-from networks.trunks import Past
+from networks.images import in_blocks
+from networks.trunks import Past, trunk_of
 from rollout import Rollout
 from settings.config import Config
 
@@ -89,6 +90,14 @@ def observations(rollout: Rollout, device: torch.device) -> Tensor:
     return stacked
 
 
+def _laid_out(obs: Tensor, config: Config) -> Tensor:
+    """Observations [T+1, N, ...] as the network learns from them; curiosity sees them as they are."""
+    side = trunk_of(config.network).learns_in_blocks
+    if side is None or config.rnd_coefficient > 0:
+        return obs
+    return in_blocks(obs.flatten(0, 1), side).unflatten(0, obs.shape[:2])
+
+
 class Batches:
     """A rollout on the learner's device. An update learns from its first `config.steps_per_rollout`
     rows; the others are there for the estimates.
@@ -118,7 +127,10 @@ class Batches:
         self._size = config.minibatch_size // self._trainers.size
         self.steps, self.envs = config.steps_per_rollout, rollout.reward.shape[1]
         self.obs = observations(rollout, device)
-        self._fields = {"obs": self.obs, "weight": to_device(rollout.valid, device).float()}
+        self._fields = {
+            "obs": _laid_out(self.obs, config),
+            "weight": to_device(rollout.valid, device).float(),
+        }
         self.put(action=rollout.action, behaviour_log_prob=rollout.behaviour_log_prob)
         if rollout.action_mask is not None:
             self.put(action_mask=rollout.action_mask)
@@ -153,7 +165,7 @@ class Batches:
         They are needed in numpy, where the estimators are: a download on a GPU, which
         `recompute_advantages` repeats in every epoch.
         """
-        rows, past = self.obs.flatten(0, 1), self.past
+        rows, past = self._fields["obs"].flatten(0, 1), self.past
         value = _in_parts(model.value, rows) if past is None else model.value(rows, past)
         return value.unflatten(0, self.obs.shape[:2]).cpu().numpy()
 

@@ -42,7 +42,8 @@ def choose_compile(config: Config, device: str) -> tuple[bool, str]:
     """
     trunk = trunk_of(config.network)
     compiles_after = trunk.compiles_after
-    if compiles_after is None or (trunk.remembers and device == "cuda"):
+    refused = trunk.eager_on_cpu if device == "cpu" else trunk.remembers
+    if compiles_after is None or refused:
         wanted = config.compile == "on"
         return False, f"network {config.network} is not compiled: it runs eagerly" if wanted else ""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")

@@ -10,6 +10,8 @@ from torch.nn.functional import conv2d
 
 from networks.layers import Linear, WrongNetwork, convolution, orthogonal
 
+NATURE_BLOCK = 4  # pixels a side that nature_cnn takes together
+
 
 def _flattened(
     convolutions: nn.Sequential, obs_shape: tuple[int, ...], width: int
@@ -21,34 +23,43 @@ def _flattened(
     return nn.Sequential(*convolutions, dense, nn.ReLU())
 
 
-class BlockConv2d(nn.Conv2d):
-    """A convolution of size k and stride s, where s divides k, as one of size k / s and stride 1.
+def in_blocks(images: Tensor, side: int) -> Tensor:
+    """Images [B, C, H, W] in blocks of side x side pixels: [B, side * side * C, H / side, W / side].
 
-    It is computed over blocks of s x s pixels, whose s * s * C numbers are its channels: processors
-    multiply long rows of numbers faster than short ones, and Atari's 4 channels are very short.
+    What is left over at the right and below is cut off. In memory the channels come last.
+    """
+    batch, channels, height, width = images.shape
+    rows, columns = height // side, width // side
+    pixels = images.permute(0, 2, 3, 1)[:, : rows * side, : columns * side]
+    blocks = pixels.reshape(batch, rows, side, columns, side * channels).transpose(2, 3)
+    return blocks.reshape(batch, rows, columns, side * side * channels).permute(0, 3, 1, 2)
+
+
+class BlockConv2d(nn.Conv2d):
+    """A convolution of a size that its stride s divides, of images [B, C, H, W] or of `in_blocks`.
+
+    Over blocks of s x s pixels it is one of stride 1. Processors multiply matrices faster the longer
+    their rows are, and Atari's 4 channels are few.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        batch, channels, *size = input.shape
-        s = self.stride[0]
-        rows, columns = (side // s for side in size)
-        pixels = input.permute(0, 2, 3, 1)[:, : rows * s, : columns * s]
-        blocks = pixels.reshape(batch, rows, s, columns, s * channels).transpose(2, 3)
-        blocks = blocks.reshape(batch, rows, columns, s * s * channels).permute(0, 3, 1, 2)
-        weight = self.weight.unflatten(3, (-1, s)).unflatten(2, (-1, s))
+        if input.shape[1] == self.in_channels:
+            return super().forward(input)
+        side = self.stride[0]
+        weight = self.weight.unflatten(3, (-1, side)).unflatten(2, (-1, side))
         weight = weight.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
-        return conv2d(blocks, weight, self.bias)
+        return conv2d(input, weight, self.bias)
 
 
 def nature_cnn(obs_shape: tuple[int, ...]) -> nn.Sequential:
-    """The network of Mnih et al. 2015: [B, C, H, W] in [0, 1] -> [B, 512]."""
+    """The network of Mnih et al. 2015: [B, C, H, W] in [0, 1], or `in_blocks` -> [B, 512]."""
     if min(obs_shape[1:]) < 36:
         raise WrongNetwork(
             f"network nature_cnn takes images of at least 36x36, these are {obs_shape[1:]}: give"
             f" --network impala"
         )
     convolutions = nn.Sequential(
-        convolution(obs_shape[0], 32, 8, 4), nn.ReLU(),
+        orthogonal(BlockConv2d(obs_shape[0], 32, 8, NATURE_BLOCK), math.sqrt(2)), nn.ReLU(),
         convolution(32, 64, 4, 2), nn.ReLU(),
         convolution(64, 64, 3), nn.ReLU(), nn.Flatten(),
     )  # fmt: skip

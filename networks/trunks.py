@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from common.user_class import find
 from envs import Spaces
 from networks.grid import GridNet
-from networks.images import impala, microrts_cnn, nature_cnn
+from networks.images import NATURE_BLOCK, impala, microrts_cnn, nature_cnn
 from networks.layers import BLOCK_ROWS, WrongNetwork, mlp
 from networks.sequence import Lstm, Transformer
 from settings.config import Config, ConfigError
@@ -55,6 +55,9 @@ class Trunk:
             `LstmPolicy` act.
         least_rows: rows that acting is padded to. For a few images libraries choose other kernels,
             with other bits (see `Linear`); from here on an image's bits depend on it alone.
+        learns_in_blocks: the learner gives images `in_blocks` of so many pixels a side. None: as they
+            are.
+        eager_on_cpu: it is never compiled for a CPU, where torch's compiler is slow at pooling.
         blocks: acting is computed in blocks of `BLOCK_ROWS` rows, for the same reason, and each
             environment always has the same place in its block. The project's own layers take care
             of it themselves.
@@ -68,6 +71,8 @@ class Trunk:
     bfloat16: bool = False
     acts_compiled: bool = False
     least_rows: int = 1
+    learns_in_blocks: int | None = None
+    eager_on_cpu: bool = False
     blocks: bool = False
 
     def run(self, module: nn.Module, obs: Tensor, past: Past | None) -> Features:
@@ -133,10 +138,11 @@ TRUNKS: dict[str, Trunk] = {
     "nature_cnn": Trunk(
         lambda shape, config, noisy: nature_cnn(shape),
         IMAGE, compiles_after=1_500, bfloat16=True, least_rows=_FEW_IMAGES,
+        learns_in_blocks=NATURE_BLOCK,
     ),
     "impala": Trunk(
         lambda shape, config, noisy: impala(shape),
-        IMAGE, compiles_after=1_500, bfloat16=True, least_rows=_FEW_IMAGES,
+        IMAGE, compiles_after=1_500, bfloat16=True, least_rows=_FEW_IMAGES, eager_on_cpu=True,
     ),
     "microrts_cnn": Trunk(
         lambda shape, config, noisy: microrts_cnn(shape), IMAGE, least_rows=_FEW_IMAGES

@@ -15,6 +15,8 @@ def test_compiling_is_for_runs_that_are_long_enough(monkeypatch):
     assert not wanted
     assert "network gridnet is not compiled" in note
     assert choose_compile(Config(network="lstm", compile="on"), "cpu")[0]
+    assert choose_compile(Config(network="impala", compile="on"), "cuda")[0]
+    assert not choose_compile(Config(network="impala", compile="on"), "cpu")[0]
     assert not choose_compile(Config(network="lstm", compile="on"), "cuda")[0]
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from cluster.sampler import Sampler
 from envs import Spaces
 from model import make_model
+from networks.images import NATURE_BLOCK, in_blocks, nature_cnn
 from networks.layers import NoisyLinear, WrongNetwork
 from networks.trunks import IMAGE, TRUNKS, VECTOR, refuse_unfit, trunk_of
 from rollout import Rollout
@@ -172,3 +173,9 @@ def test_trunks_compute_in_bfloat16_and_heads_in_float32(network):
     params, value = model(obs, mask)
     assert value.dtype == torch.float32
     assert model.distribution.entropy(params).dtype == torch.float32
+
+
+def test_images_in_blocks_have_the_same_features():
+    network, images = nature_cnn((3, 90, 70)), torch.rand(2, 3, 90, 70)  # no multiples of a block
+    with torch.no_grad():
+        torch.testing.assert_close(network(in_blocks(images, NATURE_BLOCK)), network(images))
