@@ -98,7 +98,10 @@ class PPO(parl.Algorithm):
         if not self.compiled:
             return
         # a subclass is code of a user's own, which nothing here could tell from another version of it
-        settings = learning_settings(config) if type(self) is PPO else None
+        settings = None
+        if type(self) is PPO:
+            # an environment's spaces are no settings: its code may change under the same name
+            settings = learning_settings(config) | {"spaces": repr(model.spaces)}
         compiled = partial(
             Compiled, graphs=device.type == "cuda", tensors=self._tensors(), settings=settings
         )

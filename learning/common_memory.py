@@ -72,7 +72,7 @@ class CommonMemory:
         Raises:
             TrainerLost: if the process of another trainer has ended.
         """
-        numbers = tensor.numpy().reshape(-1)
+        numbers = tensor.view(-1).numpy()
         slots = self._floats[numbers.dtype]
         self._exchange(numbers, slots)
         _add(numbers, slots[self._uses % 2])
@@ -143,8 +143,7 @@ def _add(numbers: np.ndarray, slots: np.ndarray) -> None:
             numbers[place] += slot[place]
 
 
-@intrinsic
-def _load(typing: Any, address: Any) -> Any:
+def _typed_load(typing: Any, address: Any) -> Any:
     """The int64 at an address; what another process has written before it is seen after this."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -154,8 +153,10 @@ def _load(typing: Any, address: Any) -> Any:
     return numba.types.int64(numba.types.int64), generate
 
 
-@intrinsic
-def _store(typing: Any, address: Any, value: Any) -> Any:
+_load: Any = intrinsic(_typed_load)
+
+
+def _typed_store(typing: Any, address: Any, value: Any) -> Any:
     """Put an int64 at an address; another process that sees it sees what was written before it."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -164,3 +165,6 @@ def _store(typing: Any, address: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return numba.types.void(numba.types.int64, numba.types.int64), generate
+
+
+_store: Any = intrinsic(_typed_store)

@@ -25,7 +25,7 @@ def choose_device(config: Config) -> str:
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    own_gpus = config.trainer_mode == "synchronous"
+    own_gpus = config.trainer_mode == "synchronous" and config.store is None
     if device == "cuda" and own_gpus and launched.here() > torch.cuda.device_count():
         raise ConfigError(
             f"trainers is {launched.here()} on this machine, but it has {torch.cuda.device_count()}"

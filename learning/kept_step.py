@@ -7,8 +7,8 @@ list of tensors to one tensor. This module keeps that library, and which tensors
     NAME.so     the library, a Python module
     NAME.json   its inputs in their order, by name or by place in the batch, and the library's hash
 
-NAME is a hash of all that decides what is compiled (`name_of`). Both lie beside torch's own cache,
-below a folder that only this user can write.
+NAME is a hash of all that decides what is compiled (`name_of`). Both lie in a folder that only this
+user can write.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from getpass import getuser
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,17 +123,23 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def place() -> Path:
-    """Where steps are kept: beside torch's own cache, in a folder of its own."""
-    default = Path(tempfile.gettempdir()) / f"torchinductor_{getuser()}"
-    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", default)) / "kept_steps"
+    """Where steps are kept: a folder of this user's own, or within torch's cache where that was named."""
+    named = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    if named is not None:
+        return Path(named) / "kept_steps"
+    return Path(tempfile.gettempdir()) / f"kept_steps_{os.geteuid()}"
 
 
 def _refuse_others(folder: Path) -> None:
-    """Raise OSError where somebody else can put code into a folder, or has made it."""
-    for one in (folder, folder.parent):
-        found = one.stat()
-        if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise PermissionError(f"{one} can be written by others")
+    """Raise OSError where somebody else can put code into a folder, or has made it.
+
+    In the folder above others may write, as in /tmp, if they cannot put another in this one's place.
+    """
+    found, above = folder.stat(), folder.parent.stat()
+    others = stat.S_IWGRP | stat.S_IWOTH
+    replaced = above.st_mode & others and not above.st_mode & stat.S_ISVTX
+    if found.st_uid != os.geteuid() or found.st_mode & others or replaced:
+        raise PermissionError(f"{folder} can be written by others")
 
 
 def _entry(library: Path) -> Callable[[Any], Any]:

@@ -103,11 +103,14 @@ class Linked(Trainers):
         descriptor = os.memfd_create("trainers") if self.leads else -1
         mine = np.array([os.getpid(), descriptor]).tobytes()
         places = [np.frombuffer(part, int).tolist() for part in self._gather_over_gloo(mine)]
-        if not self.leads:
-            descriptor = os.open("/proc/{}/fd/{}".format(*places[0]), os.O_RDWR)
         capacity = max(_AT_ONCE, 1 << (size - 1).bit_length())
         processes = [process for process, _ in places]
-        self._memory = CommonMemory(descriptor, self.rank, processes, capacity)
+        try:
+            if not self.leads:
+                descriptor = os.open("/proc/{}/fd/{}".format(*places[0]), os.O_RDWR)
+            self._memory = CommonMemory(descriptor, self.rank, processes, capacity)
+        except (FileNotFoundError, ProcessLookupError) as error:
+            raise TrainerLost(f"another trainer is gone ({error})") from None
         return self._memory
 
     def everyone(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> list[State]:

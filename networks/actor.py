@@ -46,7 +46,7 @@ class Policy(Protocol):
 
 
 # Observations and a state [N, S] -> the policy head's output, and a recurrent network's next state
-CompiledPolicy = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+CompiledPolicy = Callable[[np.ndarray, np.ndarray | None], tuple[np.ndarray, np.ndarray | None]]
 
 
 class Actor:

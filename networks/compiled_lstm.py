@@ -33,11 +33,12 @@ class LstmPolicy:
         ]
         self._head = Perceptron(None, clip, [head])
 
-    def __call__(self, obs: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, obs: np.ndarray, state: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Raw observations [B, inputs] and the state [B, S] -> the head's output, the next state."""
+        assert state is not None
         after, first = np.empty_like(state), 0
         for encoder, arrays, size in self._lstms:
-            _step(encoder(obs), state, first, *arrays, after)
+            _step(encoder(obs), state, first, after, *arrays)
             first += size
         return self._head(np.ascontiguousarray(after[:, : self._width])), after
 
@@ -49,8 +50,9 @@ def _arrays(lstm: Lstm) -> list[np.ndarray]:
 
 @numba.njit(cache=True, fastmath={"contract", "reassoc"}, error_model="numpy")
 def _step(
-    features: np.ndarray, state: np.ndarray, first: int, input_weight: np.ndarray,
-    input_bias: np.ndarray, hidden_weight: np.ndarray, hidden_bias: np.ndarray, after: np.ndarray,
+    features: np.ndarray, state: np.ndarray, first: int, after: np.ndarray,
+    input_weight: np.ndarray, input_bias: np.ndarray, hidden_weight: np.ndarray,
+    hidden_bias: np.ndarray,
 ) -> None:  # fmt: skip
     """Step an LSTM whose state [B, 2 W] begins at column `first`."""
     rows, width = features.shape

@@ -44,8 +44,8 @@ def unroll(
     """
     hidden, cell = (gates.new_empty(*gates.shape[:2], weight.shape[1]) for _ in range(2))
     opened = gates.clone(memory_format=torch.contiguous_format)
-    inputs = [tensor.detach().contiguous().numpy() for tensor in (weight.t(), state, begins)]
-    _forward(opened.detach().numpy(), *inputs, hidden.numpy(), cell.numpy())
+    tensors = opened, weight.t(), state, begins, hidden, cell
+    _forward(*[tensor.detach().contiguous().numpy() for tensor in tensors])
     return hidden, cell, opened
 
 
@@ -60,9 +60,9 @@ def _unroll_back(
     gradient: Tensor, weight: Tensor, state: Tensor, begins: Tensor, cell: Tensor, opened: Tensor
 ) -> Tensor:
     """The gradient of the gates [T, E, 4 W], given that of the hidden states [T, E, W]."""
-    of_gates = torch.empty_like(opened)
-    inputs = gradient, weight, state, begins, cell, opened
-    _back(*[tensor.detach().contiguous().numpy() for tensor in inputs], of_gates.numpy())
+    of_gates = torch.empty_like(opened, memory_format=torch.contiguous_format)
+    tensors = gradient, weight, state, begins, cell, opened, of_gates
+    _back(*[tensor.detach().contiguous().numpy() for tensor in tensors])
     return of_gates
 
 

@@ -11,12 +11,13 @@ from networks.layers import Linear, WrongNetwork, mlp, orthogonal
 from networks.recurrence import unroll
 
 
-def _each(layer: Linear, x: Tensor) -> Tensor:
-    """A layer of all rows [A, B, inputs] -> [A, B, outputs].
+def _each(layer: nn.Module, x: Tensor) -> Tensor:
+    """A `Linear` of all rows [A, B, inputs] -> [A, B, outputs].
 
     The bias is added last, in the last shape: the compiler makes it one loop with what follows. As
     a part of the product it would be copied into all rows first, which takes longer than to add it.
     """
+    assert isinstance(layer, Linear)
     return (
         Linear.rowwise(x.flatten(0, 1), layer.weight, None).unflatten(0, x.shape[:2]) + layer.bias
     )
