@@ -110,7 +110,7 @@ class CommonMemory:
             raise TrainerLost(f"another trainer is gone (the process of trainer {rank} has ended)")
 
     def close(self) -> None:
-        """Watch the other trainers no more, and give the memory up."""
+        """Watch the other trainers no more, and close the memory's descriptor."""
         for descriptor in (*self._rank_of, self._descriptor):
             os.close(descriptor)
 
