@@ -32,6 +32,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.numerical)
 
 
+@pytest.fixture(autouse=True)
+def broken_pipes_are_errors() -> Iterator[None]:
+    """A test that asks for help makes them end its process (`common.terminal`), and so the next ones."""
+    yield
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+
 def run_command(
     *arguments: str, cwd: Path = ROOT, timeout: float = 150
 ) -> subprocess.CompletedProcess:
