@@ -186,8 +186,10 @@ def _split(control: int) -> NoReturn:
         os.setpgid(0, 0)  # a Ctrl-C is the learner's to handle
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
-        os.closerange(3, control)
-        os.closerange(control + 1, os.sysconf("SC_OPEN_MAX"))
+        for descriptor in map(int, os.listdir("/proc/self/fd")):
+            if descriptor > 2 and descriptor != control:
+                with contextlib.suppress(OSError):  # the one that has listed them
+                    os.close(descriptor)
         warnings.simplefilter("ignore")
         serve(control)
     finally:  # whatever happens, this process must not go on as a learner
