@@ -145,16 +145,16 @@ class Nursery:
         for module in modules:
             importlib.import_module(module)
         _load_numba()
-        with self._lock:
-            if self._control is not None or threading.active_count() > 1:
-                return
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            sys.stdout.flush()
-            sys.stderr.flush()
-            if (pid := os.fork()) == 0:
-                _split(theirs.detach())
-            theirs.close()
-            self._process, self._control = _Copy(pid), ours
+        if self._control is not None or threading.active_count() > 1:
+            return
+        # without the lock, which the copy would hold for ever: there is no other thread
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if (pid := os.fork()) == 0:
+            _split(theirs.detach())
+        theirs.close()
+        self._process, self._control = _Copy(pid), ours
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

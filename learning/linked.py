@@ -87,8 +87,12 @@ class Linked(Trainers):
             with self._talking():
                 self._on_gpu = dist.new_group(backend="nccl")
 
+    @property
+    def _on_one_machine(self) -> bool:
+        return launched.here() == self.size
+
     def sum(self, tensor: Tensor) -> None:
-        if launched.here() == self.size and not tensor.is_cuda:
+        if self._on_one_machine and not tensor.is_cuda:
             self._memory_for(tensor.nbytes).sum(tensor)
             return
         with self._talking():
@@ -124,7 +128,7 @@ class Linked(Trainers):
 
     def _gather(self, message: bytes) -> list[bytes]:
         """The messages of all trainers, which are equally long."""
-        if launched.here() == self.size:
+        if self._on_one_machine:
             return self._memory_for(len(message)).gather(message)
         return self._gather_over_gloo(message)
 
