@@ -11,6 +11,6 @@ class UserError(Exception):
 
 
 class TrainerLost(UserError):
-    """Another trainer of the run is gone, so that no sum can be formed any more."""
+    """Another trainer of the run is gone, or never came, so that no sum can be formed."""
 
     exit_code = 75  # sysexits.h: a temporary failure, try again later

@@ -2,15 +2,22 @@
 
 A gradient step of a small network takes a few hundred microseconds, and so does a message through a
 socket. In memory it takes as long as its numbers take to be copied, once the last trainer is there.
+
+The memory is a file, which has a name only until all trainers have opened it: to open memory without
+a name, a process would have to look into another one, and sandboxes refuse that.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import mmap
 import os
-import select
+import secrets
+import shutil
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -19,13 +26,21 @@ from llvmlite import ir
 from numba.extending import intrinsic
 from torch import Tensor
 
-from common.errors import TrainerLost
+from common.errors import TrainerLost, UserError
 
 _LINE = 64  # bytes of a line of the processor's cache: two trainers that write share none
 _SPINS = 20_000  # looks at memory before the operating system is asked for others who want the core
 _YIELDS = 200  # in which others have been let onto the core, before this trainer sleeps in between
 _SLEEPS_S = 50e-6, 1e-3  # at first, and at most
 _LOOKS_EVERY_S = 0.1  # for trainers that are gone
+_MEMORY = "/dev/shm"  # a folder whose files are in memory; containers have little room there
+_LONGEST_PATH = 4096
+
+Gather = Callable[[bytes], list[bytes]]
+
+
+class NoCommonMemory(UserError):
+    """The trainers of this machine cannot have a file in common. The message says what to do."""
 
 
 class CommonMemory:
@@ -36,33 +51,29 @@ class CommonMemory:
     puts something into the first set again has seen all trainers at the second, so they have read
     the first.
 
+    All trainers make theirs at the same time.
+
     Args:
-        descriptor: of a block of memory without a name, empty or in use by the other trainers; it
-            is closed with this object. They may open it by its number until the first use is over.
         rank: this trainer's number.
-        processes: the number of each trainer's process, in the order of ranks.
+        size: how many there are.
         capacity: how many bytes a slot has room for.
+        gather: gives the messages of all trainers, which are equally long, in the order of ranks.
+
+    Raises:
+        NoCommonMemory: where there is no room for it.
     """
 
-    def __init__(self, descriptor: int, rank: int, processes: Sequence[int], capacity: int):
-        self.rank, self.capacity, self._descriptor = rank, capacity, descriptor
-        self._size = size = len(processes)
+    def __init__(self, rank: int, size: int, capacity: int, gather: Gather):
+        self.rank, self.capacity, self._size = rank, capacity, size
         slot = -(-capacity // _LINE) * _LINE
         length = size * (_LINE + 2 * slot)
-        os.posix_fallocate(descriptor, 0, length)
-        memory = mmap.mmap(descriptor, length)
+        self._file = _opened_by_all(rank, length, gather)
+        memory = mmap.mmap(self._file, length)
         # how often a trainer has put something down, one number in a line
         self._arrived = np.frombuffer(memory, np.int64, size * _LINE // 8)
         self._slots = np.frombuffer(memory, np.uint8, offset=size * _LINE).reshape(2, size, slot)
         self._floats = {np.dtype(kind): self._slots.view(kind) for kind in (np.float32, np.float64)}
         self._uses = 0
-        self._ended = select.poll()
-        self._rank_of: dict[int, int] = {}  # by the descriptor of a process
-        for other, process in enumerate(processes):
-            if other != rank:
-                descriptor = os.pidfd_open(process)
-                self._rank_of[descriptor] = other
-                self._ended.register(descriptor, select.POLLIN)
 
     def sum(self, tensor: Tensor) -> None:
         """Replace a tensor on the CPU, float32 or float64, by its sum over all trainers.
@@ -105,14 +116,65 @@ class CommonMemory:
                 self._refuse_lost()
 
     def _refuse_lost(self) -> None:
-        for descriptor, _ in self._ended.poll(0):
-            rank = self._rank_of[descriptor]
-            raise TrainerLost(f"another trainer is gone (the process of trainer {rank} has ended)")
+        for rank in range(self._size):
+            if rank == self.rank or not _has_left(self._file, rank):
+                continue
+            # it may have put its numbers down, and then have closed the memory
+            if self._arrived[rank * _LINE // 8] < self._uses:
+                raise TrainerLost(
+                    f"another trainer is gone (the process of trainer {rank} has ended)"
+                )
 
     def close(self) -> None:
-        """Watch the other trainers no more, and close the memory's descriptor."""
-        for descriptor in (*self._rank_of, self._descriptor):
-            os.close(descriptor)
+        """Give up the file. Another trainer that waits for this one counts it as lost from now on."""
+        os.close(self._file)
+
+
+def _opened_by_all(rank: int, length: int, gather: Gather) -> int:
+    """The descriptor of a new file of zeros, which all trainers have opened.
+
+    Each of them holds a lock on one byte, that of its rank, until it closes the file or its process
+    ends. Whoever is there when another trainer is lost takes the file's name away.
+    """
+    mine = _new_path(length) if rank == 0 else ""
+    path = gather(mine.encode().ljust(_LONGEST_PATH, b"\0"))[0].rstrip(b"\0").decode()
+    file = -1
+    try:
+        if rank == 0:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            os.posix_fallocate(file, 0, length)  # a page that is not there would end the process
+        gather(b"made")
+        if rank != 0:
+            file = os.open(path, os.O_RDWR)
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, rank)
+        gather(b"open")
+    except OSError as error:
+        raise NoCommonMemory(
+            f"the trainers cannot have {path} of {length:,} bytes in common ({error.strerror}): give"
+            f" its folder more room, or name another folder by TMPDIR"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):  # another trainer was faster
+            os.unlink(path)
+    return file
+
+
+def _new_path(length: int) -> str:
+    """Where a file of so many bytes has room: in memory, or else in the folder of temporary files."""
+    folder = tempfile.gettempdir()
+    with contextlib.suppress(OSError):  # not every system has it
+        if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free >= length:
+            folder = _MEMORY
+    return f"{folder}/dppo-trainers-{os.getpid()}-{secrets.token_hex(8)}"
+
+
+def _has_left(file: int, rank: int) -> bool:
+    """Whether a trainer has closed a file that all had opened, or its process has ended."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, rank)
+    except (BlockingIOError, PermissionError):  # systems differ in how they say that it is locked
+        return False
+    return True
 
 
 @numba.njit(cache=True, nogil=True)

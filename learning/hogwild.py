@@ -153,10 +153,6 @@ class Hogwild(Trainers):
         if self.leads and self._model is not None:
             self._model.end()
 
-    def close(self) -> None:
-        if self._model is not None:
-            self._model.close()
-
 
 def _leave(path: Path, message: bytes) -> None:
     """Write a file that is there as a whole, or not at all."""

@@ -25,6 +25,7 @@ from learning.undo import State
 
 _AT_ONCE = 4096  # bytes; what is larger takes a second exchange
 _STOPPED = "stopped"  # where the store has the reason
+_INTERFACES = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
 
 
 class Linked(Trainers):
@@ -44,7 +45,7 @@ class Linked(Trainers):
         self._on_gpu: dist.ProcessGroup | None = None
         self._memory: CommonMemory | None = None  # of the trainers of one machine, once it is used
         self._heartbeat: Heartbeat | None = None
-        with self._talking():
+        with self._connecting():
             dist.init_process_group(
                 "gloo", store=PrefixStore("group", store), rank=rank, world_size=size
             )
@@ -61,10 +62,10 @@ class Linked(Trainers):
         if file is not None and size is not None:
             return cls(FileStore(file, size), launched.rank(), size)
         try:
-            with cls._talking():
+            with cls._connecting():
                 store, rank, size = next(rendezvous("env://"))
         except ValueError as error:
-            reason = str(error).rpartition(": ")[2]
+            reason = str(error).partition("rendezvous: ")[2] or str(error)
             raise UserError(
                 f"RANK and WORLD_SIZE are set, as by a launcher ({reason}): start the trainers by"
                 f" torchrun or --trainers, or unset RANK"
@@ -74,17 +75,34 @@ class Linked(Trainers):
 
     @staticmethod
     @contextlib.contextmanager
-    def _talking() -> Iterator[None]:
+    def _connecting() -> Iterator[None]:
+        """Whatever torch raises in here says that the trainers do not find one another."""
         try:
             yield
         except (dist.DistError, RuntimeError) as error:
-            # without torch's place in its sources, and its guesses
-            reason = re.sub(r"^\[.*?\] ", "", str(error)).partition(". ")[0].splitlines()[0]
-            raise TrainerLost(f"another trainer is gone ({reason})") from None
+            names = " and ".join(
+                f"{name} is {os.environ[name]}" for name in _INTERFACES if name in os.environ
+            )
+            raise TrainerLost(
+                f"the trainers cannot be connected ({_reason(error)}): start all of them, with one"
+                f" address, and let {' and '.join(_INTERFACES)} name an interface of this machine"
+                f" that reaches it ({names or 'neither is set'})"
+            ) from None
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _talking() -> Iterator[None]:
+        """Whatever torch raises in here says that a connection has ended."""
+        try:
+            yield
+        except torch.OutOfMemoryError:  # another kind of RuntimeError
+            raise
+        except (dist.DistError, RuntimeError) as error:
+            raise TrainerLost(f"another trainer is gone ({_reason(error)})") from None
 
     def use(self, device: str) -> None:
         if device == "cuda":
-            with self._talking():
+            with self._connecting():
                 self._on_gpu = dist.new_group(backend="nccl")
 
     @property
@@ -104,17 +122,9 @@ class Linked(Trainers):
             return self._memory
         if self._memory is not None:
             self._memory.close()
-        descriptor = os.memfd_create("trainers") if self.leads else -1
-        mine = np.array([os.getpid(), descriptor]).tobytes()
-        places = [np.frombuffer(part, int).tolist() for part in self._gather_over_gloo(mine)]
+            self._memory = None  # what follows may fail
         capacity = max(_AT_ONCE, 1 << (size - 1).bit_length())
-        processes = [process for process, _ in places]
-        try:
-            if not self.leads:
-                descriptor = os.open("/proc/{}/fd/{}".format(*places[0]), os.O_RDWR)
-            self._memory = CommonMemory(descriptor, self.rank, processes, capacity)
-        except (FileNotFoundError, ProcessLookupError) as error:
-            raise TrainerLost(f"another trainer is gone ({error})") from None
+        self._memory = CommonMemory(self.rank, self.size, capacity, self._gather_over_gloo)
         return self._memory
 
     def everyone(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> list[State]:
@@ -207,3 +217,8 @@ class Linked(Trainers):
         if self._memory is not None:
             self._memory.close()
         dist.destroy_process_group()  # its threads would abort the process at its end
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of an error of torch's, without the place in its sources."""
+    return re.sub(r"^\[.*?\] ", "", str(error)).partition(". ")[0].splitlines()[0]

@@ -35,7 +35,7 @@ class SharedModel:
     """Numbers that one process puts down, and all of them change.
 
     Args:
-        descriptor: of a block of memory without a name, empty at first.
+        descriptor: of a block of memory without a name, empty at first; it stays open.
         processes: how many count.
         stepped: tensors that gradient steps change, float32, on any device. They are one process's
             own copy, which `read` and `add` compare with what is shared.
@@ -49,13 +49,12 @@ class SharedModel:
         stepped: Sequence[Tensor],
         statistics: Sequence[Tensor],
     ):
-        # opened anew: a lock would be shared with all who have inherited the descriptor
-        self._file = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR)
+        self._descriptor = descriptor
         self._stepped, self._statistics = list(stepped), list(statistics)
         doubles = len(_Head) + processes * len(Count) + sum(t.numel() for t in statistics)
         size = 8 * doubles + 4 * sum(t.numel() for t in stepped)
-        os.posix_fallocate(self._file, 0, size)  # with zeros: nothing is ready
-        self._map = mmap.mmap(self._file, size)
+        os.posix_fallocate(descriptor, 0, size)  # with zeros: nothing is ready
+        self._map = mmap.mmap(descriptor, size)
         numbers = np.frombuffer(self._map, np.float64, doubles)
         self._head = numbers[: len(_Head)]
         end = len(_Head) + processes * len(Count)
@@ -135,11 +134,12 @@ class SharedModel:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        # of this process: `flock` would lock for all that have inherited the descriptor
+        fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
         try:
             yield
         finally:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
 
     def _read_all(self) -> None:
         self.read()
@@ -151,10 +151,6 @@ class SharedModel:
             return
         for shared, own in zip(self._shared_statistics, self._statistics, strict=True):
             shared.copy_(own)
-
-    def close(self) -> None:
-        """Give up the lock's descriptor. The memory stays mapped for as long as it is used."""
-        os.close(self._file)
 
 
 def _are_finite(tensors: Sequence[Tensor]) -> bool:

@@ -64,7 +64,11 @@ class Trainers:
         return spread(config.env_num, self.size, config.envs_together)[self.rank]
 
     def sum(self, tensor: Tensor) -> None:
-        """Replace a tensor by its sum over all trainers."""
+        """Replace a tensor by its sum over all trainers.
+
+        Raises:
+            TrainerLost: where another trainer is gone; so do all methods that wait for others.
+        """
 
     def everyone(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> list[State]:
         """What each trainer gives: arrays, and values that JSON can hold, in the order of ranks."""

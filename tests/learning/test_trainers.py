@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch._C._distributed_c10d import FileStore
 
 from cluster.child import close_all
+from common.errors import TrainerLost
+from learning import common_memory
+from learning.linked import Linked
 from learning.trainers import Trainers
 from tests.learning.trainer_process import Result, results, together, updates
 
@@ -98,6 +103,40 @@ def test_a_trainer_that_ends_is_noticed_at_once_and_so_is_why(waits_in, reason, 
         close_all(children)
     assert "another trainer is gone" in told["error"]
     assert told["stopped"] == reason
+
+
+@pytest.mark.parametrize(("rank", "exchange"), [(0, 2), (1, 3)])
+def test_a_trainer_that_is_killed_leaves_no_file_behind(rank, exchange, tmp_path):
+    children = together(2, tmp_path / "store", "killed", rank, exchange)
+    try:
+        ((told, _),) = results(children[1 - rank : 2 - rank])
+    finally:
+        close_all(children)
+    assert "another trainer is gone" in told["error"]
+    files = f"dppo-trainers-{children[0].pid}-*"
+    assert [*Path("/dev/shm").glob(files), *Path(tempfile.gettempdir()).glob(files)] == []
+
+
+def test_without_room_in_memory_trainers_share_a_temporary_file(monkeypatch, tmp_path):
+    monkeypatch.setattr(common_memory, "_MEMORY", str(tmp_path / "no such folder"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    alone = common_memory.CommonMemory(0, 1, 100, lambda message: [message])
+    numbers = torch.arange(5.0)
+    alone.sum(numbers)
+    assert torch.equal(numbers, torch.arange(5.0))
+    assert alone.gather(b"abc") == [b"abc"]
+    alone.close()
+    assert list(tmp_path.iterdir()) == []
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nor this one"))
+    with pytest.raises(common_memory.NoCommonMemory, match=r"nor this one.*\bTMPDIR"):
+        common_memory.CommonMemory(0, 1, 100, lambda message: [message])
+
+
+def test_trainers_that_cannot_be_connected_say_what_to_look_at(monkeypatch, tmp_path):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth9")
+    with pytest.raises(TrainerLost, match=r"cannot be connected \(.*GLOO_SOCKET_IFNAME is eth9"):
+        Linked(FileStore(str(tmp_path / "store"), 2), 0, 2)
 
 
 def test_all_trainers_refuse_a_choice_in_which_one_differs(tmp_path):

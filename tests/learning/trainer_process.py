@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from cluster.sampler import spec_of
 from cluster.supervisor import Supervisor
 from common.errors import TrainerLost, UserError
 from envs import spaces_of
+from learning.common_memory import CommonMemory
 from learning.hardware import refuse_unlike
 from learning.linked import Linked
 from learning.trainers import Trainers
@@ -127,6 +129,24 @@ def lost(trainers: Linked, reason: str | None, waits_in: str) -> Result:
             trainers.everyone({}, {}) if waits_in == "everyone" else trainers.sum(torch.zeros(3))
     except TrainerLost as error:
         return {"error": str(error), "stopped": trainers.stopped()}, {}
+
+
+def killed(trainers: Linked, rank: int, exchange: int) -> Result:
+    """One trainer is killed before an exchange by which they open memory; what another has to say."""
+    exchanges = 0
+
+    def gather(message: bytes) -> list[bytes]:
+        nonlocal exchanges
+        exchanges += 1
+        if (trainers.rank, exchanges) == (rank, exchange):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trainers._gather_over_gloo(message)
+
+    try:
+        CommonMemory(trainers.rank, trainers.size, 100, gather)
+    except TrainerLost as error:
+        return {"error": str(error)}, {}
+    return {"error": ""}, {}
 
 
 def serve() -> None:
