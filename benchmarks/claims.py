@@ -9,7 +9,7 @@ class Claim(NamedTuple):
     """One of two ways of training is said to reach more.
 
     `better`, `other`: the flags of the two, beside `common`. `measure`: what is compared; `final` is the
-    greedy return of the final weights, `final/win` the share of games that they win.
+    greedy return of the final weights, `final/win/BOT` the share of games that they win against a bot.
     """
 
     name: str
@@ -47,7 +47,8 @@ def _joint_action() -> list[Claim]:
         Claim(
             "2301.10919: sub_action above compound", "microrts-10x10", 3_000_000,
             ("--joint_loss", "sub_action"), ("--joint_loss", "compound"),
-            "wins near 100% against CoacAI within an hour", ("--preset", "dppo-2301.10919"), "final/win",
+            "wins near 100% against CoacAI within an hour", ("--preset", "dppo-2301.10919"),
+            "final/win/coacAI",
         )
     )  # fmt: skip
     return claims

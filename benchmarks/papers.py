@@ -22,11 +22,23 @@ from typing import Any
 
 import numpy as np
 from claims import CLAIMS, Claim
-from runs import Run, begin, command, commit, complete, machine, named, typed
+from runs import (
+    Run,
+    begin,
+    command,
+    commit,
+    complete,
+    machine,
+    named,
+    refuse,
+    refuse_counts,
+    typed,
+)
 
 from common.statistics import Estimate, probability_of_improvement
 from plot import number
 from settings.config import ConfigError
+from settings.flags import read_flags
 
 
 @dataclass
@@ -68,6 +80,25 @@ def chosen(arguments: Arguments) -> list[Claim]:
             f" no such claim: give some of {names}, and environments of theirs"
         )
     return found
+
+
+def begin_papers(arguments: Arguments, flags: Sequence[str]) -> list[Claim]:
+    """Check the arguments, note in the runs' folder with what they are trained; the claims to run.
+
+    Raises:
+        ConfigError: where there is nothing to run, the claims decide on a flag, or the folder's runs were
+            trained with something else.
+    """
+    refuse_counts(arguments, "seeds", "at_once")
+    claims = chosen(arguments)
+    decided = {
+        name: "the claims"
+        for claim in claims
+        for name in read_flags([*claim.common, *claim.better, *claim.other])
+    }
+    refuse(flags, decided | {"seed": "--seeds", "env": "--envs", "train_total_steps": "--steps"})
+    begin(arguments.out, {"steps": arguments.steps, "flags": list(flags)})
+    return claims
 
 
 def runs_of(
@@ -158,8 +189,7 @@ def report(arguments: Arguments, flags: Sequence[str]) -> None:
 def main() -> None:
     arguments, flags = typed(Arguments)
     with command("papers.py"):
-        claims = chosen(arguments)
-        begin(arguments.out, {"steps": arguments.steps, "flags": flags})
+        claims = begin_papers(arguments, flags)
         runs = [
             run
             for claim in claims

@@ -32,13 +32,13 @@ from runs import (
     machine,
     named,
     refuse,
+    refuse_counts,
     typed,
 )
 
 from common.statistics import estimate, iqm_estimate
 from envs import family_of
 from plot import RETURN, curves_of, draw, number
-from settings.config import ConfigError
 from settings.experiments import group
 
 PUBLISHED = "best public PPO figure we know of"
@@ -72,10 +72,7 @@ def begin_returns(arguments: Arguments, flags: Sequence[str]) -> None:
         ConfigError: where there is nothing to run, or the folder's runs were trained with something
             else.
     """
-    for name, least in (("seeds", len(arguments.seeds)), ("envs", len(arguments.envs)),
-                        ("at_once", arguments.at_once)):  # fmt: skip
-        if least < 1:
-            raise ConfigError(f"{name} is {getattr(arguments, name)}, but must be one at least")
+    refuse_counts(arguments, "seeds", "envs", "at_once")
     refuse(flags, {"seed": "--seeds", "env": "--envs", "train_total_steps": "--steps"})
     begin(arguments.out, {"steps": arguments.steps, "flags": list(flags)})
 

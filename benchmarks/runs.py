@@ -65,7 +65,7 @@ class Run(NamedTuple):
     def start(self) -> subprocess.Popen:
         """Start training, or go on with it from its last checkpoint."""
         new = ["--env", self.env, "--seed", str(self.seed), "--run_dir", str(self.folder)]
-        resumed = (self.folder / "checkpoints").exists()
+        resumed = (self.folder / "config.yaml").exists()  # also before its first checkpoint
         command = ["--resume", str(self.folder)] if resumed else [*new, *self.flags]
         with open(self.folder.with_name(f"{self.folder.name}.log"), "a") as output:
             return subprocess.Popen(
@@ -83,12 +83,21 @@ def named(env: str, seed: int) -> str:
 def complete(runs: Sequence[Run], at_once: int) -> list[str]:
     """Train and score those of the runs that are not scored yet, so many at once.
 
-    Returns: a line for each run that failed; the others go on.
+    Returns: a line for each run that failed, or that cannot be scored; the others go on.
     """
-    for run in runs:  # those whose evaluation was interrupted
-        if not run.scores.exists():
+    unscored: list[str] = []
+
+    def scored(run: Run) -> None:
+        try:
             evaluate(run)
-    return train_all([run for run in runs if not run.scores.exists()], at_once, evaluate)
+        except UserError as error:
+            unscored.append(str(error))
+
+    left = [run for run in runs if not run.scores.exists()]
+    for run in left:  # those whose evaluation was interrupted
+        scored(run)
+    failed = train_all([run for run in left if run.summary() is None], at_once, scored)
+    return failed + unscored
 
 
 def train_all(runs: Iterable[Run], at_once: int, ended: Callable[[Run], None]) -> list[str]:
@@ -134,7 +143,7 @@ def evaluate(run: Run) -> None:
     """Score the final and the best weights of a run that has come to its end, and write what it reached.
 
     Raises:
-        ConfigError: where the run was too short for an episode.
+        UserError: where the run was too short for an episode, or has no weights to score.
     """
     from evaluation.load import load_policy
     from evaluation.score import score
@@ -179,6 +188,27 @@ def typed(kind: type[T]) -> tuple[T, list[str]]:
 
     split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     return tyro.cli(kind, args=sys.argv[1:split]), sys.argv[split + 1 :]
+
+
+def refuse_counts(arguments: Any, *names: str) -> None:
+    """Refuse arguments that ask for nothing, or for the same run twice.
+
+    Args:
+        names: of the arguments that are to be one at least, or to hold one value at least.
+
+    Raises:
+        ConfigError: for the first of them.
+    """
+    for name in names:
+        value = getattr(arguments, name)
+        listed = [] if value is None or isinstance(value, int) else list(value)
+        if value is not None and (value if isinstance(value, int) else len(listed)) < 1:
+            raise ConfigError(f"{name} is {value}, but must be one at least")
+        if len(set(listed)) < len(listed):
+            words = " ".join(map(str, listed))
+            raise ConfigError(
+                f"{name} is {words}, but each can be given once: leave the others out"
+            )
 
 
 def refuse(flags: Sequence[str], decided: Mapping[str, str]) -> None:

@@ -28,6 +28,7 @@ from runs import (
     interval,
     machine,
     refuse,
+    refuse_counts,
     train_all,
     typed,
 )
@@ -176,10 +177,7 @@ def begin_sweep(arguments: Arguments, given: Sequence[str]) -> tuple[Sweep, int]
     Raises:
         UserError: for what train.py would refuse, and for runs of another sweep in the folder.
     """
-    for name in ("seeds", "vary", "trials", "at_once"):
-        value = getattr(arguments, name)
-        if value is not None and (value if isinstance(value, int) else len(value)) < 1:
-            raise ConfigError(f"{name} is {value}, but must be one at least")
+    refuse_counts(arguments, "seeds", "vary", "trials", "at_once")
     space = read_space(arguments.vary)
     decided = {"seed": "--seeds", "env": "--env", "train_total_steps": "--steps"}
     refuse(flags_of(first(space)), decided)

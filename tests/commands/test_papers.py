@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.papers import CLAIMS, Arguments, chosen, runs_of, verdict
+from benchmarks.papers import CLAIMS, Arguments, begin_papers, chosen, runs_of, verdict
 from common.statistics import probability_of_improvement
 from settings.config import ConfigError
 from settings.sources import parse
@@ -20,6 +20,8 @@ def test_the_flags_of_a_claim_are_a_runs(claim):
         parse(["--env", claim.env, *claim.common, *way]) for way in (claim.better, claim.other)
     ]
     assert configs[0] != configs[1]
+    bots = {f"final/win/{bot}" for config in configs for bot in config.opponents}
+    assert claim.measure == "final" or claim.measure in bots
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,23 @@ def test_runs_that_have_ended_are_compared_and_not_run_again(tmp_path):
     assert found["holds"]["probability"] == pytest.approx(8 / 9)
     assert "| 93, 94, 95 | -1, 93.5, -2 | 0.89 |" in done.stdout
     assert out.with_name("papers.md").read_text() in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("more", "flags", "complaint"),
+    [
+        ({}, ["--seed", "3"], "--seed 3 is decided by --seeds"),
+        ({}, ["--rnd_coefficient", "0"], "--rnd_coefficient 0.0 is decided by the claims"),
+        ({}, ["--gama", "0.9"], "no setting --gama: did you mean --gamma?"),
+        ({"seeds": (1, 2, 1)}, [], "seeds is 1 2 1, but each can be given once"),
+        ({"at_once": 0}, [], "at_once is 0, but must be one at least"),
+    ],
+)
+def test_what_would_falsify_a_comparison_is_refused(more, flags, complaint, tmp_path):
+    arguments = Arguments(only=("1810.12894",), out=tmp_path / "papers", **more)
+    with pytest.raises(ConfigError, match=complaint):
+        begin_papers(arguments, flags)
+    assert not (tmp_path / "papers").exists()
 
 
 def test_a_claim_that_does_not_exist_is_one_line():

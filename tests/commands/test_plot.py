@@ -46,8 +46,8 @@ def test_seeds_become_a_mean_and_a_95_percent_band():
     curves = [Curve(np.array([0.0, 100.0]), np.array([0.0, v])) for v in (10.0, 12.0, 14.0)]
     x, (mean, low, high) = band(curves)
     assert (x[-1], mean[-1]) == (100.0, 12.0)
-    assert high[-1] - mean[-1] == pytest.approx(4.303 * 2.0 / np.sqrt(3))
-    assert mean[-1] - low[-1] == pytest.approx(4.303 * 2.0 / np.sqrt(3))
+    assert high[-1] - mean[-1] == pytest.approx(4.3027 * 2.0 / np.sqrt(3), rel=1e-4)
+    assert mean[-1] - low[-1] == pytest.approx(4.3027 * 2.0 / np.sqrt(3), rel=1e-4)
     assert np.isnan(band(curves[:1])[1].low).all()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from returns import FIGURES, markdown, summarise
+from runs import Run, complete
 
 from tests.conftest import ROOT, run_command, wait_until
 
@@ -77,3 +79,24 @@ def test_a_familys_shares_of_the_published_figures_are_over_all_its_runs():
     hopper = found["environments"]["Hopper-v4"]["training"]
     assert hopper["iqm"] == pytest.approx(0.65 * FIGURES["Hopper-v4"])
     assert "| Hopper-v4 | last 100 training episodes | 1,742 |" in markdown(found, "")
+
+
+@pytest.mark.slow
+def test_a_run_that_cannot_be_scored_is_named_and_the_others_go_on(tmp_path):
+    flags = ("--samplers", "0", "--compile", "off", "--test_episodes", "1", "--track", "none")
+    short = ("--batch_size", "32", "--minibatch_size", "32", "--env_num", "1")
+    runs = [  # 150 steps end no episode of Pendulum, which has 200
+        Run("Pendulum-v1", 1, tmp_path / "short", (*flags, *short, "--train_total_steps", "150")),
+        Run("CartPole-v1", 1, tmp_path / "long", (*flags, *short, "--train_total_steps", "300")),
+    ]
+    # killed before its first checkpoint: all that was written is its settings
+    run_command(
+        "train.py", "--env", "CartPole-v1", *runs[1].flags, "--run_dir", str(runs[1].folder)
+    )
+    for left in runs[1].folder.iterdir():
+        if left.name != "config.yaml":
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    (failed,) = complete(runs, 1)
+    assert failed == f"no episode has ended in {runs[0].folder}: give more --steps"
+    assert runs[1].row()["training"] > 0
+    assert complete(runs, 1) == [failed]  # it is not trained again

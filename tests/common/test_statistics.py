@@ -59,3 +59,14 @@ def test_one_seed_has_no_interval():
     np.testing.assert_array_equal(np.stack(estimate(one, "mean")), [3.0, nan, nan])
     np.testing.assert_array_equal(np.stack(estimate(one, "iqm")), [3.0, nan, nan])
     np.testing.assert_array_equal(np.stack(probability_of_improvement(one, one)), [0.5, nan, nan])
+    # also not one seed of each of several tasks
+    tasks = iqm_estimate([np.array([value]) for value in (1.0, 2.0, 6.0)])
+    np.testing.assert_array_equal(np.stack(tasks), [3.0, nan, nan])
+
+
+@pytest.mark.parametrize(("count", "t"), [(2, 12.706), (11, 2.228), (12, 2.201), (100, 1.984)])
+def test_the_interval_of_a_mean_is_students(count, t):
+    values = np.random.default_rng(count).normal(size=count)
+    value, low, high = estimate(values, "mean")
+    half = t * values.std(ddof=1) / np.sqrt(count)
+    np.testing.assert_allclose([value - low, high - value], half, rtol=3e-4)
