@@ -36,6 +36,7 @@ _LETTERS = 14  # of the legend's font in an inch
 RETURN = "episode_return_mean"
 _NAMES = {RETURN: "mean training return", "eval/return_mean": "mean evaluation return"}
 _COLUMNS = {"steps": "global_step", "time": "time_s", "updates": "update"}
+_EVALUATION = "eval/"  # how the names of evaluations' metrics begin
 
 X = Literal["steps", "time", "updates"]
 
@@ -86,10 +87,14 @@ class Panels(NamedTuple):
 def read(run_dir: Path, metric: str = RETURN, x: X = "steps") -> Curve:
     """The curve of a run. A resumed run repeats some updates: their later lines count.
 
+    An evaluation ends some updates after the one whose weights it is of; against steps it is at theirs.
+
     Raises:
         ConfigError: where no line has the metric, for example because no episode has ended yet.
     """
-    path = run_dir / "metrics.jsonl"
+    path, column = run_dir / "metrics.jsonl", _COLUMNS[x]
+    if x == "steps" and metric.startswith(_EVALUATION):
+        column = f"{_EVALUATION}{column}"
     rows: dict[float, tuple[float, float]] = {}
     known: set[str] = set()
     files = [file for file in (path, run_dir / "followed.jsonl") if file.is_file()]
@@ -97,20 +102,20 @@ def read(run_dir: Path, metric: str = RETURN, x: X = "steps") -> Curve:
         try:
             metrics = json.loads(line)
             known |= {name for name in metrics if isinstance(name, str)}
-            update, at, value = (float(metrics[n]) for n in ("update", _COLUMNS[x], metric))
+            update, at, value = (float(metrics[n]) for n in ("update", column, metric))
         # the line that a killed run was writing, a metric that is null, or no line of a run
         except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
             continue
         if np.isfinite([update, at, value]).all():
             rows[update] = (at, value)
-    missing = [name for name in (metric, _COLUMNS[x]) if name not in known]
+    missing = [name for name in (metric, column) if name not in known]
     if known and missing:
         raise ConfigError(
             f"{path} has no metric {missing[0]!r}: give one of {', '.join(sorted(known))}"
         )
     if not rows:
         raise ConfigError(
-            f"{path} has no line with {metric} and {_COLUMNS[x]} yet, for example because no episode"
+            f"{path} has no line with {metric} and {column} yet, for example because no episode"
             f" has ended: train for longer, or give another --metrics or --x"
         )
     return Curve(*np.array([rows[update] for update in sorted(rows)]).T)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,8 @@ class Report:
         measured = any(name.startswith(("eval/", "system/")) for name in metrics)
         if now >= self._tracked_from or measured:
             self._tracked_from = now + SCALARS_EVERY_S
-            values = tagged(metrics)
-            self._track(lambda tracker: tracker.scalars(values, step))
+            for at, values in tagged(metrics).items():
+                self._track(methodcaller("scalars", values, at))
         with self.writes.attempt(OUTPUT):
             self._terminal.show(Shown(step, self._total, self._rate(now, step), metrics))
 

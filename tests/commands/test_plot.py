@@ -90,6 +90,15 @@ def test_a_resumed_runs_later_lines_replace_those_it_overtook(tmp_path):
     np.testing.assert_array_equal(read(folder).value, [1, 9, 3])
 
 
+def test_an_evaluation_is_drawn_at_the_steps_of_its_weights(tmp_path):
+    folder = write_run(tmp_path / "a", [1, 2])
+    late = {"update": 3, "global_step": 30_000, "time_s": 270.0, "eval/return_mean": 7.0}
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write("\n" + json.dumps(late | {"eval/global_step": 20_000}))
+    assert read(folder, "eval/return_mean") == (20_000, 7)
+    assert read(folder, "eval/return_mean", "time") == (270, 7)
+
+
 def test_a_run_without_episodes_is_said(tmp_path):
     with pytest.raises(ConfigError, match="no episode has ended: train for longer"):
         read(write_run(tmp_path / "a", [None]))

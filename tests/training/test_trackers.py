@@ -63,13 +63,21 @@ def film(folder: Path) -> Path:
 
 def test_tags_have_groups_of_which_the_first_by_the_alphabet_has_the_return():
     tags = list(
-        tagged(LINE | {"episode_return_mean": 1.0, "global_step": 1, "eval/return_mean": 2.0})
+        tagged(LINE | {"episode_return_mean": 1.0, "global_step": 1, "eval/return_mean": 2.0})[1]
     )
     assert tags == [
         "loss/policy", "loss/value", "train/approx_kl", "time/sps", "system/restarts",
         "episode/return_mean", "eval/return_mean",
     ]  # fmt: skip
     assert min(tags) == "episode/return_mean"
+
+
+def test_an_evaluation_is_shown_at_the_steps_of_its_weights():
+    late = {"global_step": 50, "sps": 2.0, "eval/return_mean": 3.0, "eval/global_step": 20}
+    assert tagged(late) == {50: {"time/sps": 2.0}, 20: {"eval/return_mean": 3.0}}
+    assert tagged(late | {"eval/global_step": 50}) == {
+        50: {"time/sps": 2.0, "eval/return_mean": 3.0}
+    }
 
 
 def test_a_film_becomes_a_small_moving_image(tmp_path):

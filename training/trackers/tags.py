@@ -22,16 +22,20 @@ _GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names}
 _X_AXIS = ("global_step", "eval/global_step")
 
 
-def tagged(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers of a line of metrics.jsonl, by their tags.
+def tagged(metrics: Mapping[str, Any]) -> dict[int, dict[str, float]]:
+    """The finite numbers of a line of metrics.jsonl by their tags, at the environment steps they belong to.
 
-    A name that has a group keeps it; of the others, those that are in no other group are in train.
+    A name that has a group keeps it; of the others, those that are in no other group are in train. An
+    evaluation belongs to the steps that its weights were trained for, and ends some updates later.
     """
-    return {
-        _tag(name): value
-        for name, value in metrics.items()
-        if isinstance(value, int | float) and math.isfinite(value) and name not in _X_AXIS
-    }
+    step = int(metrics["global_step"])
+    evaluated = int(metrics.get("eval/global_step", step))
+    found: dict[int, dict[str, float]] = {}
+    for name, value in metrics.items():
+        if isinstance(value, int | float) and math.isfinite(value) and name not in _X_AXIS:
+            at = evaluated if name.startswith("eval/") else step
+            found.setdefault(at, {})[_tag(name)] = value
+    return found
 
 
 def _tag(name: str) -> str:
