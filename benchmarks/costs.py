@@ -7,7 +7,6 @@ batch, multiply-adds of a network, or 1 where nothing should change.
 from __future__ import annotations
 
 import dataclasses
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import torch
 from gymnasium import spaces
 
@@ -191,19 +191,18 @@ def memory() -> list[Point]:
             pool.request(Weights(0, weights), 0, True)
             pool.gather()
             for part in ("Rss", "Pss"):
-                megabytes = [resident(pid, part) for pid in children(os.getpid())]
+                megabytes = [resident(pid, part) for pid in samplers_of_this_process()]
+                assert len(megabytes) == count
                 points.append(Point(part.lower(), count, statistics.median(megabytes), 1))
         finally:
             pool.close()
     return points
 
 
-def children(pid: int) -> list[int]:
-    return [
-        int(child)
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for child in (task / "children").read_text().split()
-    ]
+def samplers_of_this_process() -> list[int]:
+    """The processes below this one that have none below them: not the nursery that forks samplers."""
+    below = psutil.Process().children(recursive=True)
+    return [process.pid for process in below if not process.children()]
 
 
 def resident(pid: int, part: str) -> float:

@@ -117,7 +117,10 @@ def main() -> None:
     unknown = sorted(set(arguments.tasks) - TASKS.keys())
     if unknown:
         sys.exit(f"physics.py: no such task: {', '.join(unknown)}; there are {', '.join(TASKS)}")
-    print(write(measure(arguments), arguments))
+    try:
+        print(write(measure(arguments), arguments))
+    except Failed as failure:
+        sys.exit(f"physics.py: {failure}")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from common.statistics import Estimate
 from plot import number
 from settings.config import ConfigError
 from settings.flags import read_flags
+from settings.store_url import hide_passwords
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
@@ -186,6 +187,7 @@ def typed(kind: type[T]) -> tuple[T, list[str]]:
     """The arguments of a benchmark's command line, and the flags of train.py, which follow `--`."""
     import tyro
 
+    hide_passwords(sys.argv)  # what is typed is written into the results
     split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     return tyro.cli(kind, args=sys.argv[1:split]), sys.argv[split + 1 :]
 

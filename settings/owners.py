@@ -33,7 +33,8 @@ class Task:
     env: str = "PongNoFrameskip-v4"
     """A gymnasium id, an Atari id (XNoFrameskip-v4 or ALE/X-v5), or module:EnvClass."""
     continuous_action: bool = False
-    """Accepted for PARL's sake and checked: an error where the env's actions are discrete."""
+    """Say that actions are continuous, as PARL's PPO asks for it. It is an error where they are
+    discrete, and changes nothing else."""
     env_num: Count = 8
     """Number of environments in all, spread over the samplers."""
     seed: Natural = 1
@@ -49,9 +50,9 @@ class Length:
     train_total_steps: Count = 1_000_000
     """Environment steps to train for (reset rows are not counted)."""
     max_minutes: NotNegative | None = None
-    """Stop after this time, with everything saved."""
+    """Stop after this time [minutes], with everything saved."""
     solve_score: float | None = None
-    """Stop once an evaluation's mean return, or that of the last 100 training episodes, is this."""
+    """Stop once the mean return of an evaluation, or of the last 100 training episodes, reaches this."""
 
 
 @dataclass
@@ -151,7 +152,8 @@ class Evaluation:
     """Episodes per evaluation."""
     test_max_steps: Count = 27_000
     """Step cap of an evaluation episode (27,000 Atari steps are 30 minutes of play). An episode
-    that is cut off counts with its return so far. microRTS: at least max_steps, unless given."""
+    that is cut off counts with its return so far. Where it is not given, microRTS takes max_steps if
+    that is more."""
 
 
 @dataclass
@@ -184,8 +186,8 @@ class Networks:
     """The policy, the value function, and what they see."""
 
     network: str = "mlp"
-    """mlp for vectors; lstm or transformer for those that must be remembered; nature_cnn (Mnih et
-    al. 2015) or impala (Espeholt et al. 2018) for images; gridnet, gridnet_cnn or microrts_cnn for
+    """mlp for vectors; lstm or transformer where earlier vectors matter too; nature_cnn (Mnih et al.
+    2015) or impala (Espeholt et al. 2018) for images; gridnet, gridnet_cnn or microrts_cnn for
     microRTS; module:Class for one of your own."""
     memory_steps: Annotated[Count, Needs(network="transformer")] = 16
     """Observations that a transformer looks back over, its own included."""
@@ -242,11 +244,11 @@ class Batch:
     batch_size: Annotated[Count, Needs(rollout_steps=OFF)] = 2048
     """Steps per update, over all environments."""
     rollout_steps: Count | None = None
-    """Steps per environment and update. Default: the nearest to batch_size / env_num that
-    minibatches divide."""
+    """Steps per environment and update. Default: the number nearest to batch_size / env_num with
+    which whole minibatches make up the batch."""
     minibatch_size: Count = 256
-    """Steps per gradient step. Where no batch within a factor of 1.5 of batch_size has whole
-    minibatches of it, it becomes the nearest size that has."""
+    """Steps per gradient step. Where no batch within a factor of 1.5 of batch_size is made of whole
+    minibatches, the minibatches take the nearest size of which one is."""
     update_epochs: Count = 10
     """Passes over a batch."""
     carried_steps: Natural = 0
@@ -261,8 +263,8 @@ class Ppo:
     learning_rate: Positive = 3e-4
     """Adam's learning rate, at the start."""
     learning_rate_schedule: Literal["constant", "linear", "kl"] = "linear"
-    """linear: to 0 over the run. kl: after each update, times or over 1.5 where the measured KL
-    leaves [desired_kl / 2, 2 desired_kl]."""
+    """linear: to 0 over the run. kl: multiplied or divided by 1.5 after each update whose KL leaves
+    [desired_kl / 2, 2 desired_kl]."""
     desired_kl: Annotated[
         Positive,
         Needs(learning_rate_schedule="kl", kl_penalty="adaptive", kl_excess_coefficient=ON),

@@ -55,9 +55,11 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
         ConfigError, UnknownEnv: for a flag that does not exist, or a value that breaks a rule.
         SystemExit: 0 after --help, --dry_run or --completion.
     """
+    arguments = [DRY_RUN if word == "--dry-run" else word for word in arguments]
     asks_for_help = allow_short_help(arguments)
-    if COMPLETION in arguments:
-        shell = " ".join(word for word in arguments if word != COMPLETION)
+    if any(word.partition("=")[0] == COMPLETION for word in arguments):
+        words = [part for word in arguments for part in word.split("=")]
+        shell = " ".join(word for word in words if word != COMPLETION)
         print_completion(shell, {"env": known_ids(), "preset": recipes()})
     words = [word for word in arguments if word not in ("-h", "--help", DRY_RUN)]
     flags = read_flags(words)

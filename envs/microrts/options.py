@@ -22,17 +22,17 @@ class MicrortsOptions:
     selfplay_envs: Annotated[Natural, _HERE] = 0
     """Environments, in pairs, in which the policy plays both sides."""
     sides: Annotated[Literal["first", "both"], _HERE] = "first"
-    """Which side the policy plays against bots. both: every other environment."""
+    """Which side the policy plays against bots. both: the second one in every other environment."""
     map_path: Annotated[str | None, _HERE] = None
     """A map file, or one of the package's as maps/SIZE/NAME.xml. Default: basesWorkers."""
     max_steps: Annotated[Count, _HERE] = 2000
     """Steps after which a game is cut off, as a draw."""
     reward_weights: Annotated[tuple[float, ...], _HERE] = (10.0, 1.0, 1.0, 0.2, 1.0, 4.0)
-    """Of winning, resources, workers, buildings, attacks and combat units."""
+    """Weights of the rewards for winning, resources, workers, buildings, attacks and combat units."""
     partial_observability: Annotated[bool, _HERE] = False
-    """Hide what the own units do not see."""
+    """Hide what the player's own units do not see."""
     policy: Annotated[Literal["gridnet", "unit_selection"], _HERE] = "gridnet"
-    """Every idle unit acts in a step, or one that is selected."""
+    """gridnet: every idle unit acts in each step. unit_selection: one unit, which the policy selects."""
 
 
 def training_game(config: MicrortsOptions, env_num: int, envs: range) -> Game:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -11,8 +12,8 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from returns import FIGURES, markdown, summarise
-from runs import Run, complete
+from returns import FIGURES, Arguments, markdown, summarise
+from runs import Run, complete, typed
 
 from tests.conftest import ROOT, run_command, wait_until
 
@@ -54,6 +55,14 @@ def test_results_of_two_seeds_after_an_interruption(tmp_path):
     other = run_command(*command, "--gamma", "0.5")
     assert other.returncode == 1
     assert "give the same, or another --out" in other.stderr
+
+
+def test_the_password_of_a_store_is_in_no_results(monkeypatch):
+    monkeypatch.setenv("DPPO_REDIS_PASSWORD", "")
+    typed_words = ["--envs", "CartPole-v1", "--", "--store", "redis://:secret@host:6379/0"]
+    monkeypatch.setattr(sys, "argv", ["returns.py", *typed_words])
+    assert typed(Arguments)[1] == ["--store", "redis://host:6379/0"]
+    assert os.environ["DPPO_REDIS_PASSWORD"] == "secret"  # for the runs, which inherit it
 
 
 def test_a_familys_shares_of_the_published_figures_are_over_all_its_runs():

@@ -81,3 +81,5 @@ def test_another_shell_is_refused():
     for shell in ("fish", ""):
         with pytest.raises(ConfigError, match=f"completion is '{shell}', but must be bash or zsh"):
             parse(["--completion", *filter(None, [shell])])
+    with pytest.raises(ConfigError, match="completion is 'fish', but must be bash or zsh"):
+        parse(["--completion=fish"])

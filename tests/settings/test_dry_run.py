@@ -60,6 +60,13 @@ def test_what_is_printed_gives_the_same_settings_as_a_file(arguments, capsys, tm
     assert parse(["--config", str(file)]) == dataclasses.replace(parse(arguments), config=str(file))
 
 
+def test_hyphens_will_do_as_in_every_flag(capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(["--env", "CartPole-v1", "--dry-run"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == printed(["--env", "CartPole-v1"], capsys)
+
+
 def test_a_mistake_is_found_by_it_too():
     with pytest.raises(ConfigError, match="gae_lambda is 2"):
         parse(["--env", "CartPole-v1", "--gae_lambda", "2", "--dry_run"])
