@@ -66,7 +66,7 @@ sweep: venv
 	$(PY) benchmarks/sweep.py --env $(ENV) --vary $(VARY) $(if $(STEPS),--steps $(STEPS)) $(ARGS)
 
 train: venv
-	$(PY) train.py --env $(ENV) --seed $(SEED) $(if $(STEPS),--train_total_steps $(STEPS)) $(ARGS)
+	$(PY) train.py --env $(ENV) --seed $(SEED) --compile beside $(if $(STEPS),--train_total_steps $(STEPS)) $(ARGS)
 
 run_lunar: venv
 	$(TASK) --env LunarLander-v3 --solve_score 200 --train_total_steps 2000000 $(ARGS)

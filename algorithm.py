@@ -67,6 +67,7 @@ class PPO(parl.Algorithm):
         moments: Adam's running means of the gradient and of its square [2, parameters], flat in
             the order of `parameters`.
         decay: both of Adam's betas to the power of the gradient steps so far [2].
+        compiled_steps: the functions of a gradient step that are compiled; none where it is not.
         learning_rate, clip_range, entropy_coefficient, kl_coefficient: of the next steps
             (tensors; set their values in place).
     """
@@ -95,6 +96,7 @@ class PPO(parl.Algorithm):
         self._second_half: Callable[[tuple[Tensor]], Tensor] = self._descend
         if self.trainers.size > 1:
             self._step = self._shared_step
+        self.compiled_steps: list[Compiled] = []
         if not self.compiled:
             return
         # a subclass is code of a user's own, which nothing here could tell from another version of it
@@ -102,13 +104,18 @@ class PPO(parl.Algorithm):
         if type(self) is PPO:
             # an environment's spaces are no settings: its code may change under the same name
             settings = learning_settings(config) | {"spaces": repr(model.spaces)}
+        graphs = device.type == "cuda"
+        compiles = config.compile != "beside" or graphs or settings is None
+        tensors = self._tensors()
         compiled = partial(
-            Compiled, graphs=device.type == "cuda", tensors=self._tensors(), settings=settings
+            Compiled, graphs=graphs, tensors=tensors, settings=settings, compiles=compiles
         )
         if self.trainers.size == 1:
-            self._step = compiled(self._gradient_step)
+            self._step = step = compiled(self._gradient_step)
+            self.compiled_steps = [step]
         else:
             self._first_half, self._second_half = compiled(self._gradient), compiled(self._descend)
+            self.compiled_steps = [self._first_half, self._second_half]
 
     def _tensors(self) -> dict[str, Tensor]:
         """All that a gradient step reads and changes beside the minibatch, by name."""

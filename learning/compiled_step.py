@@ -36,6 +36,8 @@ class Compiled:
         tensors: all that it reads and changes beside the batch, by name.
         settings: all others that it reads, as JSON can hold them; they tell what is compiled apart
             from what else is kept on this machine (`kept_step`). None: nothing is kept.
+        compiles: whether this process compiles. Where another one does, the method runs as it is until
+            `look_again` finds what that one has kept.
     """
 
     def __init__(
@@ -44,16 +46,23 @@ class Compiled:
         graphs: bool,
         tensors: Mapping[str, Tensor],
         settings: Mapping[str, Any] | None = None,
+        compiles: bool = True,
     ):
         self._method, self._graphs, self._tensors = method, graphs, tensors
-        self._settings = None if graphs else settings
+        self._settings, self._compiles = None if graphs else settings, compiles
+        self._missing: set[tuple[Any, ...]] = set()  # shapes for which nothing was kept
         self._compiled: dict[tuple[Any, ...], _Graph] = {}
 
     def __call__(self, batch: tuple[Tensor | None, ...]) -> Tensor:
         shapes = tuple([None if part is None else part.shape for part in batch])
+        if shapes in self._missing:
+            return self._method(batch)
         graph = self._compiled.get(shapes) or self._kept(batch, shapes)
-        if graph is None:
+        if graph is None and self._compiles:
             return self._compile(batch, shapes)
+        if graph is None:
+            self._missing.add(shapes)
+            return self._method(batch)
         for part, place in zip(batch, graph.places, strict=True):
             if place is not None:
                 graph.inputs[place] = part
@@ -61,6 +70,15 @@ class Compiled:
             return graph.call(graph.inputs)
         torch.compiler.cudagraph_mark_step_begin()
         return graph.call(graph.inputs).clone()  # the next replay writes over it
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether a graph was called, rather than the method itself."""
+        return bool(self._compiled)
+
+    def look_again(self) -> None:
+        """Look for what was not kept before."""
+        self._missing.clear()
 
     def _name(self, batch: tuple[Tensor | None, ...]) -> str:
         """What the graph for batches of these shapes is kept by."""

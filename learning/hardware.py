@@ -50,10 +50,12 @@ def choose_compile(config: Config, device: str) -> tuple[bool, str]:
     steps_per_epoch = config.steps_per_update // config.minibatch_size
     gradient_steps = config.updates * config.update_epochs * steps_per_epoch
     pays = gradient_steps >= compiles_after
-    if config.compile == "off" or (config.compile == "auto" and not pays):
+    if config.compile == "off" or (config.compile in ("auto", "beside") and not pays):
         return False, ""
     if compiler is None:
         return False, "no C++ compiler found: the gradient step is not compiled, training is slower"
+    if config.compile == "beside":
+        return True, ""
     return True, "the gradient step is compiled, which takes some 20 s the first time"
 
 

@@ -132,9 +132,10 @@ class Machine:
     torch_threads: Natural = 1
     """CPU threads of each trainer. 0: all cores, shared by the machine's trainers. A sampler always
     has one."""
-    compile: Literal["auto", "on", "off"] = "auto"
+    compile: Literal["auto", "on", "off", "beside"] = "auto"
     """Compile the gradient step with torch.compile. auto: where a C++ compiler exists and the
-    run is long enough to pay for it."""
+    run is long enough to pay for it; it takes some 20 s the first time. beside: the same, but the run
+    learns eagerly meanwhile, and then cannot be repeated to the bit."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the learner's trunk; samplers act, and heads are computed, in float32. auto:
     bfloat16 for images where the processor has instructions for it."""

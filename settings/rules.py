@@ -132,6 +132,11 @@ def _trainers(config: Config) -> Iterator[str]:
     trainers, hogwild = config.trainers, config.trainer_mode == "hogwild"
     if config.store is not None:  # each has whole batches of whatever samplers send
         return
+    if config.trainers_in_step > 1 and config.compile == "beside":
+        yield (
+            f"compile is beside, but {trainers} trainers in step would go over to the compiled step at different"
+            f" updates: give another --compile"
+        )
     if trainers == 1:
         if hogwild:
             yield (

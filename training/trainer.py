@@ -27,6 +27,7 @@ from model import make_model
 from rollout import Rollout
 from settings.config import Config
 from training.collector import Collector, Start
+from training.compiling import Compiling
 from training.endings import end_children
 from training.resets import plan_resets
 from training.restoring import restored
@@ -83,6 +84,7 @@ class Trainer:
         self._dropped_steps = 0  # of the pool's, how many are in global_step
         self.exit_reason = "error"
         self._refused = self._refused_in_a_row = 0  # updates
+        self._compiling: Compiling | None = None
         self._opened: contextlib.ExitStack | None = None  # until all parts of the run stand
         self._saved = self._restored()
         if self._saved is not None:
@@ -147,7 +149,11 @@ class Trainer:
     def collect(self) -> Iterator[Rollout]:
         """The fragments of the run's updates; each is to be learned from before the next."""
         agent, trainers = self.agent, self.trainers
-        agent.compile(self.pool.spec)
+        is_compiled = agent.compile(self.pool.spec)
+        if self.config.compile == "beside" and agent.alg.compiled_steps and not is_compiled:
+            assert self._opened is not None
+            self._compiling = Compiling(self.config, agent, self.pool.spec, self.say)
+            self._opened.callback(self._compiling.close)
         joined = trainers.join(agent.shared())
         if joined is not None:
             agent.update, self.global_step = joined  # so that no noise comes again
@@ -165,6 +171,8 @@ class Trainer:
         Raises:
             NotFinite: for a refused update where `nan` is stop, and for the fifth in a row.
         """
+        if self._compiling is not None:
+            self._compiling.poll()
         try:
             with self.trainers.updating(self.agent):
                 metrics = self.agent.learn(rollout, self.progress())

@@ -104,6 +104,35 @@ def test_without_flags_it_trains_pong(tmp_path):
     assert summary_of(metrics.parent)["exit_reason"] == "sigterm"
 
 
+def lines_until(text: str, *command: str) -> list[str]:
+    """What a command prints until a line has a text in it; then it is ended by SIGTERM."""
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if text in line:
+            break
+    process.terminate()
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, "".join(lines) + output
+    return lines
+
+
+@pytest.mark.slow
+def test_a_run_learns_eagerly_until_its_step_is_compiled_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_OF_THIS_TEST", str(tmp_path))  # steps are kept apart by such variables
+    run = ["train.py", "--env", "CartPole-v1", "--compile", "beside", "--samplers", "0",
+           "--train_total_steps", "100000000"]  # fmt: skip
+    *_, last = lines_until("taken over", *run, "--run_dir", str(tmp_path / "first"))
+    assert int(last.split()[-1]) > 0  # the number of the update
+    lines = lines_until("steps/s", *run, "--run_dir", str(tmp_path / "second"))
+    assert not [line for line in lines if "beside the run" in line]
+
+
 SMALL = {
     "CartPole-v1": ["--train_total_steps", "6000", "--test_episodes", "1"],
     "HalfCheetah-v4": ["--train_total_steps", "6000", "--env_num", "8", "--batch_size", "512",
