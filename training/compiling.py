@@ -17,7 +17,6 @@ import torch
 from agent import PPOAgent, make_agent
 from cluster.child import Child, ChildEnded, parent
 from cluster.sampler import spec_of
-from common.cores import usable_cores
 from rollout import RolloutSpec
 from settings.config import Config
 
@@ -38,7 +37,8 @@ class Compiling:
         self._agent, self._spec, self._say = agent, spec, say
         self._child: Child | None = Child(__name__, niceness=5)  # as samplers have
         with contextlib.suppress(ChildEnded):  # `poll` says so
-            self._child.send(json.dumps(config.to_dict()).encode())
+            hello = {"config": config.to_dict(), "threads": torch.get_num_threads()}
+            self._child.send(json.dumps(hello).encode())
         say("the gradient step is compiled beside the run, which learns eagerly until then: when that"
             " is, is a matter of time, so this run cannot be repeated to the bit")  # fmt: skip
 
@@ -69,10 +69,11 @@ def serve() -> None:
     """Run the process: compile, and say how it went."""
     connection, _ = parent()
     with contextlib.suppress(EOFError, ConnectionError):  # the learner ended
-        config = Config(**json.loads(connection.recv_bytes()))
+        hello = json.loads(connection.recv_bytes())
+        torch.set_num_threads(hello["threads"])  # other code is made for other numbers
+        config = Config(**hello["config"])
         error = "the disk did not take it"
         try:
-            torch.set_num_threads(config.torch_threads or usable_cores())
             agent = make_agent(dataclasses.replace(config, compile="on"))
             agent.compile(spec_of(agent.model, config))
         except Exception:  # torch's compiler may raise anything

@@ -124,7 +124,9 @@ def lines_until(text: str, *command: str) -> list[str]:
 
 @pytest.mark.slow
 def test_a_run_learns_eagerly_until_its_step_is_compiled_beside_it(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_OF_THIS_TEST", str(tmp_path))  # steps are kept apart by such variables
+    monkeypatch.setenv(
+        "TORCH_OF_THIS_TEST", str(tmp_path)
+    )  # steps are kept apart by such variables
     run = ["train.py", "--env", "CartPole-v1", "--compile", "beside", "--samplers", "0",
            "--train_total_steps", "100000000"]  # fmt: skip
     *_, last = lines_until("taken over", *run, "--run_dir", str(tmp_path / "first"))
