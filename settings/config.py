@@ -152,7 +152,7 @@ _CHANGEABLE = (
 MAY_CHANGE_ON_RESUME = {field.name for owner in _CHANGEABLE for field in dataclasses.fields(owner)}
 MAY_CHANGE_ON_RESUME -= {"run_dir", "config"}
 # what an update may read: what else it is given changes where and how long it computes
-_NOT_LEARNING = {"seed", "compile"} | {
+_NOT_LEARNING = {"seed", "compile", "continuous_action", "preset"} | {
     field.name
     for owner in _CHANGEABLE
     if owner is not owners.Machine

@@ -1,0 +1,75 @@
+"""How long a run takes from its command to the end of its first update, and what its processes hold.
+
+    python benchmarks/start.py --turns 3
+    python benchmarks/start.py --env CartPole-v1 --flags "--compile off"
+
+The first turn may compile; later ones find what it has kept. Memory is measured a second after the
+first update: resident, and with shared pages counted by halves where two processes share them
+(proportional set size), whose sum is what the run costs the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE_S = 180.0
+
+
+@dataclass
+class Arguments:
+    """What is started."""
+
+    env: str = "HalfCheetah-v4"
+    flags: str = ""
+    """More flags of train.py."""
+    turns: int = 3
+
+
+def start(arguments: Arguments) -> None:
+    """Start a run, print its figures, and end it."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "train.py", "--env", arguments.env, "--run_dir", f"{folder}/run"]
+        metrics = Path(folder) / "run" / "metrics.jsonl"
+        begun = time.monotonic()
+        run = psutil.Popen(
+            [*command, *shlex.split(arguments.flags)], cwd=ROOT, stdout=subprocess.DEVNULL
+        )
+        try:
+            while not (metrics.exists() and "\n" in metrics.read_text()):
+                if run.poll() is not None or time.monotonic() - begun > PATIENCE_S:
+                    sys.exit(f"{shlex.join(command)} has made no update")
+                time.sleep(0.005)
+            seconds = time.monotonic() - begun
+            everyone = [run, *run.children(recursive=True)]
+            used = sum(sum(process.cpu_times()[:4]) for process in everyone)
+            print(f"first update after {seconds:.2f} s, {used:.2f} s of processor time")
+            time.sleep(1.0)
+            for process in everyone:
+                held, of = process.memory_full_info(), process.nice() - os.nice(0)
+                print(f"  {held.rss / 1e6:.0f} MB resident, {held.pss / 1e6:.0f} MB"
+                      f" proportional, niceness {of}")  # fmt: skip
+        finally:
+            run.terminate()
+            run.wait()
+
+
+def main() -> None:
+    import tyro
+
+    arguments = tyro.cli(Arguments)
+    for _ in range(arguments.turns):
+        start(arguments)
+
+
+if __name__ == "__main__":
+    main()
