@@ -142,9 +142,8 @@ def run(config: Config | None) -> None:
     """
     from cluster.nursery import NURSERY
 
-    NURSERY.split_off(
-        ["cluster.engines.local", "evaluation.process"]
-    )  # before all that opens files
+    # now, before anything opens files or starts threads
+    NURSERY.split_off(["cluster.engines.local", "evaluation.process"])
     from common import launched
     from learning.hardware import choose_device, refuse_unlike
     from learning.hogwild import Hogwild

@@ -192,7 +192,9 @@ def _split(control: int) -> NoReturn:
                     os.close(descriptor)
         warnings.simplefilter("ignore")
         serve(control)
-    finally:  # whatever happens, this process must not go on as a learner
+    except BaseException:  # whatever it is, this process must not go on as a learner
+        traceback.print_exc()
+    finally:
         os._exit(1)
 
 
