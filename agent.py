@@ -153,20 +153,13 @@ class PPOAgent(parl.Agent):
         counters = self.update, epoch, *self.trainers.counters
         return stream(purpose, self.config.seed, *counters)
 
-    def compile(self, spec: RolloutSpec) -> bool:
+    def compile(self, spec: RolloutSpec) -> None:
         """Have the gradient step compiled now, if it is to be compiled: while the samplers start.
 
-        The agent learns from a made-up rollout, and undoes that. Where another process compiles, the
-        step is taken from it if it is done.
-
-        Returns:
-            whether the gradient step is a compiled one from now on.
+        The agent learns from a made-up rollout, and undoes that.
         """
-        steps = self.alg.compiled_steps
-        if not steps:
-            return False
-        for step in steps:
-            step.look_again()
+        if not self.alg.compiled:
+            return
         first, last = self.trainers.envs(self.config)
         rollout = Rollout.empty(spec, last - first)
         rollout.valid[:] = True
@@ -177,7 +170,6 @@ class PPOAgent(parl.Agent):
         with self._undo.on_failure():
             self.learn(rollout, 0.0)
             self._undo.go_back()
-        return all(step.is_compiled for step in steps)
 
     def initialize_normalizer(self, rollout: Rollout) -> None:
         """Give the normaliser its first statistics, before anything is learned."""

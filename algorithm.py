@@ -62,17 +62,24 @@ class PPO(parl.Algorithm):
         model: the networks, already on their device.
         config: the loss's and the optimiser's settings.
         trainers: over whose gradients each step sums. Default: there is one.
+        compiles_here: called where a step is to be compiled that no earlier run has kept; whether to
+            do that then and there (`learning.compiled_step`).
 
     Attributes:
         moments: Adam's running means of the gradient and of its square [2, parameters], flat in
             the order of `parameters`.
         decay: both of Adam's betas to the power of the gradient steps so far [2].
-        compiled_steps: the functions of a gradient step that are compiled; none where it is not.
         learning_rate, clip_range, entropy_coefficient, kl_coefficient: of the next steps
             (tensors; set their values in place).
     """
 
-    def __init__(self, model: ActorCritic, config: Config, trainers: Trainers | None = None):
+    def __init__(
+        self,
+        model: ActorCritic,
+        config: Config,
+        trainers: Trainers | None = None,
+        compiles_here: Callable[[], bool] = lambda: True,
+    ):
         super().__init__(model)
         self.model: ActorCritic = model
         self.config, self.trainers = config, trainers or Trainers()
@@ -96,7 +103,7 @@ class PPO(parl.Algorithm):
         self._second_half: Callable[[tuple[Tensor]], Tensor] = self._descend
         if self.trainers.size > 1:
             self._step = self._shared_step
-        self.compiled_steps: list[Compiled] = []
+        self._compiled_steps: list[Compiled] = []
         if not self.compiled:
             return
         # a subclass is code of a user's own, which nothing here could tell from another version of it
@@ -104,18 +111,16 @@ class PPO(parl.Algorithm):
         if type(self) is PPO:
             # an environment's spaces are no settings: its code may change under the same name
             settings = learning_settings(config) | {"spaces": repr(model.spaces)}
-        graphs = device.type == "cuda"
-        compiles = config.compile != "beside" or graphs or settings is None
-        tensors = self._tensors()
         compiled = partial(
-            Compiled, graphs=graphs, tensors=tensors, settings=settings, compiles=compiles
-        )
+            Compiled, graphs=device.type == "cuda", tensors=self._tensors(), settings=settings,
+            compiles_here=compiles_here,
+        )  # fmt: skip
         if self.trainers.size == 1:
             self._step = step = compiled(self._gradient_step)
-            self.compiled_steps = [step]
+            self._compiled_steps = [step]
         else:
             self._first_half, self._second_half = compiled(self._gradient), compiled(self._descend)
-            self.compiled_steps = [self._first_half, self._second_half]
+            self._compiled_steps = [self._first_half, self._second_half]
 
     def _tensors(self) -> dict[str, Tensor]:
         """All that a gradient step reads and changes beside the minibatch, by name."""
@@ -242,6 +247,10 @@ class PPO(parl.Algorithm):
         """One gradient step on a minibatch; returns its `Statistics` as one tensor, on the device."""
         with self.trainers.stepping():
             return self._step(batch)
+
+    def take_compiled(self) -> bool:
+        """Take the step that another process has compiled, from now on; whether it is there."""
+        return all(step.take_kept() for step in self._compiled_steps)
 
     def _gradient_step(self, batch: Minibatch) -> Tensor:
         return self._descend((self._gradient(batch),))

@@ -109,12 +109,12 @@ class Child:
         return ChildEnded(f"process {self.pid} {became}")
 
     def kill(self) -> None:
-        """End the process at once."""
-        self._connection.close()
+        """End the process at once, with those that it has started."""
         if self.pid is not None and self.what_became_of_it() is None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+                os.killpg(self.pid, signal.SIGKILL)
             self._wait(CLOSE_TIMEOUT_S)
+        self._connection.close()  # only now: a child that ends by itself leaves others to go on
 
     def close(self) -> None:
         """Let the process end by itself; kill it where that takes long."""

@@ -227,6 +227,7 @@ def serve(descriptor: int) -> None:
                 if answer["pid"] == 0:
                     control.close()
                     _become(request, descriptors)
+                os.setpgid(answer["pid"], 0)  # as the child does itself, but before its id is known
             else:
                 answer["code"] = _code(request["ended"], codes)
         except Exception:  # the child's connection closes, which tells its parent

@@ -36,8 +36,8 @@ class Compiled:
         tensors: all that it reads and changes beside the batch, by name.
         settings: all others that it reads, as JSON can hold them; they tell what is compiled apart
             from what else is kept on this machine (`kept_step`). None: nothing is kept.
-        compiles: whether this process compiles. Where another one does, the method runs as it is until
-            `look_again` finds what that one has kept.
+        compiles_here: called where nothing was kept; whether to compile then and there. Where another
+            process compiles, the method runs as it is until `take_kept` finds what that one has kept.
     """
 
     def __init__(
@@ -46,22 +46,25 @@ class Compiled:
         graphs: bool,
         tensors: Mapping[str, Tensor],
         settings: Mapping[str, Any] | None = None,
-        compiles: bool = True,
+        compiles_here: Callable[[], bool] = lambda: True,
     ):
         self._method, self._graphs, self._tensors = method, graphs, tensors
-        self._settings, self._compiles = None if graphs else settings, compiles
-        self._missing: set[tuple[Any, ...]] = set()  # shapes for which nothing was kept
+        self._settings = None if graphs else settings
+        self._compiles_here = compiles_here
         self._compiled: dict[tuple[Any, ...], _Graph] = {}
+        # by its shapes, a batch of each kind that another process compiles for
+        self._awaited: dict[tuple[Any, ...], tuple[Tensor | None, ...]] = {}
 
     def __call__(self, batch: tuple[Tensor | None, ...]) -> Tensor:
         shapes = tuple([None if part is None else part.shape for part in batch])
-        if shapes in self._missing:
+        if shapes in self._awaited:
             return self._method(batch)
         graph = self._compiled.get(shapes) or self._kept(batch, shapes)
-        if graph is None and self._compiles:
+        if graph is None and self._compiles_here():
             return self._compile(batch, shapes)
         if graph is None:
-            self._missing.add(shapes)
+            assert self._settings is not None, "no other process can keep it for this one"
+            self._awaited[shapes] = batch
             return self._method(batch)
         for part, place in zip(batch, graph.places, strict=True):
             if place is not None:
@@ -71,14 +74,12 @@ class Compiled:
         torch.compiler.cudagraph_mark_step_begin()
         return graph.call(graph.inputs).clone()  # the next replay writes over it
 
-    @property
-    def is_compiled(self) -> bool:
-        """Whether a graph was called, rather than the method itself."""
-        return bool(self._compiled)
-
-    def look_again(self) -> None:
-        """Look for what was not kept before."""
-        self._missing.clear()
+    def take_kept(self) -> bool:
+        """Take what another process has kept by now; whether that is all that is awaited of it."""
+        for shapes, batch in list(self._awaited.items()):
+            if self._kept(batch, shapes) is not None:
+                del self._awaited[shapes]
+        return not self._awaited
 
     def _name(self, batch: tuple[Tensor | None, ...]) -> str:
         """What the graph for batches of these shapes is kept by."""

@@ -35,7 +35,7 @@ def choose_device(config: Config) -> str:
 
 
 def choose_compile(config: Config, device: str) -> tuple[bool, str]:
-    """Whether the gradient step is compiled, and a line for the user, empty if nothing is new.
+    """Whether the gradient step is compiled, and why not, where that may surprise the user.
 
     Args:
         device: the learner's, cpu or cuda.
@@ -50,13 +50,11 @@ def choose_compile(config: Config, device: str) -> tuple[bool, str]:
     steps_per_epoch = config.steps_per_update // config.minibatch_size
     gradient_steps = config.updates * config.update_epochs * steps_per_epoch
     pays = gradient_steps >= compiles_after
-    if config.compile == "off" or (config.compile in ("auto", "beside") and not pays):
+    if config.compile == "off" or (config.compile != "on" and not pays):
         return False, ""
     if compiler is None:
         return False, "no C++ compiler found: the gradient step is not compiled, training is slower"
-    if config.compile == "beside":
-        return True, ""
-    return True, "the gradient step is compiled, which takes some 20 s the first time"
+    return True, ""
 
 
 def choose_bfloat16(config: Config, device: torch.device) -> bool:

@@ -134,8 +134,9 @@ class Machine:
     has one."""
     compile: Literal["auto", "on", "off", "beside"] = "auto"
     """Compile the gradient step with torch.compile. auto: where a C++ compiler exists and the
-    run is long enough to pay for it; it takes some 20 s the first time. beside: the same, but the run
-    learns eagerly meanwhile, and then cannot be repeated to the bit."""
+    run is long enough to pay for it, which takes some 20 s the first time. beside: the same, but the
+    run learns eagerly while another process compiles; such a run cannot be repeated to the bit. On a
+    GPU beside is as auto."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the learner's trunk; samplers act, and heads are computed, in float32. auto:
     bfloat16 for images where the processor has instructions for it."""

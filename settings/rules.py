@@ -132,11 +132,6 @@ def _trainers(config: Config) -> Iterator[str]:
     trainers, hogwild = config.trainers, config.trainer_mode == "hogwild"
     if config.store is not None:  # each has whole batches of whatever samplers send
         return
-    if config.trainers_in_step > 1 and config.compile == "beside":
-        yield (
-            f"compile is beside, but {trainers} trainers in step would go over to the compiled step at different"
-            f" updates: give another --compile"
-        )
     if trainers == 1:
         if hogwild:
             yield (
@@ -144,6 +139,11 @@ def _trainers(config: Config) -> Iterator[str]:
                 " --trainer_mode synchronous"
             )
         return
+    if config.compile == "beside":
+        yield (
+            f"compile is beside, but trainers is {trainers}, and only one alone can change to the"
+            f" compiled step when it is ready: give --compile auto, or leave --trainers out"
+        )
     for name, value, together in (
         ("env_num", config.env_num, config.envs_together),
         ("samplers", config.samplers or 0, 1),

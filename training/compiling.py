@@ -1,7 +1,8 @@
-"""The process that compiles the gradient step while the run learns already (`--compile beside`).
+"""Where a run's gradient step is compiled, if no earlier run has kept it.
 
-It makes an agent like the run's, has its step compiled, and ends. The compiled step is kept on disk
-(`learning.kept_step`), where the run's own agent finds it.
+Either the learner compiles it before its first update, or, with `--compile beside`, a process of its
+own does so while the run learns eagerly. That process makes an agent like the run's, which compiles
+its step and keeps it on disk (`learning.kept_step`); there the run's agent finds it.
 """
 
 from __future__ import annotations
@@ -9,54 +10,76 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import traceback
+import os
+import signal
+import threading
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 
 import torch
 
 from agent import PPOAgent, make_agent
 from cluster.child import Child, ChildEnded, parent
 from cluster.sampler import spec_of
-from rollout import RolloutSpec
+from learning import kept_step
 from settings.config import Config
 
 
 class Compiling:
-    """The learner's side: starts the process, and has the agent take what it has compiled.
+    """The learner's side: says that its step is compiled, or has another process do it.
 
     Args:
         config: the run's settings.
-        agent: the run's, which learns eagerly until then.
-        spec: shapes of a rollout.
+        device: the learner's. What is compiled for a GPU cannot be kept for another process.
+        leads: whether this trainer speaks for those that compile as it does.
         say: prints a line.
+
+    Attributes:
+        beside: whether another process compiles what is not kept.
     """
 
-    def __init__(
-        self, config: Config, agent: PPOAgent, spec: RolloutSpec, say: Callable[[str], None]
-    ):
-        self._agent, self._spec, self._say = agent, spec, say
-        self._child: Child | None = Child(__name__, niceness=5)  # as samplers have
-        with contextlib.suppress(ChildEnded):  # `poll` says so
-            hello = {"config": config.to_dict(), "threads": torch.get_num_threads()}
-            self._child.send(json.dumps(hello).encode())
-        say("the gradient step is compiled beside the run, which learns eagerly until then: when that"
-            " is, is a matter of time, so this run cannot be repeated to the bit")  # fmt: skip
+    def __init__(self, config: Config, device: str, leads: bool, say: Callable[[str], None]):
+        self.beside = config.compile == "beside" and device == "cpu"
+        self._config, self._leads, self._say = config, leads, say
+        self._has_begun = False
+        self._child: Child | None = None
 
-    def poll(self) -> None:
-        """Between two updates: let the agent take the compiled step, once it is there."""
+    def here(self) -> bool:
+        """Whether the learner compiles now what no earlier run has kept. Otherwise a process begins to."""
+        if not self._has_begun:
+            self._has_begun = True
+            if self.beside:
+                self._start()
+            elif self._leads:
+                self._say("the gradient step is compiled, which takes some 20 s the first time")
+        return not self.beside
+
+    def _start(self) -> None:
+        self._child = Child(__name__, niceness=5)  # as samplers have: the learner goes first
+        hello = {"config": self._config.to_dict(), "threads": torch.get_num_threads()}
+        with contextlib.suppress(ChildEnded):  # `poll` says so
+            self._child.send(json.dumps(hello).encode())
+        self._say(
+            "another process compiles the gradient step; until it is done the run learns eagerly, so it"
+            " cannot be repeated to the bit"
+        )
+
+    def poll(self, agent: PPOAgent) -> None:
+        """Between two updates: if the process is done, let the agent go on with what it has compiled."""
         if self._child is None or not self._child.poll():
             return
         try:
-            error = json.loads(self._child.receive())["error"]
+            problem = self._child.receive().decode()
         except ChildEnded as ended:
-            error = str(ended)
+            problem = str(ended)
         self.close()
-        if self._agent.compile(self._spec):
-            self._say(
-                f"the compiled gradient step has taken over after update {self._agent.update}"
-            )
+        if agent.alg.take_compiled():
+            self._say(f"the compiled gradient step takes over after update {agent.update}")
         else:
-            self._say(f"the gradient step was not compiled, the run learns eagerly: {error}")
+            self._say(
+                f"the gradient step was not compiled, and the run goes on eagerly: {problem};"
+                f" `--compile on` shows more"
+            )
 
     def close(self) -> None:
         """End the process."""
@@ -66,16 +89,28 @@ class Compiling:
 
 
 def serve() -> None:
-    """Run the process: compile, and say how it went."""
+    """Run the process: compile, and say what went wrong, if anything did."""
     connection, _ = parent()
     with contextlib.suppress(EOFError, ConnectionError):  # the learner ended
         hello = json.loads(connection.recv_bytes())
+        threading.Thread(target=_end_with_learner, args=(connection,), daemon=True).start()
         torch.set_num_threads(hello["threads"])  # other code is made for other numbers
-        config = Config(**hello["config"])
-        error = "the disk did not take it"
-        try:
-            agent = make_agent(dataclasses.replace(config, compile="on"))
-            agent.compile(spec_of(agent.model, config))
-        except Exception:  # torch's compiler may raise anything
-            error = traceback.format_exc()
-        connection.send_bytes(json.dumps({"error": error}).encode())
+        connection.send_bytes(_compile(Config(**hello["config"])).encode())
+
+
+def _end_with_learner(connection: Connection) -> None:
+    """In a thread: when the learner closes the connection, end this process and the compiler's."""
+    connection.poll(None)  # nothing more is sent over it
+    os.killpg(0, signal.SIGKILL)
+
+
+def _compile(config: Config) -> str:
+    """Compile and keep a run's gradient step; why it may not be kept."""
+    try:
+        agent = make_agent(dataclasses.replace(config, compile="on"))
+        agent.compile(spec_of(agent.model, config))
+    except Exception as error:  # torch's compiler may raise anything
+        while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+            error = error.__cause__
+        return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    return f"nothing of it was found in {kept_step.place()}"

@@ -79,12 +79,12 @@ class Trainer:
         torch.set_num_threads(self.threads)
         self._spaces = env_spaces
         model = make_model(env_spaces, config).to(device)
-        self.agent = PPOAgent(PPO(model, config, trainers), config)
+        self._compiling = Compiling(config, device, trainers.leads, self.say)
+        self.agent = PPOAgent(PPO(model, config, trainers, self._compiling.here), config)
         self.global_step = 0
         self._dropped_steps = 0  # of the pool's, how many are in global_step
         self.exit_reason = "error"
         self._refused = self._refused_in_a_row = 0  # updates
-        self._compiling: Compiling | None = None
         self._opened: contextlib.ExitStack | None = None  # until all parts of the run stand
         self._saved = self._restored()
         if self._saved is not None:
@@ -116,6 +116,7 @@ class Trainer:
         self._start_samplers(opened)
 
     def _start_samplers(self, opened: contextlib.ExitStack) -> None:
+        opened.callback(self._compiling.close)
         config, saved, trainers = self.config, self._saved, self.trainers
         self.pool: SamplerPool = self._make_pool()
         opened.callback(self.pool.close)
@@ -149,11 +150,8 @@ class Trainer:
     def collect(self) -> Iterator[Rollout]:
         """The fragments of the run's updates; each is to be learned from before the next."""
         agent, trainers = self.agent, self.trainers
-        is_compiled = agent.compile(self.pool.spec)
-        if self.config.compile == "beside" and agent.alg.compiled_steps and not is_compiled:
-            assert self._opened is not None
-            self._compiling = Compiling(self.config, agent, self.pool.spec, self.say)
-            self._opened.callback(self._compiling.close)
+        if not self._compiling.beside:  # otherwise the first update asks for the compiled step
+            agent.compile(self.pool.spec)
         joined = trainers.join(agent.shared())
         if joined is not None:
             agent.update, self.global_step = joined  # so that no noise comes again
@@ -171,8 +169,7 @@ class Trainer:
         Raises:
             NotFinite: for a refused update where `nan` is stop, and for the fifth in a row.
         """
-        if self._compiling is not None:
-            self._compiling.poll()
+        self._compiling.poll(self.agent)
         try:
             with self.trainers.updating(self.agent):
                 metrics = self.agent.learn(rollout, self.progress())

@@ -57,6 +57,13 @@ def test_a_killed_child_is_said_to_be_killed(child):
         child.receive(60)
 
 
+def test_what_a_killed_child_has_started_ends_with_it(child):
+    child.send(b"start sleep 600")
+    started = psutil.Process(int(child.receive(60)))
+    child.kill()
+    assert psutil.wait_procs([started], timeout=30)[1] == []
+
+
 def test_a_child_that_does_not_end_by_itself_is_killed(child):
     os.kill(child.pid, signal.SIGSTOP)
     close_all([child], timeout=0.1)

@@ -104,37 +104,6 @@ def test_without_flags_it_trains_pong(tmp_path):
     assert summary_of(metrics.parent)["exit_reason"] == "sigterm"
 
 
-def lines_until(text: str, *command: str) -> list[str]:
-    """What a command prints until a line has a text in it; then it is ended by SIGTERM."""
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if text in line:
-            break
-    process.terminate()
-    output, _ = process.communicate(timeout=30)
-    assert process.returncode == 0, "".join(lines) + output
-    return lines
-
-
-@pytest.mark.slow
-def test_a_run_learns_eagerly_until_its_step_is_compiled_beside_it(tmp_path, monkeypatch):
-    monkeypatch.setenv(
-        "TORCH_OF_THIS_TEST", str(tmp_path)
-    )  # steps are kept apart by such variables
-    run = ["train.py", "--env", "CartPole-v1", "--compile", "beside", "--samplers", "0",
-           "--train_total_steps", "100000000"]  # fmt: skip
-    *_, last = lines_until("taken over", *run, "--run_dir", str(tmp_path / "first"))
-    assert int(last.split()[-1]) > 0  # the number of the update
-    lines = lines_until("steps/s", *run, "--run_dir", str(tmp_path / "second"))
-    assert not [line for line in lines if "beside the run" in line]
-
-
 SMALL = {
     "CartPole-v1": ["--train_total_steps", "6000", "--test_episodes", "1"],
     "HalfCheetah-v4": ["--train_total_steps", "6000", "--env_num", "8", "--batch_size", "512",
@@ -300,29 +269,6 @@ def test_a_run_goes_on_when_nobody_reads_what_it_says(tmp_path):
     assert summary_of(run_dir)["exit_reason"] == "finished"
 
 
-@pytest.mark.parametrize(
-    ("flags", "complaint"),
-    [
-        (["--env", "HalfCheeta-v4"], "did you mean HalfCheetah-v4"),
-        (["--env", "CartPole-v1", "--continuous_action"], "CartPole-v1 has discrete actions"),
-        (["--env", "CartPole-v1", "--env_num", "0"], "env_num is 0"),
-        (["--env", "CartPole-v1", "--env_num", "-1"], "env_num is -1"),
-        (["--env", "CartPole-v1", "--minibatch_size", "100"], "does not divide"),
-        (["--env", "CartPole-v1", "--learning_rte", "1"], "learning_rte"),
-        (["--env", "CartPole-v1", "--seed", "x"], "seed"),
-        (["--resume", "tests"], "not the folder of a run"),
-        (["--env", "tests.toy_envs:ManyBits"], "MultiBinary"),
-        (["--env", "CartPole-v1", "--xparl_addr", "localhost:1"], "nothing listens at xparl_addr"),
-        (["--env", "CartPole-v1", "--distribution", "beta"], "give categorical or auto"),
-    ],
-)
-def test_bad_input_is_one_clear_error(flags, complaint, tmp_path):
-    done = run_command("train.py", *flags)
-    assert done.returncode == 2
-    assert complaint in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 NOT_A_NUMBER = (
     "train.py", "--env", "tests.toy_envs:NotANumberReward", "--env_num", "4", "--batch_size", "64",
     "--minibatch_size", "32", "--test_episodes", "1", "--test_max_steps", "9", "--samplers", "2",
@@ -354,17 +300,6 @@ def test_nan_ends_the_run_with_its_place_and_clean_weights(tmp_path):
     assert summary_of(run_dir)["exit_reason"] == "error"
     done = run_command("evaluate.py", str(run_dir), "--episodes", "1")
     assert done.returncode == 0, done.stderr
-
-
-def test_what_is_not_installed_is_said_with_the_command_that_installs_it(tmp_path):
-    bare = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import importlib.util as u; " \
-           "find = u.find_spec; u.find_spec = lambda n: None if n == 'parl' else find(n); " \
-           "import train; train.main()"  # fmt: skip
-    done = run_command("-c", bare)
-    assert done.returncode == 2
-    assert done.stderr == (
-        "train.py: parl not installed: run `make venv`, then `.venv/bin/python train.py`\n"
-    )
 
 
 def test_a_run_ends_when_its_score_or_its_time_is_reached(tmp_path):

@@ -20,8 +20,8 @@ class Learner:
     def __init__(self) -> None:
         self.weight = torch.full((1,), 0.5, requires_grad=True)
 
-    def compiled(self, settings: dict[str, str] | None = None) -> Compiled:
-        return Compiled(self.step, False, {"weight": self.weight}, settings)
+    def compiled(self, settings: dict[str, str] | None = None, here: bool = True) -> Compiled:
+        return Compiled(self.step, False, {"weight": self.weight}, settings, lambda: here)
 
     def step(self, batch: tuple[Tensor, ...]) -> Tensor:
         total = (self.weight * batch[0]).tanh().sum()
@@ -80,11 +80,20 @@ def test_a_later_run_takes_the_kept_step_and_computes_the_same_bits(monkeypatch,
         return learner, counters["stats"]["unique_graphs"] - before
 
     monkeypatch.setattr(kept_step, "place", lambda: tmp_path / "kept")
+    beside, eager = Learner(), Learner()
+    awaiting = beside.compiled({"learning_rate": "1e-4"}, here=False)
+    torch.testing.assert_close(awaiting((x,)), eager.step((x,)), rtol=0, atol=0)
+    assert not awaiting.take_kept()
     first, compiled = after_steps()
     assert compiled == 1
     again, compiled = after_steps()
     assert compiled == 0
     assert torch.equal(again.weight, first.weight)
+    assert awaiting.take_kept()
+    total = counters["stats"]["unique_graphs"]
+    torch.testing.assert_close(awaiting((x,)), eager.step((x,)))
+    torch.testing.assert_close(beside.weight, eager.weight)
+    assert counters["stats"]["unique_graphs"] == total
 
     (library,) = (tmp_path / "kept").glob("*.so")
     damaged = library.read_bytes()[:-1]

@@ -35,7 +35,7 @@ from settings.sources import defaults, parse, recipes
         (["--rnd_proportion", "0"], "rnd_proportion is 0"),
         (["--initial_log_std", "50"], "initial_log_std is 50, but must be a number from -20 to 2"),
         (["--trainers", "3"], "env_num 8 cannot be shared evenly: give .* such as --env_num 9"),
-        (["--trainers", "2", "--compile", "beside"], "compile is beside, but 2 trainers in step"),
+        (["--trainers", "2", "--compile", "beside"], "compile is beside, but trainers is 2"),
         (["--trainers", "2", "--samplers", "3"], "samplers 3 cannot be shared evenly"),
         (
             ["--trainers", "2", "--minibatch_size", "1", "--batch_size", "64"],
