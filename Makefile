@@ -65,8 +65,9 @@ optuna: venv
 sweep: venv
 	$(PY) benchmarks/sweep.py --env $(ENV) --vary $(VARY) $(if $(STEPS),--steps $(STEPS)) $(ARGS)
 
+# several trainers cannot learn while their step is compiled
 train: venv
-	$(PY) train.py --env $(ENV) --seed $(SEED) --compile beside $(if $(STEPS),--train_total_steps $(STEPS)) $(ARGS)
+	$(PY) train.py --env $(ENV) --seed $(SEED) $(if $(findstring --trainers,$(ARGS)),,--compile beside) $(if $(STEPS),--train_total_steps $(STEPS)) $(ARGS)
 
 run_lunar: venv
 	$(TASK) --env LunarLander-v3 --solve_score 200 --train_total_steps 2000000 $(ARGS)

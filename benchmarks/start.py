@@ -1,15 +1,17 @@
 """How long a run takes from its command to the end of its first update, and what its processes hold.
 
     python benchmarks/start.py --turns 3
-    python benchmarks/start.py --env CartPole-v1 --flags "--compile off"
+    python benchmarks/start.py --env CartPole-v1 --flags="--compile off"
+    python benchmarks/start.py --cold --flags="--compile beside"
 
-The first turn may compile; later ones find what it has kept. Memory is measured a second after the
-first update: resident, and with shared pages counted by halves where two processes share them
-(proportional set size), whose sum is what the run costs the machine.
+The first turn may compile; later ones find what it has kept, unless they are cold. A process's memory
+is measured a second after the first update: resident, and proportional, where a page that n processes
+share counts as an n-th. The sum of the latter is what the run costs the machine.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import subprocess
@@ -33,6 +35,8 @@ class Arguments:
     flags: str = ""
     """More flags of train.py."""
     turns: int = 3
+    cold: bool = False
+    """Begin each turn with empty caches of compiled steps: torch's, and that of kept steps."""
 
 
 def start(arguments: Arguments) -> None:
@@ -40,10 +44,12 @@ def start(arguments: Arguments) -> None:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "train.py", "--env", arguments.env, "--run_dir", f"{folder}/run"]
         metrics = Path(folder) / "run" / "metrics.jsonl"
+        caches = {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/cache"} if arguments.cold else {}
         begun = time.monotonic()
         run = psutil.Popen(
-            [*command, *shlex.split(arguments.flags)], cwd=ROOT, stdout=subprocess.DEVNULL
-        )
+            [*command, *shlex.split(arguments.flags)], cwd=ROOT, env=os.environ | caches,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
         try:
             while not (metrics.exists() and "\n" in metrics.read_text()):
                 if run.poll() is not None or time.monotonic() - begun > PATIENCE_S:
@@ -51,13 +57,18 @@ def start(arguments: Arguments) -> None:
                 time.sleep(0.005)
             seconds = time.monotonic() - begun
             everyone = [run, *run.children(recursive=True)]
-            used = sum(sum(process.cpu_times()[:4]) for process in everyone)
-            print(f"first update after {seconds:.2f} s, {used:.2f} s of processor time")
+            used = 0.0
+            for process in everyone:
+                with contextlib.suppress(psutil.NoSuchProcess):  # a compiler ends when it is done
+                    used += sum(process.cpu_times()[:4])
+            print(f"first update after {seconds:.2f} s, {used:.2f} s of processor time", flush=True)
             time.sleep(1.0)
             for process in everyone:
-                held, of = process.memory_full_info(), process.nice() - os.nice(0)
-                print(f"  {held.rss / 1e6:.0f} MB resident, {held.pss / 1e6:.0f} MB"
-                      f" proportional, niceness {of}")  # fmt: skip
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    name, of = process.name(), process.nice() - os.nice(0)
+                    held = process.memory_full_info()
+                    print(f"  {name}: {held.rss / 1e6:.0f} MB resident, {held.pss / 1e6:.0f} MB"
+                          f" proportional, niceness {of}", flush=True)  # fmt: skip
         finally:
             run.terminate()
             run.wait()

@@ -76,10 +76,7 @@ class Compiling:
         if agent.alg.take_compiled():
             self._say(f"the compiled gradient step takes over after update {agent.update}")
         else:
-            self._say(
-                f"the gradient step was not compiled, and the run goes on eagerly: {problem};"
-                f" `--compile on` shows more"
-            )
+            self._say(f"the gradient step was not compiled, and the run goes on eagerly: {problem}")
 
     def close(self) -> None:
         """End the process."""
@@ -112,5 +109,6 @@ def _compile(config: Config) -> str:
     except Exception as error:  # torch's compiler may raise anything
         while error.__cause__ is not None and isinstance(error.__cause__, Exception):
             error = error.__cause__
-        return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-    return f"nothing of it was found in {kept_step.place()}"
+        first_line = str(error).strip().partition("\n")[0]
+        return f"{type(error).__name__}: {first_line} (`--compile on` shows more)"
+    return f"it is not in {kept_step.place()}, which may be full, or others may write there"
