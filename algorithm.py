@@ -14,6 +14,7 @@ from learning.batches import Minibatch
 from learning.compiled_step import Compiled
 from learning.hardware import choose_bfloat16, choose_compile
 from learning.schedules import Coefficients
+from learning.surrogate import joint_surrogate
 from learning.trainers import Trainers
 from model import ActorCritic
 from parl_compat.shim import load_parl
@@ -306,54 +307,3 @@ def refuse_not_finite(table: Tensor, update: int) -> None:
         f" {len(table)}; the weights are kept as before the update. Try a lower --learning_rate, or"
         f" --reward_transform return_std"
     )
-
-
-def clipped_surrogate(
-    ratio: Tensor, advantage: Tensor, clip_range: Tensor, dual_clip: float | None
-) -> Tensor:
-    """min(r A, clip(r, 1 - c, 1 + c) A) (Schulman et al. 2017, eq. 7), elementwise.
-
-    With `dual_clip` d, where A < 0: max(that, d A) (Ye et al. 2020, eq. 2), so that one very large
-    ratio cannot outweigh the batch.
-    """
-    surrogate = torch.minimum(
-        ratio * advantage, ratio.clamp(1 - clip_range, 1 + clip_range) * advantage
-    )
-    if dual_clip is None:
-        return surrogate
-    bounded = torch.maximum(surrogate, dual_clip * advantage)
-    return torch.where(advantage < 0, bounded, surrogate)
-
-
-def joint_surrogate(
-    config: Config, log_ratio: Tensor, behaviour: Tensor, advantage: Tensor, clip_range: Tensor
-) -> Tensor:
-    """The clipped surrogate objective of each row [B] under `joint_loss`.
-
-    With r_k the ratio of sub-action k and r = prod r_k (Song et al. 2023, arXiv 2301.10919):
-
-        compound    S(r)                    sub_action  mean_k S(r_k)
-        mix_ratio   mean_k S(w r_k + (1 - w) r)
-        mix_loss    w mean_k S(r_k) + (1 - w) S(r)
-
-    A sub-action that had one choice only (behaviour log-probability 0) counts in no mean.
-
-    Args:
-        log_ratio, behaviour: [B], or [B, K] unless compound.
-    """
-
-    def surrogate(ratio: Tensor) -> Tensor:
-        each = advantage if ratio.dim() == 1 else advantage.unsqueeze(-1)
-        return clipped_surrogate(ratio, each, clip_range, config.dual_clip)
-
-    if config.joint_loss == "compound":
-        return surrogate(log_ratio.exp())
-    chose = (behaviour != 0).float()
-    share = chose / chose.sum(-1, keepdim=True).clamp(min=1.0)
-    ratio, joint, weight = log_ratio.exp(), log_ratio.sum(-1).exp(), config.mix_weight
-    if config.joint_loss == "mix_ratio":
-        ratio = weight * ratio + (1 - weight) * joint.unsqueeze(-1)
-    by_sub_action = (surrogate(ratio) * share).sum(-1)
-    if config.joint_loss == "mix_loss":
-        return weight * by_sub_action + (1 - weight) * surrogate(joint)
-    return by_sub_action

@@ -8,9 +8,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from algorithm import PPO, Statistics, joint_surrogate
+from algorithm import PPO, Statistics
 from envs import Spaces
 from learning.batches import Minibatch
+from learning.surrogate import joint_surrogate
 from model import make_model
 from networks.tanh import rational_tanh
 from settings.config import Config
