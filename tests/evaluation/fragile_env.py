@@ -14,14 +14,15 @@ FOLDER = "FRAGILE_FOLDER"
 
 
 class Fragile(ConstantReward):
-    """In the evaluation process, which is nice, a step is worth 2, and there is trouble in the fifth.
+    """In the evaluation process, the nicest, a step is worth 2, and there is trouble in the fifth.
 
     A file whose name begins with kill is taken away, so that it works once.
     """
 
     def step(self, action: Any) -> Any:
         folder = Path(os.environ[FOLDER])
-        nice = os.nice(0) >= 10
+        # 10 are added to the niceness of whoever started the run, and 5 in a sampler
+        nice = os.nice(0) > os.getpriority(os.PRIO_PROCESS, os.getppid()) + 5
         if self.t == 5 and nice:
             if (folder / "raise").exists():
                 raise RuntimeError("it is fragile")
