@@ -5,14 +5,16 @@ of every start and 150 MB of memory. What it leaves behind is one library with o
 list of tensors to one tensor. This module keeps that library, and which tensors it takes:
 
     NAME.so     the library, a Python module
-    NAME.json   its inputs in their order, by name or by place in the batch, and the library's hash
+    NAME.json   its inputs in their order, by name or by place in the batch, and the library's hash.
+                It was written, or changed, when the step was last used
 
 NAME is a hash of all that decides what is compiled (`name_of`). Both lie in a folder that only this
-user can write.
+user can write. The steps that were used last stay there, the others are removed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -32,6 +34,9 @@ from torch import Tensor
 from common.sources import digest, sources
 
 _MODULE = "inductor_entry_cpp"  # as torch's compiler calls its function, and the module that has it
+# as the user has named it: torch's compiler names it too, once it is imported
+_CACHE = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+_KEPT_STEPS = 64  # of some 300 KB each
 _ADDRESS = "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"  # the module looks for it when it is loaded
 
 Inputs = list[str | int]  # of a function: names of tensors, and places in the batch
@@ -91,6 +96,8 @@ def load(name: str) -> Kept | None:
         library = folder / f"{name}.so"
         if hashlib.sha256(library.read_bytes()).hexdigest() != record["sha256"]:
             return None
+        with contextlib.suppress(OSError):  # a disk that cannot be written can be read
+            os.utime(folder / f"{name}.json")
         return Kept(callable_of(_entry(library)), record["inputs"])
     except (OSError, ImportError, ValueError, TypeError, LookupError):
         return None  # it is compiled again, and kept anew
@@ -110,6 +117,7 @@ def keep(name: str, entry: Callable[[Any], Any], inputs: Inputs) -> None:
         record = {"inputs": inputs, "sha256": hashlib.sha256(content).hexdigest()}
         _write(folder / f"{name}.so", content)
         _write(folder / f"{name}.json", json.dumps(record).encode())
+        _remove_old(folder)
     except OSError:
         return
 
@@ -122,11 +130,25 @@ def _write(path: Path, content: bytes) -> None:
     os.replace(temporary, path)
 
 
+def _remove_old(folder: Path) -> None:
+    """Remove all steps but those that were used last, and what writers that were killed have left.
+
+    A process that has loaded a step does not need its file any more; one that is about to load it
+    compiles it instead.
+    """
+    used: dict[str, float] = {}
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process has removed it
+            used[path.stem] = max(used.get(path.stem, 0.0), path.stat().st_mtime)
+    for name in sorted(used, key=lambda name: used[name])[:-_KEPT_STEPS]:
+        for suffix in (".json", ".so", ""):
+            (folder / f"{name}{suffix}").unlink(missing_ok=True)
+
+
 def place() -> Path:
     """Where steps are kept: a folder of this user's own, or within torch's cache where that was named."""
-    named = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    if named is not None:
-        return Path(named) / "kept_steps"
+    if _CACHE is not None:
+        return Path(_CACHE) / "kept_steps"
     return Path(tempfile.gettempdir()) / f"kept_steps_{os.geteuid()}"
 
 

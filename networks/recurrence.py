@@ -16,20 +16,26 @@ from torch import Tensor
 from networks.tanh import sigmoid_of, tanh_of
 
 _ONE = np.float32(1.0)
-
-
-@torch.library.custom_op(
-    "dppo::unroll_lstm",
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor gates, Tensor weight, Tensor state, Tensor begins) -> (Tensor, Tensor, Tensor)",
+# not by `torch.library.custom_op`, at whose first call torch imports its compiler
+_UNROLL, _BACK = "dppo::unroll_lstm", "dppo::unroll_lstm_back"
+torch.library.define(
+    _UNROLL,
+    "(Tensor gates, Tensor weight, Tensor state, Tensor begins) -> (Tensor, Tensor, Tensor)",
 )
+torch.library.define(
+    _BACK,
+    "(Tensor gradient, Tensor weight, Tensor state, Tensor begins, Tensor cell, Tensor opened)"
+    " -> Tensor",
+)
+
+
 def unroll(
     gates: Tensor, weight: Tensor, state: Tensor, begins: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """T steps of E environments through an LSTM of width W.
 
-    Gradients flow from the hidden states to the gates and the weight, and nowhere else.
+    Gradients flow from the hidden states to the gates and the weight. To differentiate the cell
+    states or the gates after their activation is an error; nothing flows to the state before.
 
     Args:
         gates: [T, E, 4 W], what the inputs and the biases add to the gates. These are the input
@@ -42,6 +48,13 @@ def unroll(
         the hidden states [T, E, W] and the cell states [T, E, W] after each step, and the gates
         [T, E, 4 W] after their activation, for the way back.
     """
+    return torch.ops.dppo.unroll_lstm(gates, weight, state, begins)
+
+
+@torch.library.impl(_UNROLL, "cpu")
+def _unroll(
+    gates: Tensor, weight: Tensor, state: Tensor, begins: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     hidden, cell = (gates.new_empty(*gates.shape[:2], weight.shape[1]) for _ in range(2))
     opened = gates.clone(memory_format=torch.contiguous_format)
     tensors = opened, weight.t(), state, begins, hidden, cell
@@ -49,13 +62,7 @@ def unroll(
     return hidden, cell, opened
 
 
-@torch.library.custom_op(
-    "dppo::unroll_lstm_back",
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor gradient, Tensor weight, Tensor state, Tensor begins, Tensor cell, Tensor opened)"
-    " -> Tensor",
-)
+@torch.library.impl(_BACK, "cpu")
 def _unroll_back(
     gradient: Tensor, weight: Tensor, state: Tensor, begins: Tensor, cell: Tensor, opened: Tensor
 ) -> Tensor:
@@ -66,13 +73,13 @@ def _unroll_back(
     return of_gates
 
 
-@unroll.register_fake
+@torch.library.register_fake(_UNROLL)
 def _(gates: Tensor, weight: Tensor, state: Tensor, begins: Tensor) -> tuple[Tensor, ...]:
     shape = *gates.shape[:2], weight.shape[1]
     return gates.new_empty(shape), gates.new_empty(shape), gates.new_empty(gates.shape)
 
 
-@_unroll_back.register_fake
+@torch.library.register_fake(_BACK)
 def _(
     gradient: Tensor, weight: Tensor, state: Tensor, begins: Tensor, cell: Tensor, opened: Tensor
 ) -> Tensor:
@@ -82,18 +89,23 @@ def _(
 def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
     _, weight, state, begins = inputs
     ctx.save_for_backward(weight, state, begins, *output)
+    ctx.set_materialize_grads(False)  # None for what is not differentiated
 
 
-def _differentiate(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(
+    ctx: Any, gradient: Tensor | None, *others: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    if gradient is None or any(other is not None for other in others):
+        raise NotImplementedError("an LSTM's hidden states alone can be differentiated")
     weight, state, begins, hidden, cell, opened = ctx.saved_tensors
-    of_gates = _unroll_back(gradient, weight, state, begins, cell, opened)
+    of_gates = torch.ops.dppo.unroll_lstm_back(gradient, weight, state, begins, cell, opened)
     before = torch.cat([state[:, : weight.shape[1]].unsqueeze(0), hidden[:-1]])
     before = before.masked_fill(begins.unsqueeze(-1), 0.0)
     of_weight = of_gates.flatten(0, 1).t() @ before.flatten(0, 1)
     return of_gates, of_weight, None, None
 
 
-unroll.register_autograd(_differentiate, setup_context=_keep)
+torch.library.register_autograd(_UNROLL, _differentiate, setup_context=_keep)
 
 
 @numba.njit(cache=True, fastmath={"contract"}, error_model="numpy")

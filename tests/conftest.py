@@ -20,6 +20,10 @@ settings.load_profile("project")
 # the tests run in parallel: more threads would spin against one another
 torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
 
+# torch's compiler names its cache to all processes that are started after it
+COMPILERS_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+USERS_CACHE = os.environ.get(COMPILERS_CACHE)
+
 ROOT = Path(__file__).resolve().parent.parent
 # the tests whose results depend on the processor's kernels, for `make test-processors`
 NUMERICAL = ("test_agent", "test_algorithm", "test_model", "learning", "distributions", "networks")
@@ -43,10 +47,12 @@ def run_command(
     *arguments: str, cwd: Path = ROOT, timeout: float = 150
 ) -> subprocess.CompletedProcess:
     """Run one of the project's commands as a user would, and return what it printed."""
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    if USERS_CACHE is None:
+        env.pop(COMPILERS_CACHE, None)
     return subprocess.run(
         [sys.executable, *arguments],
-        cwd=cwd, timeout=timeout, capture_output=True, text=True, stdin=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=cwd, timeout=timeout, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=env,
     )  # fmt: skip
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
+import time
 
 import pytest
 import torch
@@ -86,22 +89,32 @@ def test_a_later_run_takes_the_kept_step_and_computes_the_same_bits(monkeypatch,
     assert not awaiting.take_kept()
     first, compiled = after_steps()
     assert compiled == 1
+    (library,) = (tmp_path / "kept").glob("*.so")
+    record = library.with_suffix(".json")
+    for age in range(100, 0, -1):
+        for of_this in (record, library):
+            other = shutil.copy(of_this, of_this.with_stem(f"{age} days old"))
+            os.utime(other, (0, time.time() - 86400 * age))
+    os.utime(record, (0, 0))
     again, compiled = after_steps()
     assert compiled == 0
     assert torch.equal(again.weight, first.weight)
+    assert record.stat().st_mtime > time.time() - 86400  # it has been used
     assert awaiting.take_kept()
     total = counters["stats"]["unique_graphs"]
     torch.testing.assert_close(awaiting((x,)), eager.step((x,)))
     torch.testing.assert_close(beside.weight, eager.weight)
     assert counters["stats"]["unique_graphs"] == total
 
-    (library,) = (tmp_path / "kept").glob("*.so")
     damaged = library.read_bytes()[:-1]
     library.unlink()  # this process has it loaded
     library.write_bytes(damaged)
     mended, compiled = after_steps()
     assert compiled == 1
     assert torch.equal(mended.weight, first.weight)
+    newest = {record.stem, *(f"{age} days old" for age in range(1, 64))}
+    for suffix in (".json", ".so"):
+        assert {path.stem for path in record.parent.glob(f"*{suffix}")} == newest
 
     (tmp_path / "kept").chmod(0o777)  # somebody else may have put it there
     alone, compiled = after_steps()

@@ -14,10 +14,13 @@ from torch import Tensor, nn
 
 from envs import Spaces
 from model import make_model
+from networks.recurrence import unroll
 from networks.sequence import Lstm, Transformer
 from networks.trunks import Past
 from settings.config import Config
+from tests.conftest import run_command
 from tests.test_agent import collect, make, small
+from training.summary import weights_digest
 
 
 def of_one(lstm: Lstm, obs: Tensor, state: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,11 +134,37 @@ def test_an_lstm_acts_by_what_the_learner_computes(shared):
 
 @pytest.mark.slow
 def test_an_lstms_compiled_steps_are_the_eager_ones():
-    metrics = []
-    for compile in ("off", "on"):
-        settings = {"network": "lstm", "hidden_sizes": (8,), "shared_trunk": True}
-        agent, pool = make(small("tests.toy_envs:Remember", compile=compile, **settings))
-        assert agent.alg.compiled == (compile == "on")
-        metrics.append(agent.learn(collect(agent, pool), 0.0))
-        pool.close()
-    assert metrics[0] == pytest.approx(metrics[1], rel=1e-3, abs=1e-5)
+    (eager, _), (compiled, weights) = learned("off"), learned("on")
+    assert compiled == pytest.approx(eager, rel=1e-3, abs=1e-5)
+    # the next run loads the step, without torch's compiler, and computes the same
+    program = """
+import sys, torch
+from tests.networks.test_sequence import learned
+torch.set_num_threads(THREADS)
+print(*learned("on"), "torch._dynamo" in sys.modules)
+""".replace("THREADS", str(torch.get_num_threads()))
+    done = run_command("-c", program)
+    assert done.stdout == f"{compiled} {weights} False\n", done.stderr
+
+
+def learned(compile: str) -> tuple[dict[str, float], str]:
+    """The metrics of an LSTM's first update, and its weights' hash then."""
+    settings = {"network": "lstm", "hidden_sizes": (8,), "shared_trunk": True}
+    agent, pool = make(small("tests.toy_envs:Remember", compile=compile, **settings))
+    assert agent.alg.compiled == (compile == "on")
+    metrics = agent.learn(collect(agent, pool), 0.0)
+    pool.close()
+    return metrics, weights_digest(agent)
+
+
+def test_only_an_lstms_hidden_states_can_be_differentiated():
+    """What its loop back does not compute is refused, and what it does is as without it."""
+    gates = torch.randn(3, 2, 8, requires_grad=True)
+    weight, state = torch.randn(8, 2), torch.zeros(2, 4)
+    hidden, cell, opened = unroll(gates, weight, state, torch.zeros(3, 2, dtype=torch.bool))
+    (alone,) = torch.autograd.grad(hidden.sum(), gates, retain_graph=True)
+    (beside,) = torch.autograd.grad((hidden + cell.detach()).sum(), gates, retain_graph=True)
+    assert torch.equal(alone, beside)
+    for other in (cell, opened, torch.cat([hidden, cell])):
+        with pytest.raises(NotImplementedError, match="hidden states alone"):
+            torch.autograd.grad(other.sum(), gates, retain_graph=True)
