@@ -167,6 +167,8 @@ def refuse_contradictions(arguments: Arguments) -> None:
 
     if arguments.episodes < 1:
         raise ConfigError(f"episodes is {arguments.episodes}, but must be at least 1")
+    if arguments.seed < 0:
+        raise ConfigError(f"seed is {arguments.seed}, but must be at least 0")
     if arguments.store is not None and not arguments.follow:
         raise ConfigError("store names a run that trains, which --follow scores: give that too")
     if arguments.run is not None and arguments.store is None:

@@ -78,6 +78,10 @@ def needs(hint: Any) -> Iterator[Needs]:
         yield from (entry for entry in get_args(hint)[1:] if isinstance(entry, Needs))
 
 
+class _TooLarge(ValueError):
+    """A whole number of more than 64 bits, which torch and the formats of trackers do not take."""
+
+
 def convert(hint: Any, value: Any) -> Any:
     """A value as the type that a setting's annotation asks for.
 
@@ -90,6 +94,8 @@ def convert(hint: Any, value: Any) -> Any:
     """
     try:
         return _converted(hint, value)
+    except _TooLarge:
+        raise ValueError(f"{allowed(hint)}, less than 2^63") from None
     except (ValueError, OverflowError):
         raise ValueError(allowed(hint)) from None
 
@@ -142,9 +148,12 @@ def _whole(value: Any) -> int:
     if not number.is_integer():
         raise ValueError
     try:
-        return int(value)  # more digits than a float has, as a long seed may have
+        whole = int(value)  # more digits than a float has, as a long seed may have
     except ValueError:
-        return int(number)
+        whole = int(number)
+    if not -(2**63) <= whole < 2**63:
+        raise _TooLarge
+    return whole
 
 
 def _text(value: Any) -> str:

@@ -22,7 +22,7 @@ from common.values import (
 )
 
 
-@given(st.integers(1, 10**30), st.floats(0, 1), st.lists(st.integers(1, 99), max_size=4))
+@given(st.integers(1, 2**63 - 1), st.floats(0, 1), st.lists(st.integers(1, 99), max_size=4))
 def test_what_is_written_as_a_word_is_read_as_the_value(count, share, sizes):
     assert convert(Count, str(count)) == convert(Count, count) == count
     assert convert(Share, str(share)) == convert(Share, share) == share
@@ -72,6 +72,12 @@ def test_any_other_value_is_refused_with_what_is_allowed(hint, value, rule):
     assert allowed(hint) == rule
     with pytest.raises(ValueError, match=f"^{rule}$"):
         convert(hint, value)
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1, "99999999999999999999", 1e20])
+def test_a_whole_number_has_64_bits(value):
+    with pytest.raises(ValueError, match=r"^a whole number, less than 2\^63$"):
+        convert(int, value)
 
 
 def test_needs_hold_where_one_alternative_does():
