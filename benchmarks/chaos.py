@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import platform
 import random
 import signal
 import subprocess
@@ -25,6 +24,7 @@ from typing import Annotated, NamedTuple
 
 import lost_samplers
 import numpy as np
+import runs
 import tyro
 from cluster_faults import CLUSTER_FAULTS
 from crowd import CROWDS
@@ -162,7 +162,7 @@ def main() -> None:
         sys.exit(
             f"no experiment {', '.join(sorted(unknown))}: give some of {', '.join(EXPERIMENTS)}"
         )
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {date.today()}\n")
+    print(f"{runs.machine()}, {date.today()}\n")
     print("| experiment | as it should be | measured |\n|---|---|---|")
     for name in arguments.names or EXPERIMENTS:
         run, times = EXPERIMENTS[name]

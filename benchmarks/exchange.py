@@ -12,7 +12,6 @@ import contextlib
 import json
 import multiprocessing
 import os
-import platform
 import shutil
 import signal
 import sys
@@ -26,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import runs
 from messages import compared, table
 from timing import cluster
 
@@ -185,7 +185,7 @@ def measure(arguments: Arguments) -> list[dict[str, Any]]:
 
 
 def write(rows: list[dict[str, Any]], ways: list[dict[str, Any]], out: Path) -> str:
-    machine = f"{os.cpu_count()} cores ({platform.machine()}), {date.today()}"
+    machine = f"{runs.machine()}, {date.today()}"
     lines = [
         "# Fragments from samplers to a trainer", "",
         f"{machine}. {SAMPLERS} samplers, no learning.", "",

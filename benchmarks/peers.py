@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import signal
 import statistics
@@ -22,6 +21,8 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+import runs
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".peers"
@@ -199,7 +200,7 @@ def compare(peer: Peer, arguments: Arguments) -> Row:
 
 
 def write(rows: list[Row], arguments: Arguments) -> str:
-    machine = f"{os.cpu_count()} cores ({platform.machine()}), {date.today()}"
+    machine = f"{runs.machine()}, {date.today()}"
     lines = [
         "# By other trainers' recipes, steps/s", "",
         f"{machine}; medians of {arguments.turns} turns of {arguments.seconds:.0f} s, taken in turn.",

@@ -10,8 +10,6 @@ Writes `<out>.md` and `<out>.json`.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -19,6 +17,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+import runs
 from peers import PROGRAMS, Failed, Peer, install
 
 from envs.mujoco.tasks import TASKS
@@ -95,7 +94,7 @@ def measure(arguments: Arguments) -> list[dict[str, float | str]]:
 
 
 def write(rows: list[dict[str, float | str]], arguments: Arguments) -> str:
-    machine = f"{os.cpu_count()} cores ({platform.machine()}), {date.today()}"
+    machine = f"{runs.machine()}, {date.today()}"
     lines = [
         "# MuJoCo's tasks, microseconds per step of one robot", "",
         f"{machine}; one thread, {arguments.env_num} robots; medians of {arguments.turns} turns.", "",

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import signal
 import sys
@@ -25,6 +24,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
+import runs
 from costs import PARTS, Point
 from sleeping_env import STEP_S
 from timing import Cluster, cluster, run_and_measure
@@ -163,7 +163,7 @@ def curves(found: dict[str, list[Any]]) -> dict[str, list[Point]]:
 
 
 def write(found: dict[str, list[Any]], arguments: Arguments) -> str:
-    machine = f"{os.cpu_count()} cores ({platform.machine()}), {date.today()}"
+    machine = f"{runs.machine()}, {date.today()}"
     lines = ["# Scaling", "", machine, ""]
     rows = [row for pool in POOLS for row in found.get(pool, ())]
     if rows:

@@ -18,8 +18,9 @@ import numpy as np
 
 from cluster.store.address import Link
 from cluster.store.fragment import pack_fragment
-from cluster.store.pool import StorePool, found
+from cluster.store.pool import StorePool
 from cluster.store.run import Record, RunStore
+from cluster.store.shared_weights import found
 from rollout import Rollout, RolloutSpec, Weights
 from settings.config import Config
 

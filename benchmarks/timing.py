@@ -15,7 +15,6 @@ import json
 import math
 import multiprocessing
 import os
-import platform
 import secrets
 import signal
 import statistics
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import psutil
+import runs
 import torch
 from gemm import gemm_peak, gradient_flop
 
@@ -207,7 +207,7 @@ def write(
     Args:
         peaks: `gemm_peak` by the names that the text gives them.
     """
-    machine = f"{os.cpu_count()} cores ({platform.machine()}), {date.today()}"
+    machine = f"{runs.machine()}, {date.today()}"
     published = PARL_HOURS.get(arguments.env, {})
     lines = [
         f"# Training time, {arguments.env}", "",

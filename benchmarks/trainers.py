@@ -13,7 +13,6 @@ import contextlib
 import json
 import multiprocessing
 import os
-import platform
 import signal
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import runs
 import simulated
 from simulated import PER_UPDATE, Signals, Sizes
 
@@ -161,7 +161,7 @@ def why(row: dict[str, Any]) -> str:
 
 def write(stored: list[dict[str, Any]], stepped: list[dict[str, Any]], sizes: Sizes,
           out: Path) -> str:  # fmt: skip
-    machine = f"{os.cpu_count()} cores ({platform.machine()}), {date.today()}"
+    machine = f"{runs.machine()}, {date.today()}"
     lines = [
         "# Several trainers", "",
         f"{machine}. Trainers and samplers sleep where real ones would compute. Fragments of"
