@@ -39,6 +39,7 @@ from common.statistics import Estimate, probability_of_improvement
 from plot import number
 from settings.config import ConfigError
 from settings.flags import read_flags
+from settings.sources import parse
 
 
 @dataclass
@@ -86,8 +87,8 @@ def begin_papers(arguments: Arguments, flags: Sequence[str]) -> list[Claim]:
     """Check the arguments, note in the runs' folder with what they are trained; the claims to run.
 
     Raises:
-        ConfigError: where there is nothing to run, the claims decide on a flag, or the folder's runs were
-            trained with something else.
+        UserError: where there is nothing to run, the claims decide on a flag, train.py would refuse
+            something, or the folder's runs were trained with something else.
     """
     refuse_counts(arguments, "seeds", "at_once")
     claims = chosen(arguments)
@@ -97,6 +98,8 @@ def begin_papers(arguments: Arguments, flags: Sequence[str]) -> list[Claim]:
         for name in read_flags([*claim.common, *claim.better, *claim.other])
     }
     refuse(flags, decided | {"seed": "--seeds", "env": "--envs", "train_total_steps": "--steps"})
+    for run in (run for claim in claims for run in both_ways(claim, arguments, flags)):
+        parse(["--env", run.env, "--seed", str(run.seed), *run.flags])
     begin(arguments.out, {"steps": arguments.steps, "flags": list(flags)})
     return claims
 
@@ -112,6 +115,11 @@ def runs_of(
         Run(claim.env, seed, arguments.out / digest / named(claim.env, seed), whole)
         for seed in arguments.seeds
     ]
+
+
+def both_ways(claim: Claim, arguments: Arguments, flags: Sequence[str]) -> list[Run]:
+    ways = claim.better, claim.other
+    return [run for way in ways for run in runs_of(claim, way, arguments, flags)]
 
 
 def verdict(found: Estimate) -> str:
@@ -190,12 +198,7 @@ def main() -> None:
     arguments, flags = typed(Arguments)
     with command("papers.py"):
         claims = begin_papers(arguments, flags)
-        runs = [
-            run
-            for claim in claims
-            for way in (claim.better, claim.other)
-            for run in runs_of(claim, way, arguments, flags)
-        ]
+        runs = [run for claim in claims for run in both_ways(claim, arguments, flags)]
         for run in runs:
             run.folder.parent.mkdir(exist_ok=True)
         failed = complete(list(dict.fromkeys(runs)), arguments.at_once)

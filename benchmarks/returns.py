@@ -40,6 +40,7 @@ from common.statistics import estimate, iqm_estimate
 from envs import family_of
 from plot import RETURN, curves_of, draw, number
 from settings.experiments import group
+from settings.sources import parse
 
 PUBLISHED = "best public PPO figure we know of"
 FIGURES = {
@@ -69,11 +70,13 @@ def begin_returns(arguments: Arguments, flags: Sequence[str]) -> None:
     """Check the arguments, and note in the runs' folder with what they are trained.
 
     Raises:
-        ConfigError: where there is nothing to run, or the folder's runs were trained with something
-            else.
+        UserError: where there is nothing to run, for what train.py would refuse, or where the folder's
+            runs were trained with something else.
     """
     refuse_counts(arguments, "seeds", "envs", "at_once")
     refuse(flags, {"seed": "--seeds", "env": "--envs", "train_total_steps": "--steps"})
+    for env in arguments.envs:
+        parse(["--env", env, *flags, "--train_total_steps", str(arguments.steps)])
     begin(arguments.out, {"steps": arguments.steps, "flags": list(flags)})
 
 

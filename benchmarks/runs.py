@@ -220,7 +220,7 @@ def refuse(flags: Sequence[str], decided: Mapping[str, str]) -> None:
         decided: setting -> the benchmark's own flag for it. Those of the run's folder are `--out`'s.
 
     Raises:
-        ConfigError: for such a flag, or one that train.py would refuse.
+        ConfigError: for such a flag, or one that train.py would not read.
     """
     decided = {**decided, "run_dir": "--out", "resume": "--out"}
     for name, value in read_flags(flags).items():
@@ -232,10 +232,15 @@ def begin(out: Path, protocol: dict[str, Any]) -> None:
     """Make the folder of the runs, and note there with what they are trained.
 
     Raises:
-        ConfigError: where the folder's runs were trained with something else.
+        ConfigError: where the folder cannot be made, or its runs were trained with something else.
     """
-    out.mkdir(parents=True, exist_ok=True)
     path = out / "protocol.json"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"out {out} cannot be made: {error.strerror}; give another --out"
+        ) from None
     if path.exists() and json.loads(path.read_text()) != protocol:
         raise ConfigError(
             f"{out} has runs of {path.read_text().strip()}, but now asked for are"

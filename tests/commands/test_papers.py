@@ -64,6 +64,7 @@ def test_runs_that_have_ended_are_compared_and_not_run_again(tmp_path):
         ({}, ["--seed", "3"], "--seed 3 is decided by --seeds"),
         ({}, ["--rnd_coefficient", "0"], "--rnd_coefficient 0.0 is decided by the claims"),
         ({}, ["--gama", "0.9"], "no setting --gama: did you mean --gamma?"),
+        ({}, ["--minibatch_size", "100"], "minibatch_size 100 does not divide batch_size"),
         ({"seeds": (1, 2, 1)}, [], "seeds is 1 2 1, but each can be given once"),
         ({"at_once": 0}, [], "at_once is 0, but must be one at least"),
     ],

@@ -12,9 +12,10 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from returns import FIGURES, Arguments, markdown, summarise
+from returns import FIGURES, Arguments, begin_returns, markdown, summarise
 from runs import Run, complete, typed
 
+from common.errors import UserError
 from tests.conftest import ROOT, run_command, wait_until
 
 
@@ -63,6 +64,18 @@ def test_the_password_of_a_store_is_in_no_results(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["returns.py", *typed_words])
     assert typed(Arguments)[1] == ["--store", "redis://host:6379/0"]
     assert os.environ["DPPO_REDIS_PASSWORD"] == "secret"  # for the runs, which inherit it
+
+
+def test_a_mistake_is_found_before_the_first_run(tmp_path):
+    (tmp_path / "file").touch()
+    for envs, out, complaint in (
+        (("CartPole-v1", "CartPol"), "returns", "did you mean CartPole-v1"),
+        (("CartPole-v1", "CartPole-v1"), "returns", "each can be given once"),
+        (("CartPole-v1",), "file/returns", "cannot be made: Not a directory"),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            begin_returns(Arguments(envs, out=tmp_path / out), [])
+    assert not (tmp_path / "returns").exists()
 
 
 def test_a_familys_shares_of_the_published_figures_are_over_all_its_runs():
