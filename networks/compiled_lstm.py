@@ -36,6 +36,8 @@ class LstmPolicy:
     def __call__(self, obs: np.ndarray, state: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Raw observations [B, inputs] and the state [B, S] -> the head's output, the next state."""
         assert state is not None
+        # code for other strides adds in another order, and an array of one row has none
+        state = np.ascontiguousarray(state)
         after, first = np.empty_like(state), 0
         for encoder, arrays, size in self._lstms:
             _step(encoder(obs), state, first, after, *arrays)

@@ -132,6 +132,33 @@ def test_an_lstm_acts_by_what_the_learner_computes(shared):
                 parameter += 0.3 * torch.randn_like(parameter)
 
 
+@pytest.mark.parametrize("sizes", [(16, 64), (5, 12), (33,)])
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_lstms_action_does_not_depend_on_how_many_environments_stand_beside_it(sizes, shared):
+    """Of 1 to 40 of them, in states that lie in memory as they like."""
+    space = spaces.Box(-np.inf, np.inf, (5,), np.float32)
+    config = Config(
+        network="lstm", hidden_sizes=sizes, normalize_observation=True, shared_trunk=shared
+    )
+    model = make_model(Spaces(space, spaces.Discrete(3), 0), config)
+    assert model._acts.compiled is not None
+    rng = np.random.default_rng(0)
+    obs = rng.normal(3.0, 2.0, (40, 5)).astype(np.float32)
+    noise = rng.random((40, *model.distribution.noise_shape), np.float32)
+    state = rng.normal(size=(40, model.state_size)).astype(np.float32)
+    model.update_normalizer(torch.from_numpy(obs))
+    everyone = model.act(obs, noise, None, state)
+    assert everyone.state is not None
+    among_others = np.repeat(state, 2, 1)[:, ::2]
+    for count in range(1, 41):
+        rows = slice(40 - count, None) if count % 2 else slice(count)
+        for there in (state, np.asfortranarray(state), among_others):
+            acted = model.act(obs[rows], noise[rows], None, there[rows])
+            np.testing.assert_array_equal(acted.action, everyone.action[rows])
+            np.testing.assert_array_equal(acted.log_prob, everyone.log_prob[rows])
+            np.testing.assert_array_equal(acted.state, everyone.state[rows])
+
+
 @pytest.mark.slow
 def test_an_lstms_compiled_steps_are_the_eager_ones():
     (eager, _), (compiled, weights) = learned("off"), learned("on")
