@@ -71,10 +71,10 @@ def ours(store: RunStore, spec: RolloutSpec, rollout: Rollout, compress: bool) -
         times = [time.perf_counter()]
         message = pack_fragment(sampler, number, 0, False, envs, [], rollout, compress)
         times.append(time.perf_counter())
-        store.append(sampler, number, message)
+        store.stream.append(sampler, number, message)
         times.append(time.perf_counter())
-        _, [(id_, message)] = store.read("trainer", 1)
-        store.drop("trainer", "dropped:old", [id_])
+        _, [(id_, message)] = store.stream.read("trainer", 1)
+        store.stream.drop("trainer", "dropped:old", [id_])
         times.append(time.perf_counter())
         read_fragment(id_, message, spec, [envs], 0)
         times.append(time.perf_counter())

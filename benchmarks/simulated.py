@@ -101,7 +101,7 @@ def _sample(store: RunStore, rollout: Rollout, sizes: Sizes, over: Event) -> Non
     due = time.perf_counter() + sizes.fragment_s * np.random.default_rng(sampler).random()
     while not over.wait(max(0.0, due - time.perf_counter())):
         message = pack_fragment(sampler, number, version, False, envs, [], rollout, False)
-        newest = store.append(sampler, number, message)
+        newest = store.stream.append(sampler, number, message)
         if newest is None:  # full: trainers are waited for
             due = time.perf_counter() + sizes.fragment_s / 5
         else:

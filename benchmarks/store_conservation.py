@@ -86,7 +86,7 @@ def pending(store: RunStore) -> list[str]:
     """The fragments that are still in the store."""
     entries: Any = store.link.client.xrange(f"dppo:{{{store.run}}}:stream")
     newest, found = store.version(), []
-    for id_, message in store.fetch([id_ for id_, _ in entries]):
+    for id_, message in store.stream.fetch([id_ for id_, _ in entries]):
         found += named(read_fragment(id_, message, SPEC, RANGES, newest).rollout)
     return found
 

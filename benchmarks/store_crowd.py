@@ -59,7 +59,7 @@ def sample(url: str, run: str, file: TextIO) -> None:
     store = run_at(url, run)
     sampler, number, newest = store.join(len(RANGES)), 0, 0
     while True:
-        appended = store.append(sampler, number, message_of(sampler, number, newest))
+        appended = store.stream.append(sampler, number, message_of(sampler, number, newest))
         if appended is not None:
             say(file, f"appended {sampler}/{number}")
             newest, number = appended, number + 1

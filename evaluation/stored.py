@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 
 from cluster import wire
-from cluster.store.run import Ended, RunGone, RunStore
+from cluster.store.keys import Ended, RunGone
+from cluster.store.run import RunStore
 from evaluation.follow import Line
 from model import ActorCritic
 from rollout import Weights
@@ -46,7 +47,7 @@ class Stored:
 
     def has_ended(self) -> bool:
         try:
-            self._store.has_room(0)
+            self._store.stream.has_room(0)
             self._gone_at = None
         except Ended:
             return True

@@ -61,7 +61,7 @@ class Consumer:
             self._claim()
             self._outages, self._claimed = outages, now
         if most > 0:
-            self.version, entries = self._store.read(self.trainer, most)
+            self.version, entries = self._store.stream.read(self.trainer, most)
             self._take_in(entries)
         else:
             self.version = self._store.version()
@@ -69,11 +69,11 @@ class Consumer:
 
     def _claim(self) -> None:
         """Take over fragments of dead trainers; forget those that others have taken over."""
-        mine = self._store.claim(self.trainer)
+        mine = self._store.stream.claim(self.trainer)
         self.held = [fragment for fragment in self.held if fragment.id in mine]
         known = {fragment.id for fragment in (*self.held, *self.gathered)}
         if not mine <= known:
-            entries = self._store.fetch(sorted(mine - known))
+            entries = self._store.stream.fetch(sorted(mine - known))
             self.version = self._store.version()  # the fragments may be of newer weights
             self._take_in(entries)
 
@@ -84,7 +84,7 @@ class Consumer:
             except Refused as refused:
                 self.refused += 1
                 self._say(f"a fragment in the store was refused: {refused}")
-                self._store.drop(self.trainer, f"refused:{refused.reason}", [id_])
+                self._store.stream.drop(self.trainer, f"refused:{refused.reason}", [id_])
             else:
                 self.held.append(fragment)
 
@@ -94,7 +94,7 @@ class Consumer:
         if not old:
             return
         steps = sum(f.rollout.steps for f in old)
-        self._store.drop(self.trainer, "dropped:old", [f.id for f in old], steps)
+        self._store.stream.drop(self.trainer, "dropped:old", [f.id for f in old], steps)
         self.held = [f for f in self.held if f.rollout.policy_version >= oldest]
         self.dropped += len(old)
         self.dropped_steps += steps
@@ -130,7 +130,7 @@ class Consumer:
     def refuse(self, reason: str) -> None:
         """Refuse the gathered fragments, and count them under a reason."""
         ids = [fragment.id for fragment in self.gathered]
-        self._store.drop(self.trainer, f"refused:{reason}", ids)
+        self._store.stream.drop(self.trainer, f"refused:{reason}", ids)
         self.refused += len(ids)
         self.gathered = []
         self._last.clear()

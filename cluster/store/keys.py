@@ -16,6 +16,10 @@ class RunGone(Exception):
     """The store does not have the run: it came back empty, or the run has expired."""
 
 
+class Ended(Exception):
+    """The run has ended."""
+
+
 class Keys:
     """All keys of a run begin with `dppo:{RUN_ID}:`, and nothing else is touched."""
 

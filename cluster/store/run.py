@@ -7,26 +7,20 @@ not at all). Nothing outside `dppo:{RUN_ID}:` is touched.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import redis
-from redis.exceptions import ResponseError
 
 from cluster import wire
 from cluster.store import scripts
 from cluster.store.address import Link, StoreError
-from cluster.store.keys import Keys, RunGone
+from cluster.store.keys import Ended, Keys, RunGone
 from cluster.store.status import Status, read_status
+from cluster.store.stream import Stream
 from rollout import Weights
 
-_NAME = b"name"  # the one field of an entry of the stream
 _STAGED_S = 600  # how long weights are kept that nobody has published
-_BLOCK_MS = 500  # for new fragments
-
-
-class Ended(Exception):
-    """The run has ended."""
 
 
 class Record(NamedTuple):
@@ -74,6 +68,9 @@ class RunStore:
         link: to the server. Taken over.
         run: the id of the run.
 
+    Attributes:
+        stream: the fragments.
+
     All methods wait for the server, and raise `StoreLost` where that takes too long. All but `found`
     and `record` raise `RunGone`.
     """
@@ -82,6 +79,7 @@ class RunStore:
         self.link, self.run = link, run
         keys = Keys(link, run)
         self._key, self._step = keys.key, keys.step
+        self.stream = Stream(link, keys)
 
     def found(
         self, record: Record, weights: Weights, fragments: int, size: int, first_sampler: int = 0,
@@ -158,82 +156,6 @@ class RunStore:
             raise Ended
         return rest[0]
 
-    def has_room(self, size: int) -> int | None:
-        """The version of the newest weights; None where so many bytes would not be taken now.
-
-        Raises:
-            Ended: where the run has ended.
-        """
-        happened, rest = self._step(scripts.ROOM, size)
-        if happened == "ended":
-            raise Ended
-        return rest[0] if happened == "room" else None
-
-    def append(self, sampler: int, number: int, message: bytes) -> int | None:
-        """Append a sampler's fragment; the version of the newest weights, or None where it is full.
-
-        Args:
-            number: of the fragment among the sampler's, from 0.
-
-        Raises:
-            Ended: where the run has ended.
-        """
-        if self.has_room(len(message)) is None:
-            return None
-        staged = (f"fragment:{sampler}:{number}", message, scripts.DAY_S)
-        happened, rest = self._step(scripts.APPEND, sampler, number, staged=staged)
-        if happened == "ended":
-            raise Ended
-        return rest[0] if happened == "appended" else None
-
-    def read(self, trainer: str, most: int) -> tuple[int, list[tuple[bytes, bytes]]]:
-        """The version of the newest weights, and new fragments, by their ids; waits half a second.
-
-        They are this trainer's from now on, also where the answer is lost: see `claim`.
-        """
-
-        def action(client: redis.Redis) -> tuple[bytes | None, list[tuple[bytes, bytes]]]:
-            pipe = client.pipeline(transaction=False)
-            pipe.xreadgroup(
-                scripts.GROUP, trainer, {self._key("stream"): ">"}, most, block=_BLOCK_MS
-            )
-            pipe.hget(self._key("counters"), "version")
-            answer, version = pipe.execute(raise_on_error=False)
-            if isinstance(answer, ResponseError) and str(answer).startswith("NOGROUP"):
-                return None, []
-            if isinstance(answer, Exception):
-                raise answer
-            return version, self._messages(client, answer[0][1] if answer else [])
-
-        version, messages = self.link.call(action)
-        if version is None:
-            raise RunGone
-        return int(version), messages
-
-    def _messages(self, client: redis.Redis, entries: list[Any]) -> list[tuple[bytes, bytes]]:
-        """The ids and the messages of entries of the stream; b"" where there is none."""
-        names = [fields.get(_NAME, b"") for _, fields in entries]
-        keys = [self._key("fragment:").encode() + name for name in names]
-        messages: list[Any] = client.mget(keys) if keys else []
-        return [(entry[0], m or b"") for entry, m in zip(entries, messages, strict=True)]
-
-    def claim(self, trainer: str) -> set[bytes]:
-        """Take over the fragments of trainers that are gone; the ids of all that this one has now."""
-        return set(self._step(scripts.CLAIM, trainer)[1])
-
-    def fetch(self, ids: Collection[bytes]) -> list[tuple[bytes, bytes]]:
-        """Fragments by their ids; those that are not in the stream any more are b""."""
-
-        def action(client: redis.Redis) -> list[tuple[bytes, bytes]]:
-            pipe = client.pipeline(transaction=False)
-            for id_ in ids:
-                pipe.xrange(self._key("stream"), id_, id_)
-            there = [entries[0] for entries in pipe.execute() if entries]
-            return self._messages(client, there)
-
-        found = dict(self.link.call(action))
-        return [(id_, found.get(id_, b"")) for id_ in ids]
-
     def publish(
         self, trainer: str, token: str, expected: int, weights: Weights, ids: Sequence[bytes],
         steps: int,
@@ -253,15 +175,6 @@ class RunStore:
             scripts.PUBLISH, trainer, token, expected, steps, *ids, staged=staged
         )
         return Published(outcome, rest[0], frozenset(rest[1:]))
-
-    def drop(self, trainer: str, counter: str, ids: Sequence[bytes], steps: int = 0) -> None:
-        """Take fragments of this trainer's out of the stream.
-
-        Args:
-            counter: `dropped:REASON` or `refused:REASON`.
-            steps: environment steps in them, where they are to be counted.
-        """
-        self._step(scripts.DROP, trainer, counter, steps, *ids)
 
     def beat(self, kind: str, name: str | int, version: int = 0, wait: float = 0.0) -> Beat:
         """Be alive for another 10 s.

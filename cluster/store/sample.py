@@ -28,8 +28,8 @@ from cluster.session import describe
 from cluster.store.address import Link, StoreError, StoreLost
 from cluster.store.fragment import pack_fragment
 from cluster.store.heartbeat import Heartbeat
-from cluster.store.keys import RunGone
-from cluster.store.run import Ended, Record, RunStore
+from cluster.store.keys import Ended, RunGone
+from cluster.store.run import Record, RunStore
 from cluster.store.watchdog import Watchdog
 from cluster.supervisor import SAME_ERROR_LIMIT
 from common.errors import UserError
@@ -138,7 +138,7 @@ class StoreSampler:
                 self._version = self._seen
             if self._version < 0:
                 time.sleep(_TRIES_EVERY_S)
-                self._store.has_room(0)  # raises where the run has ended
+                self._store.stream.has_room(0)  # raises where the run has ended
 
     def _collect(self, fragment: int, reset: bool) -> list[TimedEpisode] | None:
         """The episodes of a fragment; None where an environment, or the policy, raised an error.
@@ -166,7 +166,7 @@ class StoreSampler:
     def _wait_for_room(self, size: int) -> int:
         """Wait until so many bytes have room, so that they are collected under the newest weights; the
         version of these."""
-        while (newest := self._store.has_room(size)) is None:
+        while (newest := self._store.stream.has_room(size)) is None:
             time.sleep(_LOOKS_EVERY_S)
         return newest
 
@@ -176,7 +176,7 @@ class StoreSampler:
             self.number, number, self._version, reset, self.envs, episodes, self._out,
             self._compress,
         )  # fmt: skip
-        while self._store.append(self.number, number, message) is None:
+        while self._store.stream.append(self.number, number, message) is None:
             self._wait_for_room(len(message))
         return len(message)
 

@@ -40,7 +40,7 @@ def _sample(url: str, run: str) -> None:
     store = run_at(url, run)
     sampler, number, newest = store.join(2), 0, 0
     while True:
-        appended = store.append(sampler, number, message(sampler, number, newest))
+        appended = store.stream.append(sampler, number, message(sampler, number, newest))
         if appended is not None:
             newest, number = appended, number + 1
         time.sleep(0.01)

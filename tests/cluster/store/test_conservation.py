@@ -27,7 +27,7 @@ APPENDED = "appended 0/0\nappended 0/1\nappended 0/2"
 def test_what_was_told_is_compared_with_the_store(server, tmp_path: Path, trainer, sampler, good):
     store = founded(server.url)
     for number in range(3):
-        store.append(0, number, message_of(0, number, 0))
+        store.stream.append(0, number, message_of(0, number, 0))
     with pool_of(store) as pool:
         pool.gather()
         assert pool.weights.publish(WEIGHTS.arrays, 0).outcome == "done"

@@ -48,10 +48,13 @@ def in_a_thread(action, *arguments) -> Iterator[list]:
 
 def test_a_store_that_stands_still_is_waited_for(server):
     store, said = founded(server.url), []
-    store.append(0, 0, message(0, 0))
+    store.stream.append(0, 0, message(0, 0))
     with pool_of(run_at(server.url, store.run, said=said.append), said.append) as pool:
         os.kill(server.pid, signal.SIGSTOP)
-        with in_a_thread(pool.gather) as gathered, in_a_thread(store.append, 0, 1, message(0, 1)):
+        with (
+            in_a_thread(pool.gather) as gathered,
+            in_a_thread(store.stream.append, 0, 1, message(0, 1)),
+        ):
             wait_until(lambda: said, 30, "a sentence about the store")
             assert gathered == []
             os.kill(server.pid, signal.SIGCONT)
@@ -66,7 +69,7 @@ def test_a_store_that_stands_still_is_waited_for(server):
 
 def test_a_store_that_came_back_empty_is_founded_anew(server):
     store, said = founded(server.url), []
-    store.append(store.join(2), 0, message(0, 0))
+    store.stream.append(store.join(2), 0, message(0, 0))
     with pool_of(run_at(server.url, store.run, said=said.append), said.append) as pool:
         pool.weights.publish(WEIGHTS.arrays, 0)
         wait_until(lambda: pool.samplers_alive == 1, 20, "a heartbeat that has seen the sampler")
@@ -79,11 +82,11 @@ def test_a_store_that_came_back_empty_is_founded_anew(server):
                 wait_until(lambda: store.record() is not None, 30, "the run")
                 assert store.version() == 1
                 with pytest.raises(RunGone):  # its fragment may be of weights that are not there
-                    store.append(0, 1, message(0, 1))
+                    store.stream.append(0, 1, message(0, 1))
                 sampler = store.join(2)
                 assert sampler > 64  # no sampler repeats the noise of one before
                 for number in range(2):
-                    store.append(sampler, number, message(sampler, number, 1))
+                    store.stream.append(sampler, number, message(sampler, number, 1))
             first = 1000 * sampler
             assert gathered[0].reward[0, ::2].tolist() == [first, first + 1]
             assert pool.weights.publish(WEIGHTS.arrays, 1).outcome == "done"
@@ -94,7 +97,7 @@ def test_a_store_that_came_back_empty_is_founded_anew(server):
 def test_fragments_that_went_down_with_the_store_are_not_learned_from(server):
     store = founded(server.url)
     for number in range(2):
-        store.append(0, number, message(0, number))
+        store.stream.append(0, number, message(0, number))
     with pool_of(run_at(server.url, store.run)) as pool:
         pool.gather()
         store.link.client.flushall()
@@ -131,7 +134,7 @@ def test_a_signal_ends_the_wait_for_fragments_and_none_is_lost(server, stopped):
     store, said = founded(server.url), []
     try:
         with pool_of(run_at(server.url, store.run, said=said.append)) as pool:
-            store.append(0, 0, message(0, 0))
+            store.stream.append(0, 0, message(0, 0))
             if stopped:
                 os.kill(server.pid, signal.SIGSTOP)
 
@@ -143,7 +146,7 @@ def test_a_signal_ends_the_wait_for_fragments_and_none_is_lost(server, stopped):
             with in_a_thread(send), pytest.raises(Interrupted):
                 pool.gather()
             os.kill(server.pid, signal.SIGCONT)
-            store.append(0, 1, message(0, 1))
+            store.stream.append(0, 1, message(0, 1))
             assert pool.gather().reward[0].tolist() == [0, 0, 1, 1]
     finally:
         signal.signal(signal.SIGUSR1, before)
@@ -221,7 +224,7 @@ def test_a_killed_trainers_fragments_are_claimed_by_another(server):
     """It takes the ten seconds after which a trainer that is not heard counts as dead."""
     store = founded(server.url)
     for number in range(4):
-        store.append(0, number, message(0, number))
+        store.stream.append(0, number, message(0, number))
     child = trainer_process(server.url, store.run, "hang")
     try:
         assert child.stdout is not None

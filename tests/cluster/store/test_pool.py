@@ -32,7 +32,7 @@ def rewards(rollout: Any) -> list[float]:
 def test_fragments_are_gathered_side_by_side_in_their_order_of_arrival(any_server):
     store = founded(any_server.url)
     for sampler, number in ((1, 0), (0, 0), (1, 1), (1, 2)):
-        store.append(sampler, number, message(sampler, number))
+        store.stream.append(sampler, number, message(sampler, number))
     with pool_of(run_at(any_server.url, store.run)) as pool:
         rollout = pool.gather()
         assert rewards(rollout) == [1000, 0]
@@ -47,8 +47,8 @@ def test_fragments_are_gathered_side_by_side_in_their_order_of_arrival(any_serve
 def test_two_trainers_learn_from_each_fragment_once(any_server):
     store = founded(any_server.url, fragments=100)
     for number in range(10):
-        store.append(0, number, message(0, number))
-        store.append(1, number, message(1, number))
+        store.stream.append(0, number, message(0, number))
+        store.stream.append(1, number, message(1, number))
     learned: list[float] = []
     with (
         pool_of(run_at(any_server.url, store.run), policy_lag=99) as one,
@@ -70,12 +70,12 @@ def test_two_trainers_learn_from_each_fragment_once(any_server):
 def test_what_was_not_published_is_gathered_again(any_server):
     store = founded(any_server.url)
     for number in range(3):
-        store.append(0, number, message(0, number))
+        store.stream.append(0, number, message(0, number))
     with pool_of(run_at(any_server.url, store.run)) as pool:
         assert rewards(pool.gather()) == [0, 1]
         assert rewards(pool.gather()) == [0, 1]
         pool.refuse("not_finite")
-        store.append(0, 3, message(0, 3))
+        store.stream.append(0, 3, message(0, 3))
         assert rewards(pool.gather()) == [2, 3]
     assert store.status().refused == {"not_finite": 2}
 
@@ -83,7 +83,7 @@ def test_what_was_not_published_is_gathered_again(any_server):
 def test_a_trainer_that_leaves_hands_its_fragments_on(any_server):
     store = founded(any_server.url)
     for number in range(2):
-        store.append(0, number, message(0, number))
+        store.stream.append(0, number, message(0, number))
     with pool_of(run_at(any_server.url, store.run)) as two:
         with pool_of(run_at(any_server.url, store.run)) as one:
             assert rewards(one.gather()) == [0, 1]
@@ -96,9 +96,9 @@ def test_a_fragment_of_newer_weights_can_be_claimed(any_server):
     with pool_of(run_at(any_server.url, store.run)) as pool:
         store.publish("other", "o1", 0, Weights(1, WEIGHTS.arrays), [], 0)
         for number in range(2):
-            store.append(0, number, message(0, number, 1))
+            store.stream.append(0, number, message(0, number, 1))
         store.beat("trainer", "other")
-        assert len(store.read("other", 2)[1]) == 2
+        assert len(store.stream.read("other", 2)[1]) == 2
         store.leave("trainer", "other")
         assert rewards(pool.gather()) == [0, 1]
         assert pool.refused == 0
@@ -107,13 +107,13 @@ def test_a_fragment_of_newer_weights_can_be_claimed(any_server):
 def test_a_trainer_that_was_taken_for_dead_forgets_its_weights(any_server):
     store = founded(any_server.url)
     for number in range(2):
-        store.append(0, number, message(0, number))
+        store.stream.append(0, number, message(0, number))
     with pool_of(run_at(any_server.url, store.run)) as pool:
         pool.gather()
         wait_until(lambda: store.status().trainers, 20, "a heartbeat; the next one is 2 s away")
         store.leave("trainer", pool.trainer)
-        first, *_ = sorted(store.claim("other"))
-        store.drop("other", "dropped:old", [first])
+        first, *_ = sorted(store.stream.claim("other"))
+        store.stream.drop("other", "dropped:old", [first])
         published = pool.weights.publish(WEIGHTS.arrays, 0)
         assert (published.outcome, published.version) == ("lost", 0)
         assert len(published.lost) == 2
@@ -125,7 +125,7 @@ def test_fragments_that_are_too_old_are_dropped_and_counted(any_server):
     for version in range(3):
         store.publish("other", f"{version}", version, Weights(version + 1, WEIGHTS.arrays), [], 0)
     for number, version in enumerate((0, 1, 0, 3)):
-        store.append(0, number, message(0, number, version))
+        store.stream.append(0, number, message(0, number, version))
     with pool_of(run_at(any_server.url, store.run), policy_lag=2) as pool:
         rollout = pool.gather()
         assert rewards(rollout) == [1, 3]
@@ -141,7 +141,7 @@ def test_an_environments_stream_begins_anew_where_another_trainer_may_have_its_m
     store = founded(any_server.url)
     # sampler 2 steps the environments of sampler 0 too
     for sampler, number in ((0, 0), (0, 1), (1, 0), (0, 3), (1, 1), (2, 0), (2, 1), (1, 2)):
-        store.append(sampler, number, message(sampler, number))
+        store.stream.append(sampler, number, message(sampler, number))
     torn = []
     with pool_of(run_at(any_server.url, store.run), policy_lag=9) as pool:
         for version in range(4):
@@ -192,9 +192,9 @@ BAD = {
 def test_what_is_no_fragment_of_this_run_is_refused_and_training_goes_on(any_server):
     store, said = founded(any_server.url, fragments=100), []
     for number, bad in enumerate(BAD.values()):
-        store.append(0, number, bad)
+        store.stream.append(0, number, bad)
     for number in range(2):
-        store.append(1, number, message(1, number))
+        store.stream.append(1, number, message(1, number))
     with pool_of(run_at(any_server.url, store.run), said.append) as pool:
         assert rewards(pool.gather()) == [1000, 1001]
         assert pool.refused == len(BAD)
@@ -208,15 +208,15 @@ def test_what_is_no_fragment_of_this_run_is_refused_and_training_goes_on(any_ser
 def test_a_fragment_that_somebody_has_removed_is_counted_and_holds_nobody_up(any_server):
     store = founded(any_server.url)
     for number in range(3):
-        store.append(0, number, message(0, number))
+        store.stream.append(0, number, message(0, number))
     with pool_of(run_at(any_server.url, store.run)) as pool:
         store.beat("trainer", "other")
-        (id_, _), *_ = store.read("other", 1)[1]
+        (id_, _), *_ = store.stream.read("other", 1)[1]
         store.link.client.xdel(f"dppo:{{{store.run}}}:stream", id_)
         store.leave("trainer", "other")
         assert rewards(pool.gather()) == [1, 2]
-        store.append(0, 3, message(0, 3))
-        store.append(0, 4, message(0, 4))
+        store.stream.append(0, 3, message(0, 3))
+        store.stream.append(0, 4, message(0, 4))
         pool.weights.publish(WEIGHTS.arrays, 0)
         assert rewards(pool.gather()) == [3, 4]
 
@@ -253,7 +253,7 @@ def test_the_pool_keeps_no_state_of_environments(any_server):
 def test_the_share_of_waiting_is_told(any_server):
     store = founded(any_server.url)
     for number in range(2):
-        store.append(0, number, message(0, number))
+        store.stream.append(0, number, message(0, number))
     with pool_of(run_at(any_server.url, store.run)) as pool:
         pool.gather()
 

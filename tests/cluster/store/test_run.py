@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from cluster.store import scripts
-from cluster.store.keys import RunGone
-from cluster.store.run import Ended, runs
+from cluster.store.keys import Ended, RunGone
+from cluster.store.run import runs
 from rollout import Weights
 from tests.cluster.store.stores import CONFIG, WEIGHTS, founded, is_conserved, message, run_at
 
@@ -30,15 +30,15 @@ def test_a_run_that_is_not_there(any_server):
     with pytest.raises(RunGone):
         store.join(2)
     with pytest.raises(RunGone):
-        store.read("a", 1)
+        store.stream.read("a", 1)
     with pytest.raises(RunGone):
-        store.append(0, 0, b"x")
+        store.stream.append(0, 0, b"x")
 
 
 def test_a_fragment_is_learned_from_in_the_instant_in_which_its_weights_appear(any_server):
     store = founded(any_server.url)
-    assert [store.append(0, n, message(0, n)) for n in range(3)] == [0, 0, 0]
-    version, entries = store.read("a", 2)
+    assert [store.stream.append(0, n, message(0, n)) for n in range(3)] == [0, 0, 0]
+    version, entries = store.stream.read("a", 2)
     assert (version, [m for _, m in entries]) == (0, [message(0, 0), message(0, 1)])
     ids = [id_ for id_, _ in entries]
     assert store.publish("a", "first", 0, NEXT, ids, 16).outcome == "done"
@@ -52,16 +52,16 @@ def test_a_fragment_is_learned_from_in_the_instant_in_which_its_weights_appear(a
 def test_a_step_that_is_made_again_changes_nothing(any_server):
     store = founded(any_server.url)
     for _ in range(2):
-        assert store.append(0, 0, message(0, 0)) == 0
-    (id_, _), *others = store.read("a", 9)[1]
+        assert store.stream.append(0, 0, message(0, 0)) == 0
+    (id_, _), *others = store.stream.read("a", 9)[1]
     assert others == []
     for _ in range(2):
         assert store.publish("a", "first", 0, NEXT, [id_], 8).version == 1
     assert store.status().version == 1
-    assert store.append(0, 1, message(0, 1)) == 1
-    (id_, _), *_ = store.read("a", 9)[1]
+    assert store.stream.append(0, 1, message(0, 1)) == 1
+    (id_, _), *_ = store.stream.read("a", 9)[1]
     for _ in range(2):
-        store.drop("a", "dropped:old", [id_], 8)
+        store.stream.drop("a", "dropped:old", [id_], 8)
     status = store.status()
     assert (status.learned, status.dropped, status.steps, status.bytes) == (1, {"old": 1}, 16, 0)
     assert is_conserved(status)
@@ -69,8 +69,8 @@ def test_a_step_that_is_made_again_changes_nothing(any_server):
 
 def test_weights_that_are_not_made_from_the_newest_are_refused(any_server):
     store = founded(any_server.url)
-    store.append(0, 0, message(0, 0))
-    ids = [id_ for id_, _ in store.read("a", 9)[1]]
+    store.stream.append(0, 0, message(0, 0))
+    ids = [id_ for id_, _ in store.stream.read("a", 9)[1]]
     assert store.publish("b", "b1", 0, NEXT, [], 0).outcome == "done"
     assert store.publish("a", "a1", 0, NEXT, ids, 8)[:2] == ("conflict", 1)
     assert store.status().learned == 0
@@ -80,15 +80,15 @@ def test_weights_that_are_not_made_from_the_newest_are_refused(any_server):
 def test_a_trainer_that_has_lost_a_fragment_does_not_learn_from_it(any_server):
     store = founded(any_server.url)
     for number in range(2):
-        store.append(0, number, message(0, number))
+        store.stream.append(0, number, message(0, number))
     store.beat("trainer", "a")
-    ids = [id_ for id_, _ in store.read("a", 9)[1]]
+    ids = [id_ for id_, _ in store.stream.read("a", 9)[1]]
     store.beat("trainer", "b")
-    assert store.claim("b") == set()
+    assert store.stream.claim("b") == set()
     store.leave("trainer", "a")
-    assert store.claim("b") == set(ids)
-    assert [m for _, m in store.fetch(ids)] == [message(0, 0), message(0, 1)]
-    store.drop("b", "dropped:old", ids[:1])
+    assert store.stream.claim("b") == set(ids)
+    assert [m for _, m in store.stream.fetch(ids)] == [message(0, 0), message(0, 1)]
+    store.stream.drop("b", "dropped:old", ids[:1])
     published = store.publish("a", "a1", 0, NEXT, ids, 8)
     assert (published.outcome, published.version, published.lost) == ("lost", 0, set(ids))
     assert store.publish("b", "b1", 0, NEXT, ids[1:], 8).outcome == "done"
@@ -97,39 +97,39 @@ def test_a_trainer_that_has_lost_a_fragment_does_not_learn_from_it(any_server):
 
 def test_the_stream_is_bounded_by_fragments(any_server):
     store = founded(any_server.url, fragments=2)
-    assert [store.append(0, n, b"x") for n in range(3)] == [0, 0, None]
-    assert store.has_room(1) is None
-    (id_, _), *_ = store.read("a", 1)[1]  # it waits no more
-    assert store.has_room(1) == 0
-    assert [store.append(0, n, b"x") for n in (2, 3)] == [0, None]
+    assert [store.stream.append(0, n, b"x") for n in range(3)] == [0, 0, None]
+    assert store.stream.has_room(1) is None
+    (id_, _), *_ = store.stream.read("a", 1)[1]  # it waits no more
+    assert store.stream.has_room(1) == 0
+    assert [store.stream.append(0, n, b"x") for n in (2, 3)] == [0, None]
     store.publish("a", "a1", 0, NEXT, [id_], 0)
-    assert store.append(0, 3, b"x") is None
+    assert store.stream.append(0, 3, b"x") is None
 
 
 def test_the_stream_is_bounded_by_bytes(any_server):
     store = founded(any_server.url, size=10)
-    assert store.append(0, 0, b"x" * 11) == 0  # otherwise it would never be learned from
-    assert store.append(0, 1, b"x") is None
-    (id_, _), *_ = store.read("a", 1)[1]
-    store.drop("a", "refused:damaged", [id_])
-    assert [store.append(0, n, b"x" * 5) for n in (1, 2, 3)] == [0, 0, None]
+    assert store.stream.append(0, 0, b"x" * 11) == 0  # otherwise it would never be learned from
+    assert store.stream.append(0, 1, b"x") is None
+    (id_, _), *_ = store.stream.read("a", 1)[1]
+    store.stream.drop("a", "refused:damaged", [id_])
+    assert [store.stream.append(0, n, b"x" * 5) for n in (1, 2, 3)] == [0, 0, None]
     assert store.status().bytes == 10
 
 
 def test_trainers_that_hold_too_few_fragments_to_learn_from_do_not_fill_the_stream(any_server):
     store = founded(any_server.url, size=3)
     for number, trainer in enumerate("abc"):
-        assert store.append(0, number, b"x") == 0
-        assert len(store.read(trainer, 2)[1]) == 1
-    assert store.append(0, 3, b"x") == 0
-    assert store.append(0, 4, b"x") is None
-    assert len(store.read("a", 1)[1]) == 1
+        assert store.stream.append(0, number, b"x") == 0
+        assert len(store.stream.read(trainer, 2)[1]) == 1
+    assert store.stream.append(0, 3, b"x") == 0
+    assert store.stream.append(0, 4, b"x") is None
+    assert len(store.stream.read("a", 1)[1]) == 1
 
 
 def test_gaps_in_a_samplers_numbers_are_counted(any_server):
     store = founded(any_server.url)
     for sampler, number in ((0, 0), (1, 2), (0, 1), (0, 5), (1, 3)):
-        store.append(sampler, number, b"x")
+        store.stream.append(sampler, number, b"x")
     assert store.status().gaps == 2 + 3
 
 
@@ -159,8 +159,8 @@ def test_a_run_that_has_ended_takes_nothing(any_server):
     assert store.beat("sampler", 0).ended
     for step in (
         lambda: store.join(2),
-        lambda: store.has_room(1),
-        lambda: store.append(0, 0, b"x"),
+        lambda: store.stream.has_room(1),
+        lambda: store.stream.append(0, 0, b"x"),
     ):
         with pytest.raises(Ended):
             step()
@@ -172,12 +172,12 @@ def test_nothing_outside_the_run_is_touched_and_all_of_it_expires(any_server):
     before = {key: client.dump(key) for key in client.keys("*")}
     store = founded(any_server.url)
     sampler = store.join(2)
-    store.append(sampler, 0, message(0, 0))
+    store.stream.append(sampler, 0, message(0, 0))
     store.beat("trainer", "a")
-    ids = [id_ for id_, _ in store.read("a", 1)[1]]
+    ids = [id_ for id_, _ in store.stream.read("a", 1)[1]]
     store.publish("a", "a1", 0, NEXT, ids, 8)
-    store.claim("a")
-    store.append(sampler, 1, message(0, 1))
+    store.stream.claim("a")
+    store.stream.append(sampler, 1, message(0, 1))
     for lifetime in (scripts.DAY_S, scripts.HOUR_S):
         new = set(client.keys("*")) - before.keys()
         assert new
