@@ -51,7 +51,7 @@ def train(run: Trainer) -> str:
     except Stopped as stop:
         return stop.reason
     except TrainerLost as lost:
-        return run.without_others(lost)
+        return run.agreement.without_others(lost)
     return "finished"
 
 

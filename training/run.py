@@ -12,6 +12,7 @@ from common import checkpoint
 from common.errors import UserError
 from rollout import Rollout
 from settings.sources import load_run
+from training.agreement import WeightsDiffer
 from training.endings import reason_to_end, solves
 from training.evaluations import Evaluations
 from training.folder import Place
@@ -19,7 +20,7 @@ from training.report import OUTPUT, Report
 from training.restoring import not_saved
 from training.signals import Stopped, StopSignals
 from training.summary import note_resume, weights_digest, write_summary
-from training.trainer import Trainer, WeightsDiffer
+from training.trainer import Trainer
 
 
 class Run(Trainer):
@@ -98,7 +99,7 @@ class Run(Trainer):
             line |= self.evaluations.finished()
             if over is None and solves(self.config, line.get("eval/return_mean")):
                 over = "solved"
-            over = self.decide(over)
+            over = self.agreement.decide(over)
             if over is None:
                 self.evaluations.start(self.agent.weights, self.global_step)
             else:

@@ -1,10 +1,8 @@
-"""One trainer of a run: it learns from its own environments, and decides with the others."""
+"""One trainer of a run: it learns from its own environments."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -26,20 +24,16 @@ from learning.trainers import Joined, Trainers
 from model import make_model
 from rollout import Rollout
 from settings.config import Config
+from training.agreement import Agreement
 from training.collector import Collector, Start
 from training.compiling import Compiling
 from training.endings import end_children
 from training.resets import plan_resets
 from training.restoring import restored
 from training.shared_pool import SharedPool
-from training.signals import STOPS, Stopped, StopSignals
+from training.signals import StopSignals
 
 _REFUSED_LIMIT = 5  # updates in a row that came to NaN or infinity: the next ones would too
-_COMPARED_EVERY = 50  # updates
-
-
-class WeightsDiffer(UserError):
-    """The trainers do not hold the same weights any more."""
 
 
 class Trainer:
@@ -59,6 +53,7 @@ class Trainer:
         threads: in which it learns.
         remark: what the user is to know about resuming this run, or "".
         exit_reason: why the run ended, set by the one who drives it.
+        agreement: on the run's end, with the other trainers.
     """
 
     GRACE_S = (
@@ -89,8 +84,8 @@ class Trainer:
         self._saved = self._restored()
         if self._saved is not None:
             self.global_step = self._saved.step
-        self._alike = self.agent.update  # after which the trainers were in the same state
         self.signals = StopSignals(self._abort, self.GRACE_S)
+        self.agreement = Agreement(trainers, self.agent, run_dir, self.signals)
         trainers.watch(self._end_alone)
         with contextlib.ExitStack() as opened:
             self._open(opened)
@@ -205,55 +200,10 @@ class Trainer:
             times: seconds spent on it: time/sample_wait, time/transfer and time/learn.
 
         Returns:
-            why the run is over: see `decide`.
+            why the run is over: see `Agreement.decide`.
         """
         self._count(rollout, times)
-        return self.decide(None)
-
-    def decide(self, over: str | None) -> str | None:
-        """Why the run is over, for all trainers; None where it is not.
-
-        Args:
-            over: why it is over for this one: the first reason, in the order of ranks, is that of all.
-
-        Raises:
-            Stopped: where a signal has asked one of them to end.
-            WeightsDiffer: where the trainers do not hold the same weights; that is looked at now
-                and then, and at the end.
-        """
-        if self.trainers.size == 1:
-            return over or self.trainers.stopped()
-        everyone = self.trainers.everyone({}, {"over": over or self.signals.asked})
-        over = next((values["over"] for _, values in everyone if values["over"]), None)
-        if over is not None or self.agent.update % _COMPARED_EVERY == 0:
-            self._compare()
-        if over is not None:
-            self.trainers.end_watch()
-        if over in (sent := {Stopped(number).reason: number for number in STOPS}):
-            raise Stopped(sent[over])
-        return over
-
-    def _compare(self) -> None:
-        """Look whether all are in the same state after this update."""
-        update, mine = self.agent.update, {"state": self._digest()}
-        states = [values["state"] for _, values in self.trainers.everyone({}, mine)]
-        differing = [rank for rank, state in enumerate(states) if state != states[0]]
-        if differing:
-            raise WeightsDiffer(
-                f"after update {update} trainer {differing[0]} is in another state than trainer 0, so"
-                f" the machines do not compute alike; after update {self._alike} they were alike. Remove"
-                f" newer checkpoints from {self.run_dir}, and go on by --resume {self.run_dir}, on"
-                f" machines with the same processors and packages"
-            )
-        self._alike = update
-
-    def _digest(self) -> str:
-        """A hash of all that learning goes on from: weights, moments, statistics, coefficients."""
-        arrays, counters = self.agent.state()
-        total = hashlib.sha256(json.dumps(counters, sort_keys=True).encode())
-        for name in sorted(arrays):
-            total.update(arrays[name].tobytes())
-        return total.hexdigest()
+        return self.agreement.decide(None)
 
     def __enter__(self):
         return self
@@ -265,31 +215,12 @@ class Trainer:
         assert self._opened is not None
         self._opened.close()
 
-    def without_others(self, lost: TrainerLost) -> str:
-        """Why the run is over where another trainer is gone: a signal, to this one or to the other.
-
-        Raises:
-            TrainerLost: where there was none.
-        """
-        reason = self.signals.asked or self.trainers.stopped()
-        if reason is not None:
-            return reason
-        raise TrainerLost(f"{lost}{self.way_on}")
-
     def _end_alone(self, why: str) -> NoReturn:
         """End now, from another thread: the one that works here may wait for ever."""
         with contextlib.suppress(OSError):
-            print(f"train.py: {why}{self.way_on}", file=sys.stderr, flush=True)
+            print(f"train.py: {why}{self.agreement.way_on}", file=sys.stderr, flush=True)
         end_children()
         os._exit(TrainerLost.exit_code)
-
-    @property
-    def way_on(self) -> str:
-        """The end of a sentence about a trainer that is lost."""
-        command = f"`python train.py --resume {self.run_dir}`"
-        if launched.store() is None:
-            command = f"the same torchrun command with --resume {self.run_dir}"
-        return f": go on from the last checkpoint by {command}"
 
     def _abort(self, reason: str) -> NoReturn:
         """End now, from within an update, in the state from before it."""

@@ -29,8 +29,9 @@ from learning.trainers import Trainers
 from model import make_model
 from settings.config import Config
 from tests.test_agent import small
+from training.agreement import WeightsDiffer
 from training.shared_pool import SharedPool
-from training.trainer import Trainer, WeightsDiffer
+from training.trainer import Trainer
 
 Result = tuple[dict[str, Any], dict[str, np.ndarray]]
 
@@ -64,12 +65,12 @@ def differ(trainers: Trainers, run_dir: str) -> Result:
     with Trainer(config, Path(run_dir), "cpu", spaces_of(config.env), trainers) as trainer:
         trainer.global_step = config.train_total_steps
         trainer.agent.update = 7
-        alike = trainer.decide("finished")
+        alike = trainer.agreement.decide("finished")
         trainer.agent.update = 9
         assert trainer.agent.model.moments is not None
         trainer.agent.model.moments.mean += trainers.rank
         try:
-            trainer.decide("finished")
+            trainer.agreement.decide("finished")
         except WeightsDiffer as error:
             return {"alike": alike, "error": str(error)}, {}
     return {"alike": alike, "error": ""}, {}
