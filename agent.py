@@ -207,15 +207,16 @@ class PPOAgent(parl.Agent):
     def _tensors(self) -> dict[str, Tensor]:
         """The tensors that an update changes."""
         tensors = {f"{checkpoint.MODEL}{n}": t for n, t in self.model.state_dict().items()}
-        return tensors | {"adam/moments": self.alg.moments, "adam/decay": self.alg.decay}
+        adam = self.alg.adam
+        return tensors | {"adam/moments": adam.moments, "adam/decay": adam.decay}
 
     def shared(self) -> Shared:
         """The tensors that trainers can have in common memory (`--trainer_mode hogwild`)."""
-        alg, scalers = self.alg, (self.rewards.scaler, self.rewards.bonus_scaler)
+        adam, scalers = self.alg.adam, (self.rewards.scaler, self.rewards.bonus_scaler)
         moments = [m for m in self.model.modules() if isinstance(m, RunningMoments)]
         return Shared(
-            [parameter.detach() for parameter in alg.parameters],
-            [alg.moments, alg.decay] if self.config.hogwild_moments == "shared" else [],
+            [parameter.detach() for parameter in self.alg.parameters],
+            [adam.moments, adam.decay] if self.config.hogwild_moments == "shared" else [],
             [buffer for one in moments for buffer in one.buffers()]
             + [torch.from_numpy(scaler.moments) for scaler in scalers],
         )
@@ -253,8 +254,8 @@ class PPOAgent(parl.Agent):
     def load_state(self, arrays: dict[str, np.ndarray], counters: dict[str, Any]) -> None:
         """Put back what `state` returned."""
         self.model.set_weights(checkpoint.part(arrays, checkpoint.MODEL))
-        self.alg.moments.copy_(torch.from_numpy(arrays["adam/moments"]))
-        self.alg.decay.copy_(torch.from_numpy(arrays["adam/decay"]))
+        self.alg.adam.moments.copy_(torch.from_numpy(arrays["adam/moments"]))
+        self.alg.adam.decay.copy_(torch.from_numpy(arrays["adam/decay"]))
         self._load_numbers(arrays, counters)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from learning.adam import Adam
 from learning.batches import Minibatch
 from learning.compiled_step import Compiled
 from learning.hardware import choose_bfloat16, choose_compile
@@ -21,8 +22,6 @@ from parl_compat.shim import load_parl
 from settings.config import Config, learning_settings
 
 parl = load_parl()
-
-_ADAM_BETAS = 0.9, 0.999
 
 
 class NotFinite(UserError):
@@ -54,7 +53,7 @@ class Statistics(NamedTuple):
 
 
 class PPO(parl.Algorithm):
-    """The clipped surrogate objective over an `ActorCritic`, and Adam (Kingma & Ba 2015).
+    """The clipped surrogate objective over an `ActorCritic`, and Adam.
 
     A gradient step, from the forward pass to Adam, is one function of tensors, so that it can be
     compiled as one: at 256 rows of a small mlp that is 2 to 3 times as fast as compiling the loss.
@@ -67,9 +66,7 @@ class PPO(parl.Algorithm):
             do that then and there (`learning.compiled_step`).
 
     Attributes:
-        moments: Adam's running means of the gradient and of its square [2, parameters], flat in
-            the order of `parameters`.
-        decay: both of Adam's betas to the power of the gradient steps so far [2].
+        adam: the optimiser.
         learning_rate, clip_range, entropy_coefficient, kl_coefficient: of the next steps
             (tensors; set their values in place).
     """
@@ -85,14 +82,9 @@ class PPO(parl.Algorithm):
         self.model: ActorCritic = model
         self.config, self.trainers = config, trainers or Trainers()
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self._sizes = [p.numel() for p in self.parameters]
         device = self.parameters[0].device
-        self.moments = torch.zeros(2, sum(self._sizes), device=device)
-        # one by one: the compiler would copy all of a tensor of which a step changes two rows
-        self._mean, self._square = self.moments
-        self.decay = torch.ones(2, device=device)
-        self._betas = torch.tensor(_ADAM_BETAS, device=device)
         self.learning_rate = torch.tensor(config.learning_rate, device=device)
+        self.adam = Adam(self.parameters, self.learning_rate, config.adam_eps)
         self.clip_range = torch.tensor(config.clip_range, device=device)
         self.entropy_coefficient = torch.tensor(config.entropy_coefficient, device=device)
         self.kl_coefficient = torch.tensor(config.kl_coefficient, device=device)
@@ -126,7 +118,7 @@ class PPO(parl.Algorithm):
     def _tensors(self) -> dict[str, Tensor]:
         """All that a gradient step reads and changes beside the minibatch, by name."""
         model = self.model
-        own = {**vars(model.distribution), **vars(self)}
+        own = {**vars(model.distribution), **vars(self.adam), **vars(self)}
         return {
             **dict(model.named_parameters(prefix="model")),
             **dict(model.named_buffers(prefix="model")),
@@ -271,23 +263,12 @@ class PPO(parl.Algorithm):
 
     def _descend(self, shares: tuple[Tensor]) -> Tensor:
         """Adam's step on the sum of all trainers' shares; returns its `Statistics`."""
-        size = sum(self._sizes)
+        size = self.adam.moments.shape[1]
         with torch.no_grad():
             gradient, statistics = shares[0][:size], shares[0][size:]
             norm = gradient.norm()
-            self._adam(gradient * (self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
+            self.adam.step(gradient * (self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
             return torch.cat([statistics, norm.reshape(1)])
-
-    def _adam(self, gradient: Tensor) -> None:
-        """Algorithm 1 of Kingma & Ba 2015 (arXiv 1412.6980)."""
-        (beta1, beta2), mean, square = _ADAM_BETAS, self._mean, self._square
-        self.decay.mul_(self._betas)
-        mean.lerp_(gradient, 1 - beta1)
-        square.lerp_(gradient * gradient, 1 - beta2)
-        denominator = (square / (1 - self.decay[1])).sqrt() + self.config.adam_eps
-        change = mean / denominator * (self.learning_rate / (1 - self.decay[0]))
-        for parameter, part in zip(self.parameters, change.split(self._sizes), strict=True):
-            parameter.sub_(part.view_as(parameter))
 
 
 def refuse_not_finite(table: Tensor, update: int) -> None:

@@ -278,7 +278,7 @@ EVERYTHING: dict[str, Any] = {
 
 
 def state_of(ppo: PPO) -> list[torch.Tensor]:
-    return [*ppo.parameters, ppo.moments, ppo.decay]
+    return [*ppo.parameters, ppo.adam.moments, ppo.adam.decay]
 
 
 def test_compiled_steps_are_the_eager_ones_of_each_learners_own_settings():

@@ -1,0 +1,46 @@
+"""Adam as arithmetic on tensors, so that it is compiled as one with the gradient that it follows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_BETAS = 0.9, 0.999
+
+
+class Adam:
+    """Adam (Kingma & Ba 2015, arXiv 1412.6980).
+
+    Args:
+        parameters: that it changes, in place, on one device.
+        learning_rate: of the next steps; its value is set in place.
+        eps: what is added to the root of the mean square.
+
+    Attributes:
+        moments: running means of the gradient and of its square [2, n], for all n parameters, flat
+            in their order.
+        decay: both betas to the power of the steps so far [2].
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], learning_rate: Tensor, eps: float):
+        self._parameters, self._learning_rate, self._eps = parameters, learning_rate, eps
+        self._sizes = [p.numel() for p in parameters]
+        device = learning_rate.device
+        self.moments = torch.zeros(2, sum(self._sizes), device=device)
+        # one by one: the compiler would copy all of a tensor of which a step changes two rows
+        self._mean, self._square = self.moments
+        self.decay = torch.ones(2, device=device)
+        self._betas = torch.tensor(_BETAS, device=device)
+
+    def step(self, gradient: Tensor) -> None:
+        """Algorithm 1 of the paper, for one gradient [n]. It is not to be differentiated."""
+        (beta1, beta2), mean, square = _BETAS, self._mean, self._square
+        self.decay.mul_(self._betas)
+        mean.lerp_(gradient, 1 - beta1)
+        square.lerp_(gradient * gradient, 1 - beta2)
+        denominator = (square / (1 - self.decay[1])).sqrt() + self._eps
+        change = mean / denominator * (self._learning_rate / (1 - self.decay[0]))
+        for parameter, part in zip(self._parameters, change.split(self._sizes), strict=True):
+            parameter.sub_(part.view_as(parameter))
