@@ -35,6 +35,10 @@ NEEDED = (
     "yaml",
     "visualdl",
     "safetensors",
+    "crc32c",
+    "psutil",
+    "pynvml",
+    "rich",
 )
 
 
