@@ -17,6 +17,7 @@ from learning.hardware import choose_bfloat16, choose_compile
 from learning.schedules import Coefficients
 from learning.surrogate import joint_surrogate
 from learning.trainers import Trainers
+from learning.value_loss import value_error
 from model import ActorCritic
 from parl_compat.shim import load_parl
 from settings.config import Config, learning_settings
@@ -173,7 +174,7 @@ class PPO(parl.Algorithm):
         policy_loss = self._policy_loss(
             batch, log_ratio, joint_ratio, expected(divergence), mean, expected
         )
-        value_loss = mean(self._value_error(batch, value))
+        value_loss = mean(value_error(config, value, batch, model.value_head.scale()))
         entropy = mean(model.distribution.entropy(params))
         total = (
             policy_loss + config.value_coefficient * value_loss - self.entropy_coefficient * entropy
@@ -218,23 +219,6 @@ class PPO(parl.Algorithm):
             + config.kl_excess_coefficient * excess**2
             - expected(joint_ratio * advantage)
         )
-
-    def _value_error(self, batch: Minibatch, value: Tensor) -> Tensor:
-        """[B] in units of the value normaliser where there is one; of both heads, summed."""
-        config, scale = self.config, self.model.value_head.scale()
-
-        def penalty(error: Tensor) -> Tensor:
-            error = error / scale
-            if config.value_loss == "squared":
-                return error**2
-            return torch.where(error.abs() <= 1, error**2, 2 * error.abs() - 1)
-
-        error = penalty(value - batch.value_target)
-        if config.value_clip is not None:
-            change = (value - batch.old_value) / scale
-            clipped = batch.old_value + change.clamp(-config.value_clip, config.value_clip) * scale
-            error = torch.maximum(error, penalty(clipped - batch.value_target))
-        return error if error.dim() == 1 else error.sum(-1)
 
     def learn(self, batch: Minibatch) -> Tensor:
         """One gradient step on a minibatch; returns its `Statistics` as one tensor, on the device."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -148,6 +150,19 @@ def test_all_count_the_steps_of_the_run(memory):
         1,
         125,
     )  # another process in its place goes on with its numbers
+
+
+def test_statistics_are_locked_for_processes_that_have_the_same_descriptor(memory):
+    (first, _, _), _ = two(memory, small("CartPole-v1", **STATISTICS))
+    program = f"import fcntl; fcntl.lockf({memory}, fcntl.LOCK_EX | fcntl.LOCK_NB)"
+
+    def errors() -> str:
+        command = [sys.executable, "-c", program]
+        return subprocess.run(command, pass_fds=[memory], stderr=subprocess.PIPE, text=True).stderr
+
+    with first.moving_statistics():
+        assert "BlockingIOError" in errors()
+    assert errors() == ""
 
 
 def test_what_the_first_trainer_makes_or_refuses_is_told_to_the_others(tmp_path, memory):
