@@ -110,7 +110,7 @@ class PPOAgent(parl.Agent):
         config, alg, model, trainers = self.config, self.alg, self.model, self.trainers
         with self._undo.on_failure():
             alg.set_coefficients(self.schedules.at(progress, self.update))
-            batches = Batches(config, rollout, model.device, trainers)
+            batches = Batches(config, rollout, model.device, trainers, alg.threads.shares)
             with trainers.moving_statistics():
                 error = batches.prediction_error(model)  # None without RND
                 rewards = self.rewards(rollout, error)
@@ -127,7 +127,7 @@ class PPOAgent(parl.Agent):
                 if model.rnd is not None:
                     batches.draw_predicted(self._stream("rnd", epoch))
                 order = self._stream("shuffle", epoch)
-                epochs.append(torch.stack([alg.learn(batch) for batch in batches.epoch(order)]))
+                epochs.append(alg.learn_all(batches.epoch(order)))
                 update_kl = Statistics.of(epochs[-1]).update_kl.mean()
                 if config.target_kl is not None and update_kl > config.target_kl:
                     break

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +12,7 @@ from common.errors import UserError
 from learning.adam import Adam
 from learning.batches import Minibatch
 from learning.compiled_step import Compiled
-from learning.hardware import choose_bfloat16, choose_compile
+from learning.hardware import choose_bfloat16, choose_compile, choose_threads
 from learning.schedules import Coefficients
 from learning.surrogate import joint_surrogate
 from learning.trainers import Trainers
@@ -23,6 +22,8 @@ from parl_compat.shim import load_parl
 from settings.config import Config, learning_settings
 
 parl = load_parl()
+
+_AT_ONCE = 16  # gradient steps in one call: signals wait for its end
 
 
 class NotFinite(UserError):
@@ -70,6 +71,7 @@ class PPO(parl.Algorithm):
         adam: the optimiser.
         learning_rate, clip_range, entropy_coefficient, kl_coefficient: of the next steps
             (tensors; set their values in place).
+        threads: in which a step is computed; each of a minibatch's shares has one.
     """
 
     def __init__(
@@ -91,13 +93,10 @@ class PPO(parl.Algorithm):
         self.kl_coefficient = torch.tensor(config.kl_coefficient, device=device)
         self.compiled, self.note = choose_compile(config, device.type)
         model.bfloat16 = choose_bfloat16(config, device)
-        self._step: Callable[[Minibatch], Tensor] = self._gradient_step
-        # with other trainers a step is two functions, and between them their gradients are summed
-        self._first_half: Callable[[Minibatch], Tensor] = self._gradient
-        self._second_half: Callable[[tuple[Tensor]], Tensor] = self._descend
-        if self.trainers.size > 1:
-            self._step = self._shared_step
-        self._compiled_steps: list[Compiled] = []
+        self.threads = choose_threads(config, device.type, self.trainers.size)
+        self._gradients: Callable[[Sequence[Minibatch]], Sequence[Tensor]] = self._one_by_one
+        self._descends: Callable[[tuple[Tensor, ...]], Tensor] = self._descend
+        self._halves: list[Compiled] = []  # of a step
         if not self.compiled:
             return
         # a subclass is code of a user's own, which nothing here could tell from another version of it
@@ -105,16 +104,11 @@ class PPO(parl.Algorithm):
         if type(self) is PPO:
             # an environment's spaces are no settings: its code may change under the same name
             settings = learning_settings(config) | {"spaces": repr(model.spaces)}
-        compiled = partial(
-            Compiled, graphs=device.type == "cuda", tensors=self._tensors(), settings=settings,
-            compiles_here=compiles_here,
-        )  # fmt: skip
-        if self.trainers.size == 1:
-            self._step = step = compiled(self._gradient_step)
-            self._compiled_steps = [step]
-        else:
-            self._first_half, self._second_half = compiled(self._gradient), compiled(self._descend)
-            self._compiled_steps = [self._first_half, self._second_half]
+        self._halves = [
+            Compiled(method, device.type == "cuda", self._tensors(), settings, compiles_here)
+            for method in (self._gradient, self._descend)
+        ]
+        self._gradients, self._descends = self._halves[0].each, self._halves[1]
 
     def _tensors(self) -> dict[str, Tensor]:
         """All that a gradient step reads and changes beside the minibatch, by name."""
@@ -220,39 +214,63 @@ class PPO(parl.Algorithm):
             - expected(joint_ratio * advantage)
         )
 
-    def learn(self, batch: Minibatch) -> Tensor:
-        """One gradient step on a minibatch; returns its `Statistics` as one tensor, on the device."""
+    def learn(self, *shares: Minibatch) -> Tensor:
+        """One gradient step on a minibatch, given whole or in shares; its `Statistics` as one tensor."""
         with self.trainers.stepping():
-            return self._step(batch)
+            gradients = self._gradients(shares)
+            if self.trainers.size > 1:
+                gradients = [_added(gradients)]
+                self.trainers.sum(gradients[0])
+            return self._descends(tuple(gradients))
+
+    def learn_all(self, minibatches: Sequence[tuple[Minibatch, ...]]) -> Tensor:
+        """A gradient step on each minibatch, given in its shares: a table with a row for each step.
+
+        Compiled steps are taken without Python between them, where nothing else is to be done then.
+        """
+        steps = None
+        if self._halves and not self.trainers.meet_in_steps:
+            first, second = self._halves
+            size = self.adam.moments.shape[1] + len(Statistics._fields) - 1
+            like = tuple([torch.empty(size) for _ in minibatches[0]])
+            steps = first.native_with(second, minibatches[0], like)
+        if steps is None:
+            return torch.stack([self.learn(*shares) for shares in minibatches])
+        parts = [minibatches[n : n + _AT_ONCE] for n in range(0, len(minibatches), _AT_ONCE)]
+        return torch.stack([statistics for part in parts for statistics in steps(part)])
 
     def take_compiled(self) -> bool:
         """Take the step that another process has compiled, from now on; whether it is there."""
-        return all(step.take_kept() for step in self._compiled_steps)
+        return all(half.take_kept() for half in self._halves)
 
-    def _gradient_step(self, batch: Minibatch) -> Tensor:
-        return self._descend((self._gradient(batch),))
-
-    def _shared_step(self, batch: Minibatch) -> Tensor:
-        shares = self._first_half(batch)
-        self.trainers.sum(shares)
-        return self._second_half((shares,))
+    def _one_by_one(self, shares: Sequence[Minibatch]) -> Sequence[Tensor]:
+        return [self._gradient(share) for share in shares]
 
     def _gradient(self, batch: Minibatch) -> Tensor:
-        """This trainer's share of the gradient, flat, and behind it of the `Statistics`."""
+        """A share of the gradient, flat, and behind it of the `Statistics`."""
         total, parts = self.loss(batch)
         gradients = torch.autograd.grad(total, self.parameters)
         with torch.no_grad():
             numbers = [parts[name].reshape(1) for name in Statistics._fields[:-1]]
             return torch.cat([*[g.flatten() for g in gradients], *numbers])
 
-    def _descend(self, shares: tuple[Tensor]) -> Tensor:
-        """Adam's step on the sum of all trainers' shares; returns its `Statistics`."""
+    def _descend(self, shares: tuple[Tensor, ...]) -> Tensor:
+        """Adam's step on the sum of all shares; returns its `Statistics`."""
         size = self.adam.moments.shape[1]
         with torch.no_grad():
-            gradient, statistics = shares[0][:size], shares[0][size:]
+            total = _added(shares)
+            gradient, statistics = total[:size], total[size:]
             norm = gradient.norm()
             self.adam.step(gradient * (self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
             return torch.cat([statistics, norm.reshape(1)])
+
+
+def _added(shares: Sequence[Tensor]) -> Tensor:
+    """Their sum, in their order."""
+    total = shares[0]
+    for share in shares[1:]:
+        total = total + share
+    return total
 
 
 def refuse_not_finite(table: Tensor, update: int) -> None:

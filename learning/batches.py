@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -108,7 +108,8 @@ class Batches:
         config: the sizes.
         rollout: [T, N].
         device: the learner's.
-        trainers: that have a share of each minibatch. Default: there is one.
+        trainers: that have a part of each minibatch. Default: there is one.
+        shares: of a trainer's part of a minibatch, each of which is a `Minibatch`.
 
     Attributes:
         obs: [T+1, N, ...] raw.
@@ -121,9 +122,10 @@ class Batches:
         rollout: Rollout,
         device: torch.device,
         trainers: Trainers | None = None,
+        shares: int = 1,
     ):
         self.config, self.device = config, device
-        self._trainers = trainers or Trainers()
+        self._trainers, self._shares = trainers or Trainers(), shares
         self._size = config.minibatch_size // self._trainers.size
         self.steps, self.envs = config.steps_per_rollout, rollout.reward.shape[1]
         self.obs = observations(rollout, device)
@@ -195,49 +197,48 @@ class Batches:
         return error.unflatten(0, (len(self.obs) - 1, self.envs)).cpu().numpy()
 
     # --- minibatches
-    def epoch(self, generator: np.random.Generator) -> Iterator[Minibatch]:
-        """Every row that is learned from, once, in the generator's order."""
-        fields = {name: field[: self.steps] for name, field in self._fields.items()}
-        minibatches = self._minibatches(fields, generator)
-        return minibatches if self._trainers.size == 1 else self._of_all(list(minibatches))
+    def epoch(self, generator: np.random.Generator) -> list[tuple[Minibatch, ...]]:
+        """Every row that is learned from, once, in the generator's order: minibatches in their shares."""
+        rows = to_device(self._order(generator), self.device)
+        fields = {
+            name: _taken(field[: self.steps].flatten(0, 1), rows)
+            for name, field in self._fields.items()
+        }
+        size = self._size // self._shares
+        parts: dict[str, Sequence[Tensor]] = {n: field.split(size) for n, field in fields.items()}
+        if self.past is not None:
+            envs = rows.view(-1, self.steps, self._size // self.steps)[:, 0].flatten()
+            states = self.past.state.index_select(0, envs)
+            parts["state"] = states.split(self._size // self.steps)
+        if self._trainers.size > 1 or self._shares > 1:
+            parts["whole"] = self._whole(fields).repeat_interleave(self._shares, 0).unbind()
+        shares = [
+            Minibatch(**dict[str, Any](zip(parts, share, strict=True)))
+            for share in zip(*parts.values(), strict=True)
+        ]
+        return [tuple(shares[n : n + self._shares]) for n in range(0, len(shares), self._shares)]
 
-    def _of_all(self, minibatches: list[Minibatch]) -> Iterator[Minibatch]:
-        """This trainer's shares of minibatches, with what is to be known of the `whole` of each."""
-        weight = torch.stack([batch.weight for batch in minibatches]).double()
-        advantage = torch.stack([batch.advantage for batch in minibatches]).double()
-        predicted = [batch.weight if b is None else b * batch.weight
-                     for batch in minibatches for b in [batch.predicted]]  # fmt: skip
-        sums = torch.stack([weight, weight * advantage, torch.stack(predicted).double()]).sum(-1)
+    def _whole(self, fields: Mapping[str, Tensor]) -> Tensor:
+        """What is to be known of each whole minibatch: `Minibatch.whole` [minibatches, 4]."""
+        weight = fields["weight"].double().view(-1, self._size)
+        advantage = fields["advantage"].double().view(-1, self._size)
+        predicted = weight
+        if "predicted" in fields:
+            predicted = weight * fields["predicted"].double().view(-1, self._size)
+        sums = torch.stack([weight, weight * advantage, predicted]).sum(-1)
         self._trainers.sum(sums)
         total = sums[0].clamp(min=1.0)
         mean = sums[1] / total
         squares = (weight * (advantage - mean.unsqueeze(-1)) ** 2).sum(-1)
         self._trainers.sum(squares)
         std, share = (squares / total).sqrt(), sums[2].clamp(min=1.0)
-        whole = torch.stack([total, mean, std, share], -1).float()
-        for batch, numbers in zip(minibatches, whole.unbind(), strict=True):
-            yield batch._replace(whole=numbers)
+        return torch.stack([total, mean, std, share], -1).float()
 
-    def _minibatches(
-        self, fields: dict[str, Tensor], generator: np.random.Generator
-    ) -> Iterator[Minibatch]:
-        states = None
+    def _order(self, generator: np.random.Generator) -> np.ndarray:
+        """The rows [T * N] of all minibatches, one minibatch after the other."""
         if self.past is None:
-            order = generator.permutation(self.steps * self.envs)
-        else:
-            envs = generator.permutation(self.envs)
-            of_each = self._size // self.steps
-            order = self._rows_of(envs, of_each)
-            chosen = self.past.state.index_select(0, to_device(envs, self.device))
-            states = chosen.split(of_each)
-        rows = to_device(order, self.device)
-        shuffled = {
-            name: _taken(f.flatten(0, 1), rows).split(self._size) for name, f in fields.items()
-        }
-        if states is not None:
-            shuffled["state"] = states
-        for parts in zip(*shuffled.values(), strict=True):
-            yield Minibatch(**dict[str, Any](zip(shuffled, parts, strict=True)))
+            return generator.permutation(self.steps * self.envs)
+        return self._rows_of(generator.permutation(self.envs), self._size // self.steps)
 
     def _rows_of(self, envs: np.ndarray, of_each: int) -> np.ndarray:
         """The rows [T * N] of minibatches of `of_each` environments each, step by step."""

@@ -12,13 +12,27 @@ import torch
 from torch import Tensor
 
 from learning import kept_step
+from learning.native import Native, framed
 from networks.tanh import rational_tanh
+
+Batch = tuple[Tensor | None, ...]  # the method's argument
+Steps = Callable[[Sequence[Sequence[Batch]]], list[Tensor]]
 
 
 class _Graph(NamedTuple):
-    call: Callable[[list[Any]], Tensor]
+    call: Callable[
+        [list[Any]], Sequence[Tensor]
+    ]  # of the inputs of one call; its output, in a sequence
     inputs: list[Any]  # everything that the graph reads: parameters, settings, the batch's tensors
     places: list[int | None]  # where each of the batch's tensors stands in `inputs`; None: unused
+    native: Native | None = None  # its library, where it needs nothing of torch's around it
+
+    def inputs_for(self, batch: Batch) -> list[Any]:
+        """The inputs of a call with a batch."""
+        for part, place in zip(batch, self.places, strict=True):
+            if place is not None:
+                self.inputs[place] = part
+        return self.inputs
 
 
 class Compiled:
@@ -53,26 +67,61 @@ class Compiled:
         self._compiles_here = compiles_here
         self._compiled: dict[tuple[Any, ...], _Graph] = {}
         # by its shapes, a batch of each kind that another process compiles for
-        self._awaited: dict[tuple[Any, ...], tuple[Tensor | None, ...]] = {}
+        self._awaited: dict[tuple[Any, ...], Batch] = {}
 
-    def __call__(self, batch: tuple[Tensor | None, ...]) -> Tensor:
-        shapes = tuple([None if part is None else part.shape for part in batch])
-        if shapes in self._awaited:
-            return self._method(batch)
-        graph = self._compiled.get(shapes) or self._kept(batch, shapes)
-        if graph is None and self._compiles_here():
-            return self._compile(batch, shapes)
-        if graph is None:
+    def __call__(self, batch: Batch) -> Tensor:
+        return self.each([batch])[0]
+
+    def each(self, batches: Sequence[Batch]) -> list[Tensor]:
+        """What the method returns for each of some batches of the same shapes.
+
+        On the CPU they are computed at once, on threads: see `learning.native`.
+        """
+        graph, shapes = self._graph(batches[0]), _shapes(batches[0])
+        if graph is None and shapes not in self._awaited:
+            if self._compiles_here():
+                first = self._compile(batches[0], shapes)
+                return [first, *[self(batch) for batch in batches[1:]]]
             assert self._settings is not None, "no other process can keep it for this one"
-            self._awaited[shapes] = batch
-            return self._method(batch)
-        for part, place in zip(batch, graph.places, strict=True):
-            if place is not None:
-                graph.inputs[place] = part
-        if not self._graphs:
-            return graph.call(graph.inputs)
-        torch.compiler.cudagraph_mark_step_begin()
-        return graph.call(graph.inputs).clone()  # the next replay writes over it
+            self._awaited[shapes] = batches[0]
+        if graph is None:
+            return [self._method(batch) for batch in batches]
+        if graph.native is not None:
+            return graph.native([one for batch in batches for one in graph.inputs_for(batch)])
+        outputs: list[Tensor] = []
+        for batch in batches:
+            if self._graphs:
+                torch.compiler.cudagraph_mark_step_begin()
+            (output,) = graph.call(graph.inputs_for(batch).copy())
+            # the next replay of a CUDA graph writes over it
+            outputs.append(output.clone() if self._graphs else output)
+        return outputs
+
+    def native_with(
+        self, second: Compiled, shares: Sequence[Batch], outputs: Batch
+    ) -> Steps | None:
+        """Steps of this method on shares of a minibatch, and of a second one on what it returns for them.
+
+        Args:
+            second: a method of these outputs.
+            shares: of one minibatch, for their shapes.
+            outputs: tensors like those that the method returns for these.
+
+        Returns:
+            a function of the shares of some minibatches, which returns what the second method returns
+            for each; None where one of them is not compiled yet, or cannot be called without torch.
+        """
+        graph, other = self._graph(shares[0]), second._graph(outputs)
+        if graph is None or graph.native is None or other is None or other.native is None:
+            return None
+        first, then, places = graph.native, other.native, other.places
+
+        def steps(minibatches: Sequence[Sequence[Batch]]) -> list[Tensor]:
+            batches = [share for shares in minibatches for share in shares]
+            inputs = [one for batch in batches for one in graph.inputs_for(batch)]
+            return first.steps(inputs, then, other.inputs, [p for p in places if p is not None])
+
+        return steps
 
     def take_kept(self) -> bool:
         """Take what another process has kept by now; whether that is all that is awaited of it."""
@@ -81,7 +130,14 @@ class Compiled:
                 del self._awaited[shapes]
         return not self._awaited
 
-    def _name(self, batch: tuple[Tensor | None, ...]) -> str:
+    def _graph(self, batch: Batch) -> _Graph | None:
+        """The graph for batches like this one, if it is there."""
+        shapes = _shapes(batch)
+        if shapes in self._awaited:
+            return None
+        return self._compiled.get(shapes) or self._kept(batch, shapes)
+
+    def _name(self, batch: Batch) -> str:
         """What the graph for batches of these shapes is kept by."""
         assert self._settings is not None
         parts = {f"batch {n}": part for n, part in enumerate(batch) if part is not None}
@@ -89,16 +145,18 @@ class Compiled:
             self._method.__qualname__, self._settings, {**self._tensors, **parts}
         )
 
-    def _kept(self, batch: tuple[Tensor | None, ...], shapes: tuple[Any, ...]) -> _Graph | None:
+    def _kept(self, batch: Batch, shapes: tuple[Any, ...]) -> _Graph | None:
         """The graph that an earlier run has kept, if there is one."""
         kept = None if self._settings is None else kept_step.load(self._name(batch))
         if kept is None:
             return None
         inputs = [batch[i] if isinstance(i, int) else self._tensors[i] for i in kept.inputs]
-        graph = self._compiled[shapes] = _Graph(kept.call, inputs, _places(batch, inputs))
+        graph = self._compiled[shapes] = _Graph(
+            kept.native, inputs, _places(batch, inputs), kept.native
+        )
         return graph
 
-    def _compile(self, batch: tuple[Tensor | None, ...], shapes: tuple[Any, ...]) -> Tensor:
+    def _compile(self, batch: Batch, shapes: tuple[Any, ...]) -> Tensor:
         """The first call with a batch of these shapes."""
         # these imports take seconds, which a run that is not compiled is spared
         from torch._inductor.compile_fx import compile_fx
@@ -115,7 +173,7 @@ class Compiled:
 
             def first(*inputs: Any) -> Any:
                 self._compiled[shapes] = _Graph(
-                    lambda these: call(*these)[0], list(inputs), _places(batch, inputs)
+                    lambda these: call(*these), list(inputs), _places(batch, inputs)
                 )
                 with _watched() as calls:
                     result = call(*inputs)
@@ -137,21 +195,23 @@ class Compiled:
             torch._dynamo.config.patch(trace_autograd_ops=True),
             torch.compiler.config.patch(cache_key_tag=tag),
             _decomposed(torch.ops.aten.tanh.default, rational_tanh),
+            contextlib.nullcontext() if self._graphs else framed(),
         ):
             return torch.compile(method, backend=backend, dynamic=False, fullgraph=True)(batch)
 
-    def _keep(
-        self, batch: tuple[Tensor | None, ...], shapes: tuple[Any, ...], calls: list[_NativeCall]
-    ) -> None:
+    def _keep(self, batch: Batch, shapes: tuple[Any, ...], calls: list[_NativeCall]) -> None:
         """Keep the graph for later runs, and call it from now on as they do."""
         names: dict[int, str | int] = {id(tensor): name for name, tensor in self._tensors.items()}
         names |= {id(part): place for place, part in enumerate(batch) if part is not None}
         if len(calls) != 1 or not all(id(tensor) in names for tensor in calls[0].inputs):
             return  # such as a graph with constants of its own
-        entry, inputs = calls[0]
-        kept_step.keep(self._name(batch), entry, [names[id(tensor)] for tensor in inputs])
-        call = kept_step.callable_of(entry)
-        self._compiled[shapes] = _Graph(call, inputs, _places(batch, inputs))
+        native, inputs = Native(calls[0].module), calls[0].inputs
+        kept_step.keep(self._name(batch), native, [names[id(tensor)] for tensor in inputs])
+        self._compiled[shapes] = _Graph(native, inputs, _places(batch, inputs), native)
+
+
+def _shapes(batch: Batch) -> tuple[Any, ...]:
+    return tuple([None if part is None else part.shape for part in batch])
 
 
 def _places(batch: Sequence[Tensor | None], inputs: Sequence[Any]) -> list[int | None]:
@@ -163,7 +223,7 @@ def _places(batch: Sequence[Tensor | None], inputs: Sequence[Any]) -> list[int |
 class _NativeCall(NamedTuple):
     """A call of a compiled module's function."""
 
-    entry: Callable[[Any], Any]
+    module: types.ModuleType
     inputs: list[Tensor]
 
 
@@ -179,7 +239,7 @@ def _watched() -> Iterator[list[_NativeCall]]:
     addresses_of = native.unsafe_alloc_void_ptrs_from_tensors
 
     def watch(tensors: list[Tensor]) -> Any:
-        calls.append(_NativeCall(sys._getframe(1).f_locals["f"], list(tensors)))
+        calls.append(_NativeCall(sys._getframe(1).f_locals["f"].__self__, list(tensors)))
         return addresses_of(tensors)
 
     native.unsafe_alloc_void_ptrs_from_tensors = watch

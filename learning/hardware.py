@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import NamedTuple
 
 import torch
 
 from common import launched
+from common.cores import usable_cores
 from common.errors import UserError
 from learning.trainers import Trainers
 from networks.trunks import trunk_of
 from settings.config import Config, ConfigError
+
+_LEAST_ROWS = 64  # of a share: below, its calls take longer than its arithmetic
 
 
 def choose_device(config: Config) -> str:
@@ -55,6 +59,40 @@ def choose_compile(config: Config, device: str) -> tuple[bool, str]:
     if compiler is None:
         return False, "no C++ compiler found: the gradient step is not compiled, training is slower"
     return True, ""
+
+
+class Threads(NamedTuple):
+    """How a trainer uses the cores: one of the two is 1."""
+
+    shares: int  # of a minibatch, each computed by a thread
+    in_operators: int  # threads of each operator, of which one waits for the other at its end
+
+    @property
+    def most(self) -> int:
+        return max(self)
+
+
+def choose_threads(config: Config, device: str, trainers: int) -> Threads:
+    """The threads in which each trainer learns.
+
+    Images are large enough for threads in the operators; whole sequences have no shares.
+
+    Args:
+        device: the learner's, cpu or cuda.
+        trainers: how many have a part of each minibatch.
+    """
+    wanted = config.torch_threads
+    if wanted == 0:
+        wanted = max(1, usable_cores() // launched.here())
+    trunk = trunk_of(config.network)
+    compiled, _ = choose_compile(config, device)
+    if device != "cpu" or not compiled or trunk.remembers or trunk.bfloat16:
+        return Threads(1, wanted or 1)
+    if wanted is None:
+        wanted = 2 if config.policy_lag == 0 else 1
+    rows = config.minibatch_size // trainers
+    fit = [n for n in range(2, wanted + 1) if rows % n == 0 and rows // n >= _LEAST_ROWS]
+    return Threads(max(fit), 1) if fit else Threads(1, 1)
 
 
 def choose_bfloat16(config: Config, device: torch.device) -> bool:

@@ -39,6 +39,8 @@ class Hogwild(Trainers):
         memory: descriptor of a block of memory without a name.
     """
 
+    meet_in_steps = True
+
     def __init__(self, rank: int, trainers: int, folder: Path, memory: int):
         self.rank, self.counters = rank, (rank,)
         self._trainers, self._folder, self._memory = trainers, folder, memory

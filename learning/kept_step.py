@@ -23,42 +23,31 @@ import platform
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from common.sources import digest, sources
+from learning.native import Native
 
-_MODULE = "inductor_entry_cpp"  # as torch's compiler calls its function, and the module that has it
+_MODULE = "inductor_entry_cpp"  # as torch's compiler calls the module
 # as the user has named it: torch's compiler names it too, once it is imported
 _CACHE = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
 _KEPT_STEPS = 64  # of some 300 KB each
-_ADDRESS = "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"  # the module looks for it when it is loaded
 
 Inputs = list[str | int]  # of a function: names of tensors, and places in the batch
 
 
 class Kept(NamedTuple):
-    """A function from a list of tensors to one tensor, and what it takes."""
+    """A library's function, and what it takes."""
 
-    call: Callable[[Sequence[Tensor]], Tensor]
+    native: Native
     inputs: Inputs
-
-
-def callable_of(entry: Callable[[Any], Any]) -> Callable[[Sequence[Tensor]], Tensor]:
-    """A compiled module's function, which takes and gives addresses, as one of tensors."""
-    addresses_of = torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors
-    tensors_at = torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs
-
-    def call(tensors: Sequence[Tensor]) -> Tensor:
-        with torch.no_grad():
-            return tensors_at(entry(addresses_of(tensors)))[0]
-
-    return call
 
 
 def name_of(function: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
@@ -98,22 +87,18 @@ def load(name: str) -> Kept | None:
             return None
         with contextlib.suppress(OSError):  # a disk that cannot be written can be read
             os.utime(folder / f"{name}.json")
-        return Kept(callable_of(_entry(library)), record["inputs"])
+        return Kept(Native(_module(library)), record["inputs"])
     except (OSError, ImportError, ValueError, TypeError, LookupError):
         return None  # it is compiled again, and kept anew
 
 
-def keep(name: str, entry: Callable[[Any], Any], inputs: Inputs) -> None:
-    """Keep a step that torch has compiled, if the disk lets it: otherwise the next run compiles too.
-
-    Args:
-        entry: the compiled module's function.
-    """
+def keep(name: str, native: Native, inputs: Inputs) -> None:
+    """Keep a step that torch has compiled, if the disk lets it: otherwise the next run compiles too."""
     folder = place()
     try:
         folder.mkdir(0o700, parents=True, exist_ok=True)
         _refuse_others(folder)
-        content = Path(entry.__self__.__file__).read_bytes()  # pyright: ignore[reportFunctionMemberAccess]
+        content = Path(str(native.module.__file__)).read_bytes()
         record = {"inputs": inputs, "sha256": hashlib.sha256(content).hexdigest()}
         _write(folder / f"{name}.so", content)
         _write(folder / f"{name}.json", json.dumps(record).encode())
@@ -164,8 +149,8 @@ def _refuse_others(folder: Path) -> None:
         raise PermissionError(f"{folder} can be written by others")
 
 
-def _entry(library: Path) -> Callable[[Any], Any]:
-    """The function of a library.
+def _module(library: Path) -> ModuleType:
+    """A library's module.
 
     Raises:
         ImportError: where it cannot be loaded.
@@ -173,14 +158,6 @@ def _entry(library: Path) -> Callable[[Any], Any]:
     spec = importlib.util.spec_from_file_location(f"{library.stem}.{_MODULE}", library)
     assert spec is not None
     assert spec.loader is not None
-    before = os.environ.get(_ADDRESS)
-    os.environ[_ADDRESS] = str(torch._C._dynamo.guards._torchinductor_pyobject_tensor_data_ptr)
-    try:
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        if before is None:
-            del os.environ[_ADDRESS]
-        else:
-            os.environ[_ADDRESS] = before
-    return getattr(module, _MODULE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

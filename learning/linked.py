@@ -41,6 +41,7 @@ class Linked(Trainers):
 
     def __init__(self, store: Store, rank: int, size: int):
         self.rank, self.size, self.counters = rank, size, (rank,)
+        self.meet_in_steps = size > 1
         self._store = store
         self._on_gpu: dist.ProcessGroup | None = None
         self._memory: CommonMemory | None = None  # of the trainers of one machine, once it is used

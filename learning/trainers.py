@@ -49,10 +49,12 @@ class Trainers:
         rank: this trainer's number, from 0.
         size: how many take each step together.
         counters: what sets this trainer's random streams apart from the others'.
+        meet_in_steps: whether something is to be done with the others in each gradient step.
     """
 
     rank, size = 0, 1
     counters: tuple[int, ...] = ()
+    meet_in_steps = False
 
     @property
     def leads(self) -> bool:

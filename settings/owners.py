@@ -129,9 +129,9 @@ class Machine:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of the learner; auto takes a GPU where there is one. Each trainer has its own GPU;
     hogwild trainers may share one."""
-    torch_threads: Natural = 1
-    """CPU threads of each trainer. 0: all cores, shared by the machine's trainers. A sampler always
-    has one."""
+    torch_threads: Natural | None = None
+    """CPU threads of each trainer. 0: all cores, shared by the machine's trainers. Default: 2 at
+    policy_lag 0 where the gradient step is compiled, else 1. A sampler always has one."""
     compile: Literal["auto", "on", "off", "beside"] = "auto"
     """Compile the gradient step with torch.compile. auto: where a C++ compiler exists and the
     run is long enough to pay for it, which takes some 20 s the first time. beside: the same, but the

@@ -48,7 +48,7 @@ def step_on(device: str, config: Config, env_spaces: Spaces) -> Stepped:
     model = make_model(env_spaces, config)
     rollout = _made_up(model, config)
     algorithm = PPO(model.to(device), config)
-    batches = Batches(config, rollout, model.device)
+    batches = Batches(config, rollout, model.device, shares=algorithm.threads.shares)
     generator = np.random.default_rng(0)
     value = batches.values(model)[:-1]
     batches.put(
@@ -60,7 +60,7 @@ def step_on(device: str, config: Config, env_spaces: Spaces) -> Stepped:
         batches.draw_predicted(generator)
     parameters = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
     before = {name: parameter.clone() for name, parameter in parameters.items()}
-    statistics = algorithm.learn(next(iter(batches.epoch(generator))))
+    statistics = algorithm.learn(*batches.epoch(generator)[0])
     sizes = [parameter.numel() for parameter in before.values()]
     gradient = algorithm.adam.moments[0].cpu().split(sizes)
     return Stepped(

@@ -15,11 +15,10 @@ from agent import NotFinite, PPOAgent
 from algorithm import PPO
 from cluster.make import make_pool
 from cluster.pool import SamplerPool
-from common import launched
 from common.checkpoint import Checkpoint
-from common.cores import usable_cores
 from common.errors import TrainerLost, UserError
 from envs import Spaces
+from learning.hardware import choose_threads
 from learning.trainers import Joined, Trainers
 from model import make_model
 from rollout import Rollout
@@ -70,8 +69,9 @@ class Trainer:
     ):
         self.config, self.run_dir, self.device = config, run_dir, device
         self.trainers = trainers = trainers or Trainers()
-        self.threads = config.torch_threads or max(1, usable_cores() // launched.here())
-        torch.set_num_threads(self.threads)
+        threads = choose_threads(config, device, trainers.size)
+        torch.set_num_threads(threads.in_operators)
+        self.threads = threads.most
         self._spaces = env_spaces
         model = make_model(env_spaces, config).to(device)
         self._compiling = Compiling(config, device, trainers.leads, self.say)

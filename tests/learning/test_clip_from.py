@@ -37,7 +37,7 @@ def first_minibatch(agent: PPOAgent, rollout: Rollout, advantage: np.ndarray) ->
     measure_start(agent.config, rollout, batches, agent.model)
     zeros = np.zeros_like(advantage)
     batches.put(advantage=advantage, value_target=zeros, old_value=zeros)
-    return next(iter(batches.epoch(np.random.default_rng(0))))
+    return batches.epoch(np.random.default_rng(0))[0][0]
 
 
 def an_advantage(rollout: Rollout) -> np.ndarray:

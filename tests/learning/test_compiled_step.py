@@ -148,5 +148,7 @@ def test_torch_caches_the_whole_of_the_gradient_steps_compilation():
     counters.clear()
     learner.learn(random_batch(learner))
     caches = counters["aot_autograd"] | counters["inductor"]
-    assert caches["autograd_cache_hit"] + caches["autograd_cache_miss"] == 1
+    assert (
+        caches["autograd_cache_hit"] + caches["autograd_cache_miss"] == 2
+    )  # the step's two halves
     assert not [name for name in caches if "bypass" in name]

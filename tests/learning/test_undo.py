@@ -27,9 +27,9 @@ class Interrupted(PPO):
 
     steps = 0
 
-    def learn(self, batch: Minibatch) -> Tensor:
+    def learn(self, *shares: Minibatch) -> Tensor:
         self.steps += 1
-        statistics = super().learn(batch)
+        statistics = super().learn(*shares)
         if self.steps == 3:
             self.interrupt()
         return statistics

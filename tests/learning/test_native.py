@@ -1,0 +1,123 @@
+"""Gradient steps without Python between them, and the shares of a minibatch on threads."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from algorithm import PPO
+from envs import Spaces
+from learning.batches import Batches, Minibatch
+from learning.hardware import Threads, choose_threads
+from model import make_model
+from rollout import Rollout, RolloutSpec
+from settings.config import Config
+from tests.conftest import run_command
+from tests.test_algorithm import BOX, OBS
+
+SHARES, STEPS, ENVS = 2, 32, 16
+
+
+def learner(shares: int, **settings) -> PPO:
+    settings = {"minibatch_size": 256, "batch_size": 512, "compile": "on"} | settings
+    config = Config(env_num=ENVS, torch_threads=shares, **settings)
+    torch.manual_seed(0)
+    return PPO(make_model(Spaces(OBS, BOX, 0), config), config)
+
+
+def minibatches(ppo: PPO) -> list[tuple[Minibatch, ...]]:
+    """Two minibatches of a rollout in which some rows are resets."""
+    rollout = Rollout.empty(RolloutSpec(STEPS, OBS.shape, "float32", BOX.shape, "float32"), ENVS)
+    rng = np.random.default_rng(0)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape, np.float32)
+
+    rollout.obs[:] = normal(*rollout.obs.shape)
+    rollout.valid[:] = rng.random((STEPS, ENVS)) < 0.9
+    rollout.action[:] = normal(*rollout.action.shape)
+    rollout.behaviour_log_prob[:] = normal(STEPS, ENVS) - 4
+    batches = Batches(ppo.config, rollout, torch.device("cpu"), shares=ppo.threads.shares)
+    batches.put(
+        **{name: normal(STEPS, ENVS) for name in ("advantage", "value_target", "old_value")}
+    )
+    return batches.epoch(np.random.default_rng(1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shares", [1, SHARES])
+def test_steps_at_once_are_those_one_by_one(shares):
+    one_by_one, at_once = learner(shares), learner(shares)
+    given = minibatches(one_by_one)
+    assert [len(parts) for parts in given] == [shares, shares]
+    for _ in range(2):  # the first time at_once compiles, or loads what is kept
+        rows = [one_by_one.learn(*parts) for parts in given]
+        torch.testing.assert_close(at_once.learn_all(given), torch.stack(rows), rtol=0, atol=0)
+    for ours, theirs in zip(at_once.parameters, one_by_one.parameters, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    assert torch.equal(at_once.adam.moments, one_by_one.adam.moments)
+
+
+@pytest.mark.parametrize("compile", ["on", "off"])
+def test_a_step_on_shares_is_that_on_the_whole_minibatch(compile):
+    whole, parted = learner(1, compile=compile), learner(SHARES, compile=compile)
+    parted.threads = Threads(SHARES, 1)  # not compiled it would not have shares
+    tables = [ppo.learn_all(minibatches(ppo)) for ppo in (whole, parted)]
+    torch.testing.assert_close(*tables, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(parted.parameters, whole.parameters, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_number_of_cores_changes_no_bit():
+    program = """
+import hashlib, os
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+from tests.learning.test_native import *
+torch.set_num_threads(1)
+ppo = learner(SHARES)
+for _ in range(3):
+    ppo.learn_all(minibatches(ppo))
+print(hashlib.sha256(torch.cat([p.detach().flatten() for p in ppo.parameters]).numpy()).hexdigest())
+"""
+    done = [run_command("-c", program.replace("CORES", cores)) for cores in ("1", "2")]
+    assert done[0].stdout, done[0].stderr
+    assert done[0].stdout == done[1].stdout
+
+
+def test_an_error_on_any_thread_is_raised_and_the_threads_go_on():
+    ppo = learner(SHARES)
+    given = minibatches(ppo)
+    ppo.learn_all(given)
+    before = ppo.learn_all(given)
+    compiled = ppo._halves[0]
+    (graph,) = compiled._compiled.values()
+    assert graph.native is not None
+    for share in range(SHARES):
+        inputs = [one for part in given[0] for one in graph.inputs_for(part)]
+        place = graph.places[0]
+        assert place is not None
+        inputs[place + share * len(graph.inputs)] = torch.zeros(3)  # not a share's observations
+        with pytest.raises(RuntimeError, match="expected ndim 2"):
+            graph.native(inputs)
+    assert ppo.learn_all(given).isfinite().all()
+    assert before.isfinite().all()
+
+
+def test_threads_are_for_shares_where_these_pay():
+    long = Config(train_total_steps=10_000_000, policy_lag=0)
+    assert choose_threads(long, "cpu", 1) == Threads(2, 1)
+    assert choose_threads(dataclasses.replace(long, policy_lag=1), "cpu", 1) == Threads(1, 1)
+    assert choose_threads(long, "cuda", 1) == Threads(1, 1)
+    assert choose_threads(dataclasses.replace(long, torch_threads=4), "cpu", 1) == Threads(4, 1)
+    # of three trainers each has 85 rows of 255, which 2 does not divide; 5 would be few rows each
+    odd = dataclasses.replace(long, minibatch_size=255, torch_threads=8)
+    assert choose_threads(odd, "cpu", 3) == Threads(1, 1)
+    eager = dataclasses.replace(long, compile="off")
+    assert choose_threads(eager, "cpu", 1) == Threads(1, 1)
+    assert choose_threads(dataclasses.replace(eager, torch_threads=3), "cpu", 1) == Threads(1, 3)
+    images = dataclasses.replace(long, network="nature_cnn", torch_threads=3)
+    assert choose_threads(images, "cpu", 1) == Threads(1, 3)
