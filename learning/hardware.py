@@ -15,7 +15,9 @@ from learning.trainers import Trainers
 from networks.trunks import trunk_of
 from settings.config import Config, ConfigError
 
-_LEAST_ROWS = 64  # of a share: below, its calls take longer than its arithmetic
+# rows of a share: with fewer, weights and gradients take as long from core to core as the other core saves
+_ROWS_THAT_PAY = 256
+_LEAST_ROWS = 64  # where threads are asked for
 
 
 def choose_device(config: Config) -> str:
@@ -88,10 +90,11 @@ def choose_threads(config: Config, device: str, trainers: int) -> Threads:
     compiled, _ = choose_compile(config, device)
     if device != "cpu" or not compiled or trunk.remembers or trunk.bfloat16:
         return Threads(1, wanted or 1)
+    least = _LEAST_ROWS
     if wanted is None:
-        wanted = 2 if config.policy_lag == 0 else 1
+        wanted, least = 2 if config.policy_lag == 0 else 1, _ROWS_THAT_PAY
     rows = config.minibatch_size // trainers
-    fit = [n for n in range(2, wanted + 1) if rows % n == 0 and rows // n >= _LEAST_ROWS]
+    fit = [n for n in range(2, wanted + 1) if rows % n == 0 and rows // n >= least]
     return Threads(max(fit), 1) if fit else Threads(1, 1)
 
 

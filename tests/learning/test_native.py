@@ -108,8 +108,9 @@ def test_an_error_on_any_thread_is_raised_and_the_threads_go_on():
 
 
 def test_threads_are_for_shares_where_these_pay():
-    long = Config(train_total_steps=10_000_000, policy_lag=0)
+    long = Config(train_total_steps=10_000_000, policy_lag=0, minibatch_size=512)
     assert choose_threads(long, "cpu", 1) == Threads(2, 1)
+    assert choose_threads(dataclasses.replace(long, minibatch_size=256), "cpu", 1) == Threads(1, 1)
     assert choose_threads(dataclasses.replace(long, policy_lag=1), "cpu", 1) == Threads(1, 1)
     assert choose_threads(long, "cuda", 1) == Threads(1, 1)
     assert choose_threads(dataclasses.replace(long, torch_threads=4), "cpu", 1) == Threads(4, 1)
