@@ -241,8 +241,8 @@ def main() -> None:
     for part in arguments.only:
         found[part] = measure(part, arguments)
         print(f"{part} is measured", flush=True)
-        text = write(found, arguments)
-    print(text)
+        write(found, arguments)
+    print(write(found, arguments))
 
 
 if __name__ == "__main__":
