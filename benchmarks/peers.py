@@ -34,9 +34,10 @@ class Peer:
     """Another trainer: what to install, what to run, and the same recipe as flags of train.py."""
 
     name: str
+    """Of its virtual environment."""
     packages: tuple[str, ...]
     program: str
-    """In `peer_programs/`, run by the peer's own Python."""
+    """In `peer_programs/`, run by the peer's own Python, with the environment as its argument."""
     rate: str
     """Matches the steps/s in a line that the program prints."""
     flags: tuple[str, ...]
@@ -44,6 +45,9 @@ class Peer:
 
 
 TORCH = "torch==2.13.0"
+RL_GAMES = (
+    "rl-games", (TORCH, "rl-games==1.6.5", "envpool==1.2.5"), "run_rl_games.py", r"fps total: (\d+)",
+)  # fmt: skip
 PEERS = {
     # its defaults but for 8 environments: 2,048 steps of each, minibatch 64, 10 epochs, 2 x 64 tanh
     "stable-baselines3": Peer(
@@ -63,11 +67,26 @@ PEERS = {
     ),
     # configs/mujoco/halfcheetah_envpool.yaml: 64 x 256, minibatch 2048, 5 epochs, 128-64-32 elu
     "rl-games": Peer(
-        "rl-games", (TORCH, "rl-games==1.6.5", "envpool==1.2.5"),
-        "run_rl_games.py", r"fps total: (\d+)",
+        *RL_GAMES,
         ("--env_num", "64", "--batch_size", "16384", "--minibatch_size", "2048", "--update_epochs",
          "5", "--hidden_sizes", "128", "64", "32", "--activation", "elu", "--shared_trunk",
          "--no-recompute_advantages", "--learning_rate", "0.0003"),
+    ),
+    # configs/mujoco/ant_envpool.yaml: 64 x 64, minibatch 2048, 4 epochs, 256-128-64 elu
+    "rl-games-ant": Peer(
+        *RL_GAMES,
+        ("--env_num", "64", "--batch_size", "4096", "--minibatch_size", "2048", "--update_epochs",
+         "4", "--hidden_sizes", "256", "128", "64", "--activation", "elu", "--shared_trunk",
+         "--no-recompute_advantages", "--learning_rate", "0.0003", "--clip_from", "behaviour"),
+        "Ant-v4",
+    ),
+    # configs/mujoco/humanoid_envpool.yaml: 64 x 64, minibatch 1024, 4 epochs, 512-256-128 elu
+    "rl-games-humanoid": Peer(
+        *RL_GAMES,
+        ("--env_num", "64", "--batch_size", "4096", "--minibatch_size", "1024", "--update_epochs",
+         "4", "--hidden_sizes", "512", "256", "128", "--activation", "elu", "--shared_trunk",
+         "--no-recompute_advantages", "--learning_rate", "0.0003"),
+        "Humanoid-v4",
     ),
     # sf_examples/mujoco/mujoco_params.py: 64 environments, 4 batches of 1024, 2 epochs, 2 x 64 tanh
     "sample-factory": Peer(
@@ -177,12 +196,12 @@ class Row:
 
 
 def compare(peer: Peer, arguments: Arguments) -> Row:
-    row = Row(peer.name)
+    row = Row(f"{peer.name}, {peer.env}")
     try:
         python = str(install(peer))
         for turn in range(arguments.turns):
             with tempfile.TemporaryDirectory() as folder:
-                command = [python, str(PROGRAMS / peer.program)]
+                command = [python, str(PROGRAMS / peer.program), peer.env]
                 row.theirs.append(measure(command, peer.rate, arguments.seconds, Path(folder)))
             with tempfile.TemporaryDirectory() as folder:
                 command = [sys.executable, "-u", str(ROOT / "train.py"), "--env", peer.env,

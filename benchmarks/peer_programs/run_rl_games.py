@@ -1,9 +1,19 @@
-"""rl-games' PPO with EnvPool on the CPU, by its recipe for HalfCheetah; it prints its own rate."""
+"""rl-games' PPO with EnvPool on the CPU, by its recipe for the task that is named; it prints its own rate."""
 # pyright: reportMissingImports=false
 # (it runs in the peer's own environment)
 
+import sys
+
 from rl_games.torch_runner import Runner
 
+# network, steps of each of 64 environments, minibatch, epochs: configs/mujoco/*_envpool.yaml
+TASKS = {
+    "HalfCheetah-v4": ([128, 64, 32], 256, 2048, 5),
+    "Ant-v4": ([256, 128, 64], 64, 2048, 4),
+    "Humanoid-v4": ([512, 256, 128], 64, 1024, 4),
+}
+TASK = sys.argv[1]
+UNITS, HORIZON, MINIBATCH, EPOCHS = TASKS[TASK]
 PARAMS = {
     "seed": 1,
     "algo": {"name": "a2c_continuous"},
@@ -21,15 +31,15 @@ PARAMS = {
             }
         },
         "mlp": {
-            "units": [128, 64, 32],
+            "units": UNITS,
             "activation": "elu",
             "initializer": {"name": "default"},
         },
     },
     "config": {
-        "name": "HalfCheetah-v4_envpool",
+        "name": f"{TASK}_envpool",
         "env_name": "envpool",
-        "env_config": {"env_name": "HalfCheetah-v4", "has_lives": False, "seed": 5},
+        "env_config": {"env_name": TASK, "has_lives": False, "seed": 5},
         "device": "cpu",
         "device_name": "cpu",
         "score_to_win": 1e9,
@@ -49,9 +59,9 @@ PARAMS = {
         "e_clip": 0.2,
         "clip_value": True,
         "num_actors": 64,
-        "horizon_length": 256,
-        "minibatch_size": 2048,
-        "mini_epochs": 5,
+        "horizon_length": HORIZON,
+        "minibatch_size": MINIBATCH,
+        "mini_epochs": EPOCHS,
         "critic_coef": 2,
         "bounds_loss_coef": 0.0,
         "max_epochs": 100_000,
