@@ -58,6 +58,7 @@ class Checkpoints:
         self._run_dir, self._model, self._say = run_dir, model, say
         self._checkpoints = run_dir / "checkpoints"
         self._seen: Any = None  # the files of the newest checkpoint that was looked at
+        self._is_policy = False  # a folder without a run's state, which is not trained on
 
     def newer(self) -> tuple[Weights, int] | None:
         folder = checkpoint.newest(self._checkpoints)
@@ -66,6 +67,7 @@ class Checkpoints:
         self._seen = files
         try:
             saved = checkpoint.load(folder)
+            self._is_policy = all(name.startswith(checkpoint.MODEL) for name in saved.arrays)
             arrays = weights_of(saved, self._model, self._run_dir)
             return Weights(saved.update, arrays), saved.step
         except BadCheckpoint as error:
@@ -74,7 +76,7 @@ class Checkpoints:
             return None
 
     def has_ended(self) -> bool:
-        return (self._run_dir / "summary.json").exists()
+        return self._is_policy or (self._run_dir / "summary.json").exists()
 
 
 def _files(folder: Path) -> tuple[Path, list[tuple[str, int, int]]]:

@@ -5,6 +5,7 @@ import pytest
 import yaml
 
 from common import checkpoint
+from evaluation.follow import Checkpoints
 from evaluation.load import load_policy
 from evaluation.policy_folder import export_folder
 from settings.sources import parse
@@ -29,6 +30,15 @@ def test_a_policys_folder_plays_as_the_run_does_and_holds_nothing_else(tmp_path)
     settings = yaml.safe_load((folder / "config.yaml").read_text())["config"]
     assert settings["hidden_sizes"] == [8]
     assert not {"key", "run_dir", "xparl_addr", "store"} & settings.keys()
+
+
+def test_following_a_policys_folder_ends_with_its_one_version(tmp_path):
+    folder = tmp_path / "policy"
+    export_folder(untrained("Pendulum-v1", tmp_path), "last", folder)
+    source = Checkpoints(folder, load_policy(folder).model, print)
+    assert source.newer() is not None
+    assert source.has_ended()
+    assert source.newer() is None
 
 
 def test_a_policys_folder_cannot_be_trained_on(tmp_path):
