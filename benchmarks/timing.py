@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -35,13 +35,14 @@ from gemm import gemm_peak, gradient_flop
 
 from common.cores import usable_cores
 from envs import make_vec_env, spaces_of
-from learning.hardware import choose_bfloat16
+from learning.hardware import choose_bfloat16, choose_threads
 from settings.config import Config
 from settings.sources import preset
 
 ROOT = Path(__file__).resolve().parent.parent
 WINDOW_S = 2.0
 WARM_UP_S = 5.0  # after the first update, which compiles
+TOTAL_STEPS = 100_000_000  # of which no measured run takes all
 # PARL's PPO, 10M Atari steps with 8 environments, hardware unstated (its README of August 2022)
 PARL_HOURS = {"PongNoFrameskip-v4": {"local": 61.67, "xparl": 29.05},
               "BreakoutNoFrameskip-v4": {"local": 578.05, "xparl": 476.2}}  # fmt: skip
@@ -129,7 +130,7 @@ def run_and_measure(
     Memory is that of the run's processes, and of the cluster's where there is one.
     """
     command = [sys.executable, str(ROOT / "train.py"), *flags, "--run_dir", "run",
-               "--train_total_steps", "100000000", "--test_share", "1"]  # fmt: skip
+               "--train_total_steps", str(TOTAL_STEPS), "--test_share", "1"]  # fmt: skip
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, cwd=folder, start_new_session=True
     )
@@ -298,9 +299,8 @@ def main() -> None:
         for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
         for threads in sorted({1, cores})
     }
-    threads = config.torch_threads or cores
     learned = torch.bfloat16 if choose_bfloat16(config, torch.device("cpu")) else torch.float32
-    flop, peak = gradient_flop(config) * config.update_epochs, gemm_peak(learned, threads)
+    flop = gradient_flop(config) * config.update_epochs
     rows = []
     cpus = max(arguments.samplers or 1, os.cpu_count() or 1)
     for pool in arguments.pools:
@@ -308,6 +308,8 @@ def main() -> None:
             for lag in arguments.policy_lag:
                 row = train_for(arguments, pool, lag, made)
                 row |= {"pool": pool, "policy_lag": lag}
+                run = replace(config, policy_lag=lag, train_total_steps=TOTAL_STEPS)
+                peak = gemm_peak(learned, choose_threads(run, "cpu", 1).most)
                 row["of_peak"] = flop * row["steps_per_s"] / row["learn"] / peak
                 row["bytes_per_step"] = bytes_per_step(config, pool, row["samplers"])
                 rows.append(row)
