@@ -23,7 +23,7 @@ from settings.config import Config, learning_settings
 
 parl = load_parl()
 
-_AT_ONCE = 16  # gradient steps in one call: signals wait for its end
+_ROWS_AT_ONCE = 4096  # of the gradient steps in one call: signals wait for its end
 
 
 class NotFinite(UserError):
@@ -57,8 +57,9 @@ class Statistics(NamedTuple):
 class PPO(parl.Algorithm):
     """The clipped surrogate objective over an `ActorCritic`, and Adam.
 
-    A gradient step, from the forward pass to Adam, is one function of tensors, so that it can be
-    compiled as one: at 256 rows of a small mlp that is 2 to 3 times as fast as compiling the loss.
+    A gradient step is two functions of tensors, which can be compiled: from the forward pass to the
+    gradient, and from there to Adam's end. At 256 rows of a small mlp that is 2 to 3 times as fast as
+    compiling the loss alone.
 
     Args:
         model: the networks, already on their device.
@@ -71,7 +72,8 @@ class PPO(parl.Algorithm):
         adam: the optimiser.
         learning_rate, clip_range, entropy_coefficient, kl_coefficient: of the next steps
             (tensors; set their values in place).
-        threads: in which a step is computed; each of a minibatch's shares has one.
+        threads: in which a step is computed; each of a minibatch's shares has one. A subclass is given
+            whole minibatches: its loss may be no sum over rows.
     """
 
     def __init__(
@@ -94,6 +96,8 @@ class PPO(parl.Algorithm):
         self.compiled, self.note = choose_compile(config, device.type)
         model.bfloat16 = choose_bfloat16(config, device)
         self.threads = choose_threads(config, device.type, self.trainers.size)
+        if type(self) is not PPO:
+            self.threads = self.threads._replace(shares=1)
         self._gradients: Callable[[Sequence[Minibatch]], Sequence[Tensor]] = self._one_by_one
         self._descends: Callable[[tuple[Tensor, ...]], Tensor] = self._descend
         self._halves: list[Compiled] = []  # of a step
@@ -236,7 +240,8 @@ class PPO(parl.Algorithm):
             steps = first.native_with(second, minibatches[0], like)
         if steps is None:
             return torch.stack([self.learn(*shares) for shares in minibatches])
-        parts = [minibatches[n : n + _AT_ONCE] for n in range(0, len(minibatches), _AT_ONCE)]
+        at_once = max(1, _ROWS_AT_ONCE // self.config.minibatch_size)
+        parts = [minibatches[n : n + at_once] for n in range(0, len(minibatches), at_once)]
         return torch.stack([statistics for part in parts for statistics in steps(part)])
 
     def take_compiled(self) -> bool:

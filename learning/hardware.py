@@ -77,7 +77,8 @@ class Threads(NamedTuple):
 def choose_threads(config: Config, device: str, trainers: int) -> Threads:
     """The threads in which each trainer learns.
 
-    Images are large enough for threads in the operators; whole sequences have no shares.
+    Images are large enough for threads in the operators; whole sequences have no shares, and a loss
+    that is no sum over rows is none over shares.
 
     Args:
         device: the learner's, cpu or cuda.
@@ -88,7 +89,8 @@ def choose_threads(config: Config, device: str, trainers: int) -> Threads:
         wanted = max(1, usable_cores() // launched.here())
     trunk = trunk_of(config.network)
     compiled, _ = choose_compile(config, device)
-    if device != "cpu" or not compiled or trunk.remembers or trunk.bfloat16:
+    sums = not trunk.remembers and config.loss_sums_over_rows
+    if device != "cpu" or not compiled or not sums or trunk.bfloat16:
         return Threads(1, wanted or 1)
     least = _LEAST_ROWS
     if wanted is None:

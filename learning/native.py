@@ -37,6 +37,7 @@ _THREADS = """
 #include <functional>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -61,6 +62,7 @@ class Helper {
 
   void live() {
     omp_set_num_threads(1);
+    aoti_torch_grad_mode_set_enabled(false);  // each thread has its own switch
     for (long next = 1;; ++next) {
       wait_for(next);
       try {
@@ -144,10 +146,20 @@ AOTITorchError kept_empty(
 
 # a module in place of torch's own, which has the one function and takes the inputs of one call
 _MODULE = """
-using Handles = std::vector<AtenTensorHandle>;
 using Function = void (*)(AtenTensorHandle*, AtenTensorHandle*);
 
-// The tensors that a list of addresses from torch stands for; whoever is given them must free them.
+// Tensors that are freed at its end, but for those that were handed on: their places are null. A function
+// takes its inputs so.
+struct Handles : std::vector<AtenTensorHandle> {
+  using std::vector<AtenTensorHandle>::vector;
+  Handles(Handles&&) = default;
+  ~Handles() {
+    for (auto handle : *this)
+      if (handle != nullptr) aoti_torch_delete_tensor_object(handle);
+  }
+};
+
+// The tensors that a list of addresses from torch stands for.
 static Handles handles_of(PyObject* list) {
   Handles handles(PyList_GET_SIZE(list));
   for (size_t i = 0; i < handles.size(); ++i)
@@ -155,10 +167,11 @@ static Handles handles_of(PyObject* list) {
   return handles;
 }
 
-static PyObject* list_of(const Handles& handles) {
+// A list of addresses for torch, which frees the tensors.
+static PyObject* list_of(Handles&& handles) {
   PyObject* list = PyList_New(handles.size());
   for (size_t i = 0; i < handles.size(); ++i)
-    PyList_SET_ITEM(list, i, PyCapsule_New(handles[i], nullptr, nullptr));
+    PyList_SET_ITEM(list, i, PyCapsule_New(std::exchange(handles[i], nullptr), nullptr, nullptr));
   return list;
 }
 
@@ -176,7 +189,7 @@ static PyObject* entry(PyObject*, PyObject* args) {
       py::gil_scoped_release_simple release;
       calls(inputs.data(), outputs.data(), int(outputs.size()));
     }
-    return list_of(outputs);
+    return list_of(std::move(outputs));
   } catch (const std::exception& error) {
     PyErr_SetString(PyExc_RuntimeError, error.what());
     return nullptr;
@@ -212,14 +225,13 @@ static PyObject* steps(PyObject*, PyObject* args) {
       for (size_t step = 0; step < outputs.size(); ++step) {
         calls(inputs.data() + step * of_a_step, found.data(), shares);
         for (size_t i = 0; i < all.size(); ++i) {
-          if (share_at[i] >= 0) all[i] = found[share_at[i]];
+          if (share_at[i] >= 0) all[i] = std::exchange(found[share_at[i]], nullptr);
           else AOTI_TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(others[i], &all[i]));
         }
         second(all.data(), &outputs[step]);
       }
-      for (auto other : others) aoti_torch_delete_tensor_object(other);
     }
-    return list_of(outputs);
+    return list_of(std::move(outputs));
   } catch (const std::exception& error) {
     PyErr_SetString(PyExc_RuntimeError, error.what());
     return nullptr;
@@ -310,7 +322,8 @@ def _framed(code: str) -> str:
     assert code.count(_ENTRY) == code.count(_RELEASES) == 1
     head, function = code.replace(_RELEASES, "").split(_ENTRY)
     # what is returned must not be a buffer that the next call writes to
-    function, returns = _RETURNS.subn(r"aoti_torch_clone(\1, output_handles);", function)
+    clone = r"AOTI_TORCH_ERROR_CODE_CHECK(aoti_torch_clone(\1, output_handles));"
+    function, returns = _RETURNS.subn(clone, function)
     if returns == 1:
         function = function.replace("aoti_torch_empty_strided(", "kept_empty<__COUNTER__>(")
     size = f"constexpr size_t inputs_of_a_call = {takes[1]};\n"

@@ -128,6 +128,11 @@ class Config(
         """How many trainers take each gradient step together."""
         return self.trainers if self.trainer_mode == "synchronous" and self.store is None else 1
 
+    @property
+    def loss_sums_over_rows(self) -> bool:
+        """Whether the loss of a minibatch is the sum of its parts' losses."""
+        return self.kl_penalty == "none" or not self.kl_excess_coefficient
+
     def default_samplers(self, available: int) -> int:
         """Of one trainer, as many as its `available` processors allow; asynchronous ones share
         environments evenly."""

@@ -183,7 +183,7 @@ def _together(config: Config) -> Iterator[str]:
             f"trainers is {trainers}, but with policy_lag {config.policy_lag} each would learn at its"
             f" own pace: give --policy_lag 1, or --trainer_mode hogwild"
         )
-    if config.kl_excess_coefficient and config.kl_penalty != "none":
+    if not config.loss_sums_over_rows:
         yield (
             f"trainers is {trainers}, but the penalty of kl_excess_coefficient"
             f" {config.kl_excess_coefficient} is no sum over rows, and cannot be shared: leave it"

@@ -92,19 +92,26 @@ def test_an_error_on_any_thread_is_raised_and_the_threads_go_on():
     ppo = learner(SHARES)
     given = minibatches(ppo)
     ppo.learn_all(given)
-    before = ppo.learn_all(given)
-    compiled = ppo._halves[0]
-    (graph,) = compiled._compiled.values()
-    assert graph.native is not None
+    ppo.learn_all(given)
+    ((graph,), (after,)) = (half._compiled.values() for half in ppo._halves)
+    first, second, place = graph.native, after.native, graph.places[0]
+    assert first is not None
+    assert second is not None
+    assert place is not None
+    places = [p for p in after.places if p is not None]
+    inputs = [one for parts in given for part in parts for one in graph.inputs_for(part)]
+    tensors = [*inputs, *after.inputs]
+    uses = [tensor._use_count() for tensor in tensors]
     for share in range(SHARES):
-        inputs = [one for part in given[0] for one in graph.inputs_for(part)]
-        place = graph.places[0]
-        assert place is not None
-        inputs[place + share * len(graph.inputs)] = torch.zeros(3)  # not a share's observations
+        wrong, last = list(inputs), len(inputs) - (SHARES - share) * len(graph.inputs)
+        wrong[last + place] = torch.zeros(3)  # not a share's observations
         with pytest.raises(RuntimeError, match="expected ndim 2"):
-            graph.native(inputs)
+            first(wrong[-SHARES * len(graph.inputs) :])
+        with pytest.raises(RuntimeError, match="expected ndim 2"):
+            first.steps(wrong, second, after.inputs, places)
+    del wrong
+    assert [tensor._use_count() for tensor in tensors] == uses  # nothing holds their memory
     assert ppo.learn_all(given).isfinite().all()
-    assert before.isfinite().all()
 
 
 def test_threads_are_for_shares_where_these_pay():
@@ -122,3 +129,17 @@ def test_threads_are_for_shares_where_these_pay():
     assert choose_threads(dataclasses.replace(eager, torch_threads=3), "cpu", 1) == Threads(1, 3)
     images = dataclasses.replace(long, network="nature_cnn", torch_threads=3)
     assert choose_threads(images, "cpu", 1) == Threads(1, 3)
+
+
+def test_a_loss_that_may_be_no_sum_over_rows_is_of_whole_minibatches():
+    class Own(PPO):
+        """Its loss may be anything."""
+
+    config = Config(train_total_steps=10_000_000, policy_lag=0, minibatch_size=512)
+    for kind, shares in ((PPO, 2), (Own, 1)):
+        assert kind(make_model(Spaces(OBS, BOX, 0), config), config).threads.shares == shares
+    penalised = dataclasses.replace(config, kl_penalty="fixed", kl_excess_coefficient=1.0)
+    assert choose_threads(penalised, "cpu", 1) == Threads(1, 1)
+    assert choose_threads(dataclasses.replace(penalised, torch_threads=3), "cpu", 1) == Threads(
+        1, 3
+    )
