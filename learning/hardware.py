@@ -94,7 +94,8 @@ def choose_threads(config: Config, device: str, trainers: int) -> Threads:
         return Threads(1, wanted or 1)
     least = _LEAST_ROWS
     if wanted is None:
-        wanted, least = 2 if config.policy_lag == 0 else 1, _ROWS_THAT_PAY
+        alone = config.policy_lag == 0 and config.trainers == 1
+        wanted, least = 2 if alone else 1, _ROWS_THAT_PAY
     rows = config.minibatch_size // trainers
     fit = [n for n in range(2, wanted + 1) if rows % n == 0 and rows // n >= least]
     return Threads(max(fit), 1) if fit else Threads(1, 1)

@@ -130,9 +130,9 @@ class Machine:
     """Device of the learner; auto takes a GPU where there is one. Each trainer has its own GPU;
     hogwild trainers may share one."""
     torch_threads: Natural | None = None
-    """CPU threads of each trainer. 0: all cores, shared by the machine's trainers. Default: 2 at
-    policy_lag 0 where a network of vectors is compiled and minibatches have 512 rows and more, else 1.
-    A sampler always has one."""
+    """CPU threads of each trainer. 0: all cores, shared by the machine's trainers. Default: 2 for one
+    trainer at policy_lag 0, where a network of vectors is compiled and minibatches have 512 rows and
+    more; else 1. A sampler always has one."""
     compile: Literal["auto", "on", "off", "beside"] = "auto"
     """Compile the gradient step with torch.compile. auto: where a C++ compiler exists and the
     run is long enough to pay for it, which takes some 20 s the first time. beside: the same, but the

@@ -120,6 +120,8 @@ def test_threads_are_for_shares_where_these_pay():
     assert choose_threads(dataclasses.replace(long, minibatch_size=256), "cpu", 1) == Threads(1, 1)
     assert choose_threads(dataclasses.replace(long, policy_lag=1), "cpu", 1) == Threads(1, 1)
     assert choose_threads(long, "cuda", 1) == Threads(1, 1)
+    two = dataclasses.replace(long, trainers=2, minibatch_size=1024)  # the other core is busy
+    assert choose_threads(two, "cpu", 2) == Threads(1, 1)
     assert choose_threads(dataclasses.replace(long, torch_threads=4), "cpu", 1) == Threads(4, 1)
     # of three trainers each has 85 rows of 255, which 2 does not divide; 5 would be few rows each
     odd = dataclasses.replace(long, minibatch_size=255, torch_threads=8)

@@ -26,7 +26,8 @@ CASES = {
     }),
     "rnd": ("CartPole-v1", {"rnd_coefficient": 0.5, "rnd_proportion": 1.0, "dual_clip": 4.0}),
     "kl_penalty": ("Pendulum-v1", {"kl_penalty": "adaptive", "carried_steps": 16}),
-    "compiled": ("CartPole-v1", {"compile": "on", "normalize_value": True}),
+    # each trainer's part of a minibatch is two shares
+    "compiled": ("CartPole-v1", {"compile": "on", "normalize_value": True, "torch_threads": 2}),
     "lstm": ("tests.toy_envs:Remember", {"network": "lstm"}),
 }  # fmt: skip
 
