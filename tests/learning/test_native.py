@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import algorithm
 from algorithm import PPO
 from envs import Spaces
 from learning.batches import Batches, Minibatch
@@ -41,19 +42,25 @@ def minibatches(ppo: PPO) -> list[tuple[Minibatch, ...]]:
     rollout.action[:] = normal(*rollout.action.shape)
     rollout.behaviour_log_prob[:] = normal(STEPS, ENVS) - 4
     batches = Batches(ppo.config, rollout, torch.device("cpu"), shares=ppo.threads.shares)
+    heads = () if ppo.model.rnd is None else (2,)
     batches.put(
-        **{name: normal(STEPS, ENVS) for name in ("advantage", "value_target", "old_value")}
+        advantage=normal(STEPS, ENVS),
+        **{name: normal(STEPS, ENVS, *heads) for name in ("value_target", "old_value")},
     )
+    if heads:
+        batches.draw_predicted(rng)
     return batches.epoch(np.random.default_rng(1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shares", [1, SHARES])
-def test_steps_at_once_are_those_one_by_one(shares):
+def test_steps_at_once_are_those_one_by_one(shares, monkeypatch):
     one_by_one, at_once = learner(shares), learner(shares)
     given = minibatches(one_by_one)
     assert [len(parts) for parts in given] == [shares, shares]
-    for _ in range(2):  # the first time at_once compiles, or loads what is kept
+    # the first time at_once compiles, or loads what is kept; the last time it takes two calls
+    for rows_at_once in (4096, 4096, 256):
+        monkeypatch.setattr(algorithm, "_ROWS_AT_ONCE", rows_at_once)
         rows = [one_by_one.learn(*parts) for parts in given]
         torch.testing.assert_close(at_once.learn_all(given), torch.stack(rows), rtol=0, atol=0)
     for ours, theirs in zip(at_once.parameters, one_by_one.parameters, strict=True):
@@ -61,9 +68,19 @@ def test_steps_at_once_are_those_one_by_one(shares):
     assert torch.equal(at_once.adam.moments, one_by_one.adam.moments)
 
 
-@pytest.mark.parametrize("compile", ["on", "off"])
-def test_a_step_on_shares_is_that_on_the_whole_minibatch(compile):
-    whole, parted = learner(1, compile=compile), learner(SHARES, compile=compile)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"compile": "off"},
+        {"compile": "off", "rnd_coefficient": 0.5, "rnd_proportion": 0.4, "value_loss": "huber",
+         "value_clip": 0.2},
+        {"compile": "off", "normalize_advantage": False, "kl_penalty": "fixed"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_step_on_shares_is_that_on_the_whole_minibatch(settings):
+    whole, parted = learner(1, **settings), learner(SHARES, **settings)
     parted.threads = Threads(SHARES, 1)  # not compiled it would not have shares
     tables = [ppo.learn_all(minibatches(ppo)) for ppo in (whole, parted)]
     torch.testing.assert_close(*tables, rtol=1e-4, atol=1e-5)
