@@ -1,4 +1,4 @@
-"""Adam as arithmetic on tensors, so that it is compiled as one with the gradient that it follows."""
+"""Adam as arithmetic on tensors, so that it is compiled as one with the clipping of the gradient."""
 
 from __future__ import annotations
 

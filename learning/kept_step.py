@@ -38,7 +38,7 @@ from learning.native import Native
 _MODULE = "inductor_entry_cpp"  # as torch's compiler calls the module
 # as the user has named it: torch's compiler names it too, once it is imported
 _CACHE = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-_KEPT_STEPS = 64  # of some 300 KB each
+_KEPT = 128  # libraries of some 300 KB each; a step has two
 
 Inputs = list[str | int]  # of a function: names of tensors, and places in the batch
 
@@ -125,7 +125,7 @@ def _remove_old(folder: Path) -> None:
     for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):  # another process has removed it
             used[path.stem] = max(used.get(path.stem, 0.0), path.stat().st_mtime)
-    for name in sorted(used, key=lambda name: used[name])[:-_KEPT_STEPS]:
+    for name in sorted(used, key=lambda name: used[name])[:-_KEPT]:
         for suffix in (".json", ".so", ""):
             (folder / f"{name}{suffix}").unlink(missing_ok=True)
 
