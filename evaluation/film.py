@@ -51,7 +51,9 @@ def film(model: ActorCritic, config: Config, path: Path, seed: int, greedy: bool
 
 def frames(model: ActorCritic, config: Config, seed: int, greedy: bool) -> Iterator[np.ndarray]:
     """The frames of one episode, the first from before the first step: [height, width, 3] uint8."""
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame is to draw, and to look for no screen
+    os.environ.setdefault(
+        "SDL_VIDEODRIVER", "dummy"
+    )  # pygame is to draw, and to look for no screen
     venv = make_vec_env(config.env, 1, filmed=True, **config.evaluation_options(range(1)))
     with contextlib.closing(venv):
         obs, _ = venv.reset(seed=[seed])
