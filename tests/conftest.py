@@ -20,6 +20,10 @@ settings.load_profile("project")
 # the tests run in parallel: more threads would spin against one another
 torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
 
+# a shell that starts the tests in the background has Ctrl-C ignored, by all that they start too
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # torch's compiler names its cache to all processes that are started after it
 COMPILERS_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 USERS_CACHE = os.environ.get(COMPILERS_CACHE)

@@ -118,7 +118,7 @@ def test_hogwild_trainers_go_on_without_one_that_is_killed(rank, tmp_path):
         assert last[f"trainer/{trainer}/updates"] > before[f"trainer/{trainer}/updates"]
     counted = last["trainer/0/steps"] + last["trainer/1/steps"]
     assert counted >= last["global_step"] - 64  # the warm-up is no trainer's
-    assert last["staleness"] > 0
+    assert any(row["staleness"] > 0 for row in rows)  # in the last one they may have taken turns
     assert still_running(processes) == []
 
 
