@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -20,6 +21,15 @@ from tests.conftest import run_command
 from tests.test_algorithm import BOX, OBS
 
 SHARES, STEPS, ENVS = 2, 32, 16
+
+
+@pytest.fixture(autouse=True)
+def operators_have_one_thread() -> Iterator[None]:
+    """As in a run with shares: which thread computes a share is then the same to the bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def learner(shares: int, **settings) -> PPO:
