@@ -31,12 +31,14 @@ USERS_CACHE = os.environ.get(COMPILERS_CACHE)
 ROOT = Path(__file__).resolve().parent.parent
 # the tests whose results depend on the processor's kernels, for `make test-processors`
 NUMERICAL = ("test_agent", "test_algorithm", "test_model", "learning", "distributions", "networks")
+NOT_NUMERICAL = "learning/test_trainers.py"  # of what processes exchange, and the slowest
 BIN = Path(sys.executable).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.relative_to(ROOT / "tests").parts[0].removesuffix(".py") in NUMERICAL:
+        path = item.path.relative_to(ROOT / "tests")
+        if path.parts[0].removesuffix(".py") in NUMERICAL and str(path) != NOT_NUMERICAL:
             item.add_marker(pytest.mark.numerical)
 
 
