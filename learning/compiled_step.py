@@ -20,15 +20,18 @@ Steps = Callable[[Sequence[Sequence[Batch]]], list[Tensor]]
 
 
 class _Graph(NamedTuple):
-    call: Callable[
-        [list[Any]], Sequence[Tensor]
-    ]  # of the inputs of one call; its output, in a sequence
+    # of the inputs of a call, which gives a sequence of one output; a `Native`, which takes several calls
+    # too, where the graph needs nothing of torch's around it
+    call: Callable[[list[Any]], Sequence[Tensor]]
     inputs: list[Any]  # everything that the graph reads: parameters, settings, the batch's tensors
     places: list[int | None]  # where each of the batch's tensors stands in `inputs`; None: unused
-    native: Native | None = None  # its library, where it needs nothing of torch's around it
+
+    @property
+    def native(self) -> Native | None:
+        return self.call if isinstance(self.call, Native) else None
 
     def inputs_for(self, batch: Batch) -> list[Any]:
-        """The inputs of a call with a batch."""
+        """The inputs of a call with a batch: the same list each time."""
         for part, place in zip(batch, self.places, strict=True):
             if place is not None:
                 self.inputs[place] = part
@@ -151,9 +154,7 @@ class Compiled:
         if kept is None:
             return None
         inputs = [batch[i] if isinstance(i, int) else self._tensors[i] for i in kept.inputs]
-        graph = self._compiled[shapes] = _Graph(
-            kept.native, inputs, _places(batch, inputs), kept.native
-        )
+        graph = self._compiled[shapes] = _Graph(kept.native, inputs, _places(batch, inputs))
         return graph
 
     def _compile(self, batch: Batch, shapes: tuple[Any, ...]) -> Tensor:
@@ -207,7 +208,7 @@ class Compiled:
             return  # such as a graph with constants of its own
         native, inputs = Native(calls[0].module), calls[0].inputs
         kept_step.keep(self._name(batch), native, [names[id(tensor)] for tensor in inputs])
-        self._compiled[shapes] = _Graph(native, inputs, _places(batch, inputs), native)
+        self._compiled[shapes] = _Graph(native, inputs, _places(batch, inputs))
 
 
 def _shapes(batch: Batch) -> tuple[Any, ...]:
