@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -60,6 +60,22 @@ def run_command(
         [sys.executable, *arguments],
         cwd=cwd, timeout=timeout, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=env,
     )  # fmt: skip
+
+
+def assert_runs_are_kept(command: Sequence[str], out: Path, files: str) -> None:
+    """A benchmark's command runs nothing again, and mixes nothing with runs of other settings.
+
+    Args:
+        out: the folder of its runs.
+        files: a pattern of files in it that no second run may touch.
+    """
+    runs = {path: path.stat().st_mtime_ns for path in out.glob(files)}
+    again = run_command(*command)
+    assert again.returncode == 0, again.stderr
+    assert runs == {path: path.stat().st_mtime_ns for path in out.glob(files)}
+    other = run_command(*command, "--gamma", "0.5")
+    assert other.returncode == 1
+    assert "give the same, or another --out" in other.stderr
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -16,7 +16,7 @@ from returns import FIGURES, Arguments, begin_returns, markdown, summarise
 from runs import Run, complete, typed
 
 from common.errors import UserError
-from tests.conftest import ROOT, run_command, wait_until
+from tests.conftest import ROOT, assert_runs_are_kept, run_command, wait_until
 
 
 @pytest.mark.slow
@@ -48,14 +48,7 @@ def test_results_of_two_seeds_after_an_interruption(tmp_path):
     assert out.with_name("returns.md").read_text() in done.stdout
     assert Image.open(tmp_path / "returns_classic.png").width > 0
 
-    # nothing is run again, and nothing is mixed with runs of another protocol
-    runs = {path: path.stat().st_mtime_ns for path in out.glob("*/*.json*")}
-    again = run_command(*command)
-    assert again.returncode == 0, again.stderr
-    assert runs == {path: path.stat().st_mtime_ns for path in out.glob("*/*.json*")}
-    other = run_command(*command, "--gamma", "0.5")
-    assert other.returncode == 1
-    assert "give the same, or another --out" in other.stderr
+    assert_runs_are_kept(command, out, "*/*.json*")
 
 
 def test_the_password_of_a_store_is_in_no_results(monkeypatch):
