@@ -68,6 +68,8 @@ def test_steps_at_once_are_those_one_by_one(shares, monkeypatch):
     one_by_one, at_once = learner(shares), learner(shares)
     given = minibatches(one_by_one)
     assert [len(parts) for parts in given] == [shares, shares]
+    for ours, theirs in zip(at_once.parameters, one_by_one.parameters, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0, msg="they begin unlike")
     # the first time at_once compiles, or loads what is kept; the last time it takes two calls
     for rows_at_once in (4096, 4096, 256):
         monkeypatch.setattr(algorithm, "_ROWS_AT_ONCE", rows_at_once)
@@ -113,6 +115,19 @@ print(hashlib.sha256(torch.cat([p.detach().flatten() for p in ppo.parameters]).n
     done = [run_command("-c", program.replace("CORES", cores)) for cores in ("1", "2")]
     assert done[0].stdout, done[0].stderr
     assert done[0].stdout == done[1].stdout
+
+
+@pytest.mark.slow
+def test_the_thread_of_a_share_changes_no_bit():
+    ppo = learner(SHARES)
+    given = minibatches(ppo)
+    first = ppo._gradients(given[0])  # compiles, or loads what is kept
+    for _ in range(20):
+        on_threads = ppo._gradients(given[0])
+        alone = [ppo._gradients([share])[0] for share in given[0]]
+        for share in range(SHARES):
+            torch.testing.assert_close(on_threads[share], alone[share], rtol=0, atol=0)
+            torch.testing.assert_close(first[share], alone[share], rtol=0, atol=0)
 
 
 def test_an_error_on_any_thread_is_raised_and_the_threads_go_on():
