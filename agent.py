@@ -115,14 +115,16 @@ class PPOAgent(parl.Agent):
                 error = batches.prediction_error(model)  # None without RND
                 rewards = self.rewards(rollout, error)
                 log_rho = measure_start(config, rollout, batches, model)
-                value = batches.values(model)
+                value = batches.values(alg.value)
                 first = estimates = estimate(config, rollout, rewards, value, log_rho)
                 if config.normalize_value:
                     normalize_values(config, model, estimates, rollout.valid, trainers)
             epochs: list[Tensor] = []  # one table of `Statistics` each
             for epoch in range(config.update_epochs):
                 if epoch > 0 and config.recompute_advantages:
-                    estimates = estimate(config, rollout, rewards, batches.values(model), log_rho)
+                    estimates = estimate(
+                        config, rollout, rewards, batches.values(alg.value), log_rho
+                    )
                 batches.put(**estimates._asdict())
                 if model.rnd is not None:
                     batches.draw_predicted(self._stream("rnd", epoch))

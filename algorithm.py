@@ -10,7 +10,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from learning.adam import Adam
-from learning.batches import Minibatch
+from learning.batches import Minibatch, in_parts
 from learning.compiled_step import Compiled
 from learning.hardware import choose_bfloat16, choose_compile, choose_threads
 from learning.schedules import Coefficients
@@ -18,6 +18,7 @@ from learning.surrogate import joint_surrogate
 from learning.trainers import Trainers
 from learning.value_loss import value_error
 from model import ActorCritic
+from networks.trunks import Past, trunk_of
 from parl_compat.shim import load_parl
 from settings.config import Config, learning_settings
 
@@ -101,6 +102,7 @@ class PPO(parl.Algorithm):
         self._gradients: Callable[[Sequence[Minibatch]], Sequence[Tensor]] = self._one_by_one
         self._descends: Callable[[tuple[Tensor, ...]], Tensor] = self._descend
         self._halves: list[Compiled] = []  # of a step
+        self._value: Compiled | None = None
         if not self.compiled:
             return
         # a subclass is code of a user's own, which nothing here could tell from another version of it
@@ -108,11 +110,13 @@ class PPO(parl.Algorithm):
         if type(self) is PPO:
             # an environment's spaces are no settings: its code may change under the same name
             settings = learning_settings(config) | {"spaces": repr(model.spaces)}
-        self._halves = [
+        *self._halves, value = (
             Compiled(method, device.type == "cuda", self._tensors(), settings, compiles_here)
-            for method in (self._gradient, self._descend)
-        ]
+            for method in (self._gradient, self._descend, self._value_of)
+        )
         self._gradients, self._descends = self._halves[0].each, self._halves[1]
+        if device.type == "cpu" and not trunk_of(config.network).bfloat16:
+            self._value = value
 
     def _tensors(self) -> dict[str, Tensor]:
         """All that a gradient step reads and changes beside the minibatch, by name."""
@@ -244,12 +248,26 @@ class PPO(parl.Algorithm):
         parts = [minibatches[n : n + at_once] for n in range(0, len(minibatches), at_once)]
         return torch.stack([statistics for part in parts for statistics in steps(part)])
 
+    @torch.no_grad()
+    def value(self, obs: Tensor, past: Past | None = None) -> Tensor:
+        """State values of many rows, as of `ActorCritic.value`: compiled and on threads as steps are."""
+        if past is not None:
+            return self.model.value(obs, past)
+        if self._value is None:
+            return in_parts(self.model.value, obs)
+        shares = self.threads.shares if len(obs) % self.threads.shares == 0 else 1
+        return torch.cat(self._value.each([(part,) for part in obs.chunk(shares)]))
+
     def take_compiled(self) -> bool:
-        """Take the step that another process has compiled, from now on; whether it is there."""
-        return all(half.take_kept() for half in self._halves)
+        """Take what another process has compiled, from now on; whether all of it is there."""
+        compiled = self._halves if self._value is None else [*self._halves, self._value]
+        return all(one.take_kept() for one in compiled)
 
     def _one_by_one(self, shares: Sequence[Minibatch]) -> Sequence[Tensor]:
         return [self._gradient(share) for share in shares]
+
+    def _value_of(self, batch: tuple[Tensor]) -> Tensor:
+        return self.model.value(batch[0])
 
     def _gradient(self, batch: Minibatch) -> Tensor:
         """A share of the gradient, flat, and behind it of the `Statistics`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -127,6 +127,8 @@ class Batches:
         self.config, self.device = config, device
         self._trainers, self._shares = trainers or Trainers(), shares
         self._size = config.minibatch_size // self._trainers.size
+        self._shuffled: dict[str, Tensor] = {}  # the fields in the order of the epoch
+        self._minibatches: list[tuple[Minibatch, ...]] = []
         self.steps, self.envs = config.steps_per_rollout, rollout.reward.shape[1]
         self.obs = observations(rollout, device)
         self._fields = {
@@ -161,15 +163,14 @@ class Batches:
 
     # --- forward passes over all rows
     @torch.no_grad()
-    def values(self, model: ActorCritic) -> np.ndarray:
-        """The model's values [T+1, N], or [T+1, N, 2] with RND.
+    def values(self, value: Callable[[Tensor, Past | None], Tensor]) -> np.ndarray:
+        """The values [T+1, N], or [T+1, N, 2] with RND, as `PPO.value` gives them for rows.
 
         They are needed in numpy, where the estimators are: a download on a GPU, which
         `recompute_advantages` repeats in every epoch.
         """
-        rows, past = self._fields["obs"].flatten(0, 1), self.past
-        value = _in_parts(model.value, rows) if past is None else model.value(rows, past)
-        return value.unflatten(0, self.obs.shape[:2]).cpu().numpy()
+        values = value(self._fields["obs"].flatten(0, 1), self.past)
+        return values.unflatten(0, self.obs.shape[:2]).cpu().numpy()
 
     @torch.no_grad()
     def log_prob(self, model: ActorCritic) -> Tensor:
@@ -184,7 +185,7 @@ class Batches:
         def log_prob(obs: Tensor, action: Tensor, mask: Tensor | None) -> Tensor:
             return model.distribution.sub_log_prob(model.policy(obs, mask, past), action)
 
-        result = _in_parts(log_prob, *rows, whole=past is not None)
+        result = in_parts(log_prob, *rows, whole=past is not None)
         result = result.unflatten(0, behaviour.shape[:2])
         return result if behaviour.dim() == 3 else result.sum(-1)
 
@@ -193,25 +194,37 @@ class Batches:
         """RND's error [T, N] for obs[t + 1], to which action[t] led; None without RND."""
         if model.rnd is None:
             return None
-        error = _in_parts(model.rnd.error, self.obs[1:].flatten(0, 1))
+        error = in_parts(model.rnd.error, self.obs[1:].flatten(0, 1))
         return error.unflatten(0, (len(self.obs) - 1, self.envs)).cpu().numpy()
 
     # --- minibatches
     def epoch(self, generator: np.random.Generator) -> list[tuple[Minibatch, ...]]:
-        """Every row that is learned from, once, in the generator's order: minibatches in their shares."""
+        """Every row that is learned from, once, in the generator's order: minibatches in their shares.
+
+        All epochs have the same memory: the minibatches of one are over when the next is asked for.
+        """
         rows = to_device(self._order(generator), self.device)
         fields = {
-            name: _taken(field[: self.steps].flatten(0, 1), rows)
+            name: _taken(field[: self.steps].flatten(0, 1), rows, self._shuffled.get(name))
             for name, field in self._fields.items()
         }
-        size = self._size // self._shares
-        parts: dict[str, Sequence[Tensor]] = {n: field.split(size) for n, field in fields.items()}
         if self.past is not None:
             envs = rows.view(-1, self.steps, self._size // self.steps)[:, 0].flatten()
-            states = self.past.state.index_select(0, envs)
-            parts["state"] = states.split(self._size // self.steps)
+            fields["state"] = _taken(self.past.state, envs, self._shuffled.get("state"))
         if self._trainers.size > 1 or self._shares > 1:
-            parts["whole"] = self._whole(fields).repeat_interleave(self._shares, 0).unbind()
+            whole = self._whole(fields)
+            fields["whole"] = self._shuffled.get("whole", whole).copy_(whole)
+        if not self._minibatches:
+            self._shuffled, self._minibatches = fields, self._parted(fields)
+        return self._minibatches
+
+    def _parted(self, fields: Mapping[str, Tensor]) -> list[tuple[Minibatch, ...]]:
+        """Views of rows in an epoch's order."""
+        size = self._size // self._shares
+        sizes = {"state": self._size // self.steps, "whole": 1}
+        parts = {name: field.split(sizes.get(name, size)) for name, field in fields.items()}
+        if "whole" in parts:  # all shares of a minibatch have the same
+            parts["whole"] = [one[0] for one in parts["whole"] for _ in range(self._shares)]
         shares = [
             Minibatch(**dict[str, Any](zip(parts, share, strict=True)))
             for share in zip(*parts.values(), strict=True)
@@ -247,14 +260,15 @@ class Batches:
         return np.concatenate([(first_rows + part).ravel() for part in parts])
 
 
-def _taken(rows: Tensor, order: Tensor) -> Tensor:
-    """Rows [B, ...] in an order, laid out in memory as they were."""
+def _taken(rows: Tensor, order: Tensor, place: Tensor | None) -> Tensor:
+    """Rows [B, ...] in an order, laid out in memory as they were; `place`: where to put them."""
     if rows.dim() == 4 and rows.is_contiguous(memory_format=torch.channels_last):
-        return rows.permute(0, 2, 3, 1).index_select(0, order).permute(0, 3, 1, 2)
-    return rows.index_select(0, order)
+        stored = None if place is None else place.permute(0, 2, 3, 1)
+        return torch.index_select(rows.permute(0, 2, 3, 1), 0, order, out=stored).permute(0, 3, 1, 2)
+    return torch.index_select(rows, 0, order, out=place)
 
 
-def _in_parts(
+def in_parts(
     function: Callable[..., Tensor], *tensors: Tensor | None, whole: bool = False
 ) -> Tensor:
     """A function of rows [B, ...], computed for some rows at a time, or for the whole."""

@@ -50,7 +50,7 @@ def step_on(device: str, config: Config, env_spaces: Spaces) -> Stepped:
     algorithm = PPO(model.to(device), config)
     batches = Batches(config, rollout, model.device, shares=algorithm.threads.shares)
     generator = np.random.default_rng(0)
-    value = batches.values(model)[:-1]
+    value = batches.values(algorithm.value)[:-1]
     batches.put(
         advantage=generator.standard_normal(value.shape[:2], np.float32),
         value_target=value + generator.standard_normal(value.shape, np.float32),

@@ -46,7 +46,7 @@ def estimates_of(agent: PPOAgent, rollout: Rollout) -> tuple[Estimates, np.ndarr
     """The estimates of an update's first epoch, and V-trace's log-ratios."""
     batches = Batches(agent.config, rollout, agent.model.device)
     log_rho = measure_start(agent.config, rollout, batches, agent.model)
-    values = batches.values(agent.model)
+    values = batches.values(agent.alg.value)
     return estimate(agent.config, rollout, Rewards(rollout.reward), values, log_rho), log_rho
 
 
