@@ -264,7 +264,9 @@ def _taken(rows: Tensor, order: Tensor, place: Tensor | None) -> Tensor:
     """Rows [B, ...] in an order, laid out in memory as they were; `place`: where to put them."""
     if rows.dim() == 4 and rows.is_contiguous(memory_format=torch.channels_last):
         stored = None if place is None else place.permute(0, 2, 3, 1)
-        return torch.index_select(rows.permute(0, 2, 3, 1), 0, order, out=stored).permute(0, 3, 1, 2)
+        return torch.index_select(rows.permute(0, 2, 3, 1), 0, order, out=stored).permute(
+            0, 3, 1, 2
+        )
     return torch.index_select(rows, 0, order, out=place)
 
 
