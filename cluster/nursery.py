@@ -261,6 +261,8 @@ def _become(request: dict[str, Any], descriptors: Sequence[int]) -> NoReturn:
     try:
         os.setpgid(0, 0)
         os.nice(request["nice"])
+        if request["nice"] > 0:  # and to be woken by the learner takes no core from it
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         os.environ.clear()
         os.environ.update(request["env"])
         os.chdir(request["cwd"])

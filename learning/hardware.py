@@ -16,7 +16,7 @@ from networks.trunks import trunk_of
 from settings.config import Config, ConfigError
 
 # rows of a share: with fewer, weights and gradients take as long from core to core as the other core saves
-_ROWS_THAT_PAY = 256
+_ROWS_THAT_PAY = 128
 _LEAST_ROWS = 64  # where threads are asked for
 
 

@@ -100,6 +100,41 @@ def test_a_step_on_shares_is_that_on_the_whole_minibatch(settings):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
+def test_values_are_the_models():
+    """In as many parts as there are threads, or in one where these do not divide the rows."""
+    rows = 33 * ENVS
+    ppo, obs = learner(SHARES), torch.randn(rows, *OBS.shape)
+    with torch.no_grad():
+        expected = ppo.model.value(obs)
+    for count in (rows, rows - 1):
+        torch.testing.assert_close(ppo.value(obs[:count]), expected[:count], rtol=1e-4, atol=1e-5)
+    assert ppo._value is not None
+    assert len(ppo._value._compiled) == 2  # a graph for each size
+
+
+def test_epochs_have_the_same_memory_and_orders_of_their_own():
+    ppo = learner(SHARES)
+    rollout = Rollout.empty(RolloutSpec(STEPS, OBS.shape, "float32", BOX.shape, "float32"), ENVS)
+    rollout.obs[:] = np.arange(STEPS + 1)[:, None, None] * ENVS + np.arange(ENVS)[:, None]
+    rollout.valid[:] = True
+    batches = Batches(ppo.config, rollout, torch.device("cpu"), shares=SHARES)
+    rows = np.arange(STEPS * ENVS, dtype=np.float32).reshape(STEPS, ENVS)
+    orders = []
+    for epoch in range(3):
+        batches.put(**dict.fromkeys(("advantage", "value_target", "old_value"), rows + epoch))
+        shares = [share for parts in batches.epoch(np.random.default_rng(epoch)) for share in parts]
+        order = torch.cat([share.obs[:, 0] for share in shares])
+        assert torch.equal(torch.cat([share.advantage for share in shares]), order + epoch)
+        whole = torch.stack([share.whole for share in shares if share.whole is not None])
+        means = torch.stack([share.advantage.mean() for share in shares]).view(-1, SHARES).mean(1)
+        torch.testing.assert_close(whole[::SHARES, 1], means)
+        assert torch.equal(whole[::SHARES], whole[1::SHARES])
+        assert torch.equal(order.sort().values, torch.from_numpy(rows.ravel()))
+        orders.append((order, shares[0].obs.data_ptr()))
+    assert orders[0][1] == orders[1][1] == orders[2][1]
+    assert not torch.equal(orders[0][0], orders[1][0])
+
+
 @pytest.mark.slow
 def test_the_number_of_cores_changes_no_bit():
     program = """
@@ -159,7 +194,7 @@ def test_an_error_on_any_thread_is_raised_and_the_threads_go_on():
 def test_threads_are_for_shares_where_these_pay():
     long = Config(train_total_steps=10_000_000, policy_lag=0, minibatch_size=512)
     assert choose_threads(long, "cpu", 1) == Threads(2, 1)
-    assert choose_threads(dataclasses.replace(long, minibatch_size=256), "cpu", 1) == Threads(1, 1)
+    assert choose_threads(dataclasses.replace(long, minibatch_size=254), "cpu", 1) == Threads(1, 1)
     assert choose_threads(dataclasses.replace(long, policy_lag=1), "cpu", 1) == Threads(1, 1)
     assert choose_threads(long, "cuda", 1) == Threads(1, 1)
     two = dataclasses.replace(long, trainers=2, minibatch_size=1024)  # the other core is busy
