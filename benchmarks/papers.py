@@ -195,8 +195,8 @@ def report(arguments: Arguments, flags: Sequence[str]) -> None:
 
 
 def main() -> None:
-    arguments, flags = typed(Arguments)
     with command("papers.py"):
+        arguments, flags = typed(Arguments)
         claims = begin_papers(arguments, flags)
         runs = [run for claim in claims for run in both_ways(claim, arguments, flags)]
         for run in runs:

@@ -174,8 +174,8 @@ def report(runs: Sequence[Run], arguments: Arguments, flags: Sequence[str]) -> N
 
 
 def main() -> None:
-    arguments, flags = typed(Arguments)
     with command("returns.py"):
+        arguments, flags = typed(Arguments)
         begin_returns(arguments, flags)
         all_flags = (*flags, "--train_total_steps", str(arguments.steps))
         runs = [

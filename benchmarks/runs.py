@@ -184,11 +184,19 @@ def command(program: str) -> Iterator[None]:
 
 
 def typed(kind: type[T]) -> tuple[T, list[str]]:
-    """The arguments of a benchmark's command line, and the flags of train.py, which follow `--`."""
+    """The arguments of a benchmark's command line, and the flags of train.py, which follow `--`.
+
+    Raises:
+        ConfigError: for a benchmark's flag that is there twice: the last one would count alone.
+    """
     import tyro
 
     hide_passwords(sys.argv)  # what is typed is written into the results
     split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    flags = [word.partition("=")[0] for word in sys.argv[1:split] if word.startswith("--")]
+    for flag in flags:
+        if flags.count(flag) > 1:
+            raise ConfigError(f"{flag} is given twice: give it once, with all of its values")
     return tyro.cli(kind, args=sys.argv[1:split]), sys.argv[split + 1 :]
 
 

@@ -201,7 +201,7 @@ class Suggested:
         kinds = self._optuna.distributions
         return {
             name: kinds.CategoricalDistribution(values)
-            if isinstance(values, tuple)
+            if not isinstance(values, Range)
             else kinds.IntDistribution(int(values.low), int(values.high), values.log)
             if values.whole
             else kinds.FloatDistribution(values.low, values.high, values.log)

@@ -233,8 +233,8 @@ def report(sweep: Sweep, arguments: Arguments) -> None:
 
 
 def main() -> None:
-    arguments, flags = typed(Arguments)
     with command("sweep.py"):
+        arguments, flags = typed(Arguments)
         sweep, at_once = begin_sweep(arguments, flags)
         failed = train_all(sweep.runs(), at_once, sweep.ended)
         report(sweep, arguments)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from search import Range, draws, grid, read_space
+from search import Range, Suggested, draws, grid, read_space
 from sweep import Arguments, begin_sweep
 
 from common.cores import usable_cores
@@ -107,6 +107,30 @@ def test_a_mistake_is_found_before_the_first_run(more, flags, complaint, tmp_pat
     with pytest.raises(ConfigError, match=complaint):
         begin_sweep(Arguments(**given), flags)
     assert not (tmp_path / "sweep").exists()
+
+
+def test_values_after_a_second_vary_are_not_lost():
+    done = run_command(*SWEEP, "--vary", "gamma=0.9,0.95", "--vary", "update_epochs=2,4")
+    assert done.returncode != 0
+    assert done.stderr == "sweep.py: --vary is given twice: give it once, with all of its values\n"
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("optuna") is None, reason="needs Optuna: `make optuna`"
+)
+def test_optuna_suggests_numbers_from_all_of_a_range(tmp_path):
+    space = read_space(["learning_rate=1e-4..1e-2:log", "update_epochs=2..9", "gamma=0.9,0.95"])
+    search = Suggested(space, 12, tmp_path)
+    found = []
+    for trial in range(12):
+        found.append(search.settings(trial))
+        search.tell(trial, float(trial))
+    rates = {float(settings["learning_rate"]) for settings in found}
+    assert len(rates) > 8
+    assert min(rates) >= 1e-4
+    assert max(rates) <= 1e-2
+    assert {settings["update_epochs"] for settings in found} <= set("23456789")
+    assert {settings["gamma"] for settings in found} <= {"0.9", "0.95"}
 
 
 def test_runs_take_a_core_each_unless_they_share_a_cluster(tmp_path):
