@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import MethodType
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from common.errors import UserError
 from learning.adam import Adam
 from learning.batches import Minibatch, in_parts
 from learning.compiled_step import Compiled
+from learning.gradient_steps import GradientSteps, summed
 from learning.hardware import choose_bfloat16, choose_compile, choose_threads
 from learning.schedules import Coefficients
 from learning.surrogate import joint_surrogate
@@ -23,8 +25,6 @@ from parl_compat.shim import load_parl
 from settings.config import Config, learning_settings
 
 parl = load_parl()
-
-_ROWS_AT_ONCE = 4096  # of the gradient steps in one call: signals wait for its end
 
 
 class NotFinite(UserError):
@@ -57,10 +57,6 @@ class Statistics(NamedTuple):
 
 class PPO(parl.Algorithm):
     """The clipped surrogate objective over an `ActorCritic`, and Adam.
-
-    A gradient step is two functions of tensors, which can be compiled: from the forward pass to the
-    gradient, and from there to Adam's end. At 256 rows of a small mlp that is 2 to 3 times as fast as
-    compiling the loss alone.
 
     Args:
         model: the networks, already on their device.
@@ -99,24 +95,23 @@ class PPO(parl.Algorithm):
         self.threads = choose_threads(config, device.type, self.trainers.size)
         if type(self) is not PPO:
             self.threads = self.threads._replace(shares=1)
-        self._gradients: Callable[[Sequence[Minibatch]], Sequence[Tensor]] = self._one_by_one
-        self._descends: Callable[[tuple[Tensor, ...]], Tensor] = self._descend
-        self._halves: list[Compiled] = []  # of a step
+        compiled = self._compiled(compiles_here) if self.compiled else None
+        size = self.adam.moments.shape[1] + len(Statistics._fields) - 1
+        self._steps = GradientSteps(
+            self._gradient, self._descend, compiled, self.trainers, size, config.minibatch_size
+        )
         self._value: Compiled | None = None
-        if not self.compiled:
-            return
+        if compiled is not None and device.type == "cpu" and not trunk_of(config.network).bfloat16:
+            self._value = compiled(self._value_of)
+
+    def _compiled(self, compiles_here: Callable[[], bool]) -> Callable[[MethodType], Compiled]:
         # a subclass is code of a user's own, which nothing here could tell from another version of it
-        settings = None
+        settings, tensors = None, self._tensors()
         if type(self) is PPO:
             # an environment's spaces are no settings: its code may change under the same name
-            settings = learning_settings(config) | {"spaces": repr(model.spaces)}
-        *self._halves, value = (
-            Compiled(method, device.type == "cuda", self._tensors(), settings, compiles_here)
-            for method in (self._gradient, self._descend, self._value_of)
-        )
-        self._gradients, self._descends = self._halves[0].each, self._halves[1]
-        if device.type == "cpu" and not trunk_of(config.network).bfloat16:
-            self._value = value
+            settings = learning_settings(self.config) | {"spaces": repr(self.model.spaces)}
+        graphs = tensors["learning_rate"].device.type == "cuda"
+        return lambda method: Compiled(method, graphs, tensors, settings, compiles_here)
 
     def _tensors(self) -> dict[str, Tensor]:
         """All that a gradient step reads and changes beside the minibatch, by name."""
@@ -224,29 +219,11 @@ class PPO(parl.Algorithm):
 
     def learn(self, *shares: Minibatch) -> Tensor:
         """One gradient step on a minibatch, given whole or in shares; its `Statistics` as one tensor."""
-        with self.trainers.stepping():
-            gradients = self._gradients(shares)
-            if self.trainers.size > 1:
-                gradients = [_added(gradients)]
-                self.trainers.sum(gradients[0])
-            return self._descends(tuple(gradients))
+        return self._steps.one(shares)
 
     def learn_all(self, minibatches: Sequence[tuple[Minibatch, ...]]) -> Tensor:
-        """A gradient step on each minibatch, given in its shares: a table with a row for each step.
-
-        Compiled steps are taken without Python between them, where nothing else is to be done then.
-        """
-        steps = None
-        if self._halves and not self.trainers.meet_in_steps:
-            first, second = self._halves
-            size = self.adam.moments.shape[1] + len(Statistics._fields) - 1
-            like = tuple([torch.empty(size) for _ in minibatches[0]])
-            steps = first.native_with(second, minibatches[0], like)
-        if steps is None:
-            return torch.stack([self.learn(*shares) for shares in minibatches])
-        at_once = max(1, _ROWS_AT_ONCE // self.config.minibatch_size)
-        parts = [minibatches[n : n + at_once] for n in range(0, len(minibatches), at_once)]
-        return torch.stack([statistics for part in parts for statistics in steps(part)])
+        """A gradient step on each minibatch, given in its shares: a table with a row for each step."""
+        return self._steps.all(minibatches, lambda shares: self.learn(*shares))
 
     @torch.no_grad()
     def value(self, obs: Tensor, past: Past | None = None) -> Tensor:
@@ -260,11 +237,8 @@ class PPO(parl.Algorithm):
 
     def take_compiled(self) -> bool:
         """Take what another process has compiled, from now on; whether all of it is there."""
-        compiled = self._halves if self._value is None else [*self._halves, self._value]
+        compiled = [*self._steps.halves, *([] if self._value is None else [self._value])]
         return all(one.take_kept() for one in compiled)
-
-    def _one_by_one(self, shares: Sequence[Minibatch]) -> Sequence[Tensor]:
-        return [self._gradient(share) for share in shares]
 
     def _value_of(self, batch: tuple[Tensor]) -> Tensor:
         return self.model.value(batch[0])
@@ -281,19 +255,11 @@ class PPO(parl.Algorithm):
         """Adam's step on the sum of all shares; returns its `Statistics`."""
         size = self.adam.moments.shape[1]
         with torch.no_grad():
-            total = _added(shares)
+            total = summed(shares)
             gradient, statistics = total[:size], total[size:]
             norm = gradient.norm()
             self.adam.step(gradient * (self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
             return torch.cat([statistics, norm.reshape(1)])
-
-
-def _added(shares: Sequence[Tensor]) -> Tensor:
-    """Their sum, in their order."""
-    total = shares[0]
-    for share in shares[1:]:
-        total = total + share
-    return total
 
 
 def refuse_not_finite(table: Tensor, update: int) -> None:

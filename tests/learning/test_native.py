@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-import algorithm
 from algorithm import PPO
 from envs import Spaces
+from learning import gradient_steps
 from learning.batches import Batches, Minibatch
 from learning.hardware import Threads, choose_threads
 from model import make_model
@@ -72,7 +72,7 @@ def test_steps_at_once_are_those_one_by_one(shares, monkeypatch):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0, msg="they begin unlike")
     # the first time at_once compiles, or loads what is kept; the last time it takes two calls
     for rows_at_once in (4096, 4096, 256):
-        monkeypatch.setattr(algorithm, "_ROWS_AT_ONCE", rows_at_once)
+        monkeypatch.setattr(gradient_steps, "_ROWS_AT_ONCE", rows_at_once)
         rows = [one_by_one.learn(*parts) for parts in given]
         torch.testing.assert_close(at_once.learn_all(given), torch.stack(rows), rtol=0, atol=0)
     for ours, theirs in zip(at_once.parameters, one_by_one.parameters, strict=True):
@@ -156,10 +156,10 @@ print(hashlib.sha256(torch.cat([p.detach().flatten() for p in ppo.parameters]).n
 def test_the_thread_of_a_share_changes_no_bit():
     ppo = learner(SHARES)
     given = minibatches(ppo)
-    first = ppo._gradients(given[0])  # compiles, or loads what is kept
+    first = ppo._steps.gradients(given[0])  # compiles, or loads what is kept
     for _ in range(20):
-        on_threads = ppo._gradients(given[0])
-        alone = [ppo._gradients([share])[0] for share in given[0]]
+        on_threads = ppo._steps.gradients(given[0])
+        alone = [ppo._steps.gradients([share])[0] for share in given[0]]
         for share in range(SHARES):
             torch.testing.assert_close(on_threads[share], alone[share], rtol=0, atol=0)
             torch.testing.assert_close(first[share], alone[share], rtol=0, atol=0)
@@ -170,7 +170,7 @@ def test_an_error_on_any_thread_is_raised_and_the_threads_go_on():
     given = minibatches(ppo)
     ppo.learn_all(given)
     ppo.learn_all(given)
-    ((graph,), (after,)) = (half._compiled.values() for half in ppo._halves)
+    ((graph,), (after,)) = (half._compiled.values() for half in ppo._steps.halves)
     first, second, place = graph.native, after.native, graph.places[0]
     assert first is not None
     assert second is not None
