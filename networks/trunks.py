@@ -145,15 +145,15 @@ TRUNKS: dict[str, Trunk] = {
         IMAGE, compiles_after=1_500, bfloat16=True, least_rows=_FEW_IMAGES, eager_on_cpu=True,
     ),
     "microrts_cnn": Trunk(
-        lambda shape, config, noisy: microrts_cnn(shape), IMAGE, least_rows=_FEW_IMAGES
+        lambda shape, config, noisy: microrts_cnn(shape), IMAGE, bfloat16=True, least_rows=_FEW_IMAGES
     ),
     "gridnet": Trunk(
         lambda shape, config, noisy: GridNet(shape, plain=False),
-        IMAGE, per_cell=True, least_rows=_FEW_IMAGES,
+        IMAGE, per_cell=True, bfloat16=True, least_rows=_FEW_IMAGES,
     ),
     "gridnet_cnn": Trunk(
         lambda shape, config, noisy: GridNet(shape, plain=True),
-        IMAGE, per_cell=True, least_rows=_FEW_IMAGES,
+        IMAGE, per_cell=True, bfloat16=True, least_rows=_FEW_IMAGES,
     ),
 }  # fmt: skip
 
