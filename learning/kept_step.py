@@ -38,7 +38,7 @@ from learning.native import Native
 _MODULE = "inductor_entry_cpp"  # as torch's compiler calls the module
 # as the user has named it: torch's compiler names it too, once it is imported
 _CACHE = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-_KEPT = 128  # libraries of some 300 KB each; a step has two
+_KEPT = 192  # libraries of some 300 KB each; a run has three
 
 Inputs = list[str | int]  # of a function: names of tensors, and places in the batch
 
