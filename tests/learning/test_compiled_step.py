@@ -112,7 +112,7 @@ def test_a_later_run_takes_the_kept_step_and_computes_the_same_bits(monkeypatch,
     mended, compiled = after_steps()
     assert compiled == 1
     assert torch.equal(mended.weight, first.weight)
-    newest = {record.stem, *(f"{age} days old" for age in range(1, 128))}
+    newest = {record.stem, *(f"{age} days old" for age in range(1, 192))}
     for suffix in (".json", ".so"):
         assert {path.stem for path in record.parent.glob(f"*{suffix}")} == newest
 
