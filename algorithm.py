@@ -11,7 +11,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from learning.adam import Adam
-from learning.batches import Minibatch, in_parts
+from learning.batches import Minibatch, equal_parts, in_parts
 from learning.compiled_step import Compiled
 from learning.gradient_steps import GradientSteps, summed
 from learning.hardware import choose_bfloat16, choose_compile, choose_threads
@@ -95,7 +95,7 @@ class PPO(parl.Algorithm):
         self.threads = choose_threads(config, device.type, self.trainers.size)
         if type(self) is not PPO:
             self.threads = self.threads._replace(shares=1)
-        compiled = self._compiled(compiles_here) if self.compiled else None
+        compiled = self._compiler(compiles_here) if self.compiled else None
         size = self.adam.moments.shape[1] + len(Statistics._fields) - 1
         self._steps = GradientSteps(
             self._gradient, self._descend, compiled, self.trainers, size, config.minibatch_size
@@ -104,7 +104,7 @@ class PPO(parl.Algorithm):
         if compiled is not None and device.type == "cpu" and not trunk_of(config.network).bfloat16:
             self._value = compiled(self._value_of)
 
-    def _compiled(self, compiles_here: Callable[[], bool]) -> Callable[[MethodType], Compiled]:
+    def _compiler(self, compiles_here: Callable[[], bool]) -> Callable[[MethodType], Compiled]:
         # a subclass is code of a user's own, which nothing here could tell from another version of it
         settings, tensors = None, self._tensors()
         if type(self) is PPO:
@@ -232,13 +232,15 @@ class PPO(parl.Algorithm):
             return self.model.value(obs, past)
         if self._value is None:
             return in_parts(self.model.value, obs)
-        shares = self.threads.shares if len(obs) % self.threads.shares == 0 else 1
-        return torch.cat(self._value.each([(part,) for part in obs.chunk(shares)]))
+        parts = obs.chunk(equal_parts(len(obs), self.threads.shares))
+        return torch.cat(self._value.each([(part,) for part in parts]))
 
     def take_compiled(self) -> bool:
-        """Take what another process has compiled, from now on; whether all of it is there."""
-        compiled = [*self._steps.halves, *([] if self._value is None else [self._value])]
-        return all(one.take_kept() for one in compiled)
+        """Take what another process has compiled, from now on; whether the step is there."""
+        if self._value is not None:
+            self._value.take_kept()
+        taken = [half.take_kept() for half in self._steps.halves]
+        return all(taken)
 
     def _value_of(self, batch: tuple[Tensor]) -> Tensor:
         return self.model.value(batch[0])

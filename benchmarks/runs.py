@@ -193,7 +193,8 @@ def typed(kind: type[T]) -> tuple[T, list[str]]:
 
     hide_passwords(sys.argv)  # what is typed is written into the results
     split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
-    flags = [word.partition("=")[0] for word in sys.argv[1:split] if word.startswith("--")]
+    words = [word.partition("=")[0] for word in sys.argv[1:split] if word.startswith("--")]
+    flags = ["--" + word[2:].replace("-", "_") for word in words]
     for flag in flags:
         if flags.count(flag) > 1:
             raise ConfigError(f"{flag} is given twice: give it once, with all of its values")

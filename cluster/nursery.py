@@ -261,8 +261,10 @@ def _become(request: dict[str, Any], descriptors: Sequence[int]) -> NoReturn:
     try:
         os.setpgid(0, 0)
         os.nice(request["nice"])
-        if request["nice"] > 0:  # and to be woken by the learner takes no core from it
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        if request["nice"] > 0:
+            # so that a process that the learner wakes does not take its core; not everybody may ask for it
+            with contextlib.suppress(OSError):
+                os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         os.environ.clear()
         os.environ.update(request["env"])
         os.chdir(request["cwd"])

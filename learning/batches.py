@@ -146,7 +146,7 @@ class Batches:
             self.past = Past(to_device(rollout.state[0], device), self._fields["begins"].flatten())
 
     def put(self, **fields: np.ndarray | Tensor) -> None:
-        """Add or replace fields of `Minibatch` [T, N, ...]."""
+        """Add or replace fields of `Minibatch` [T, N, ...]; all of them before the first epoch."""
         for name, field in fields.items():
             tensor = field if isinstance(field, Tensor) else to_device(field, self.device)
             self._fields[name] = tensor
@@ -268,6 +268,14 @@ def _taken(rows: Tensor, order: Tensor, place: Tensor | None) -> Tensor:
             0, 3, 1, 2
         )
     return torch.index_select(rows, 0, order, out=place)
+
+
+def equal_parts(rows: int, least: int) -> int:
+    """Into how many parts a pass over all rows is cut: a multiple of `least` that divides the rows, with
+    few enough rows in each, or else 1."""
+    most = 4 * -(-rows // _ROWS_AT_ONCE) + least
+    fit = (n for n in range(least, most, least) if rows % n == 0 and rows // n <= _ROWS_AT_ONCE)
+    return next(fit, 1)
 
 
 def in_parts(

@@ -1,4 +1,4 @@
-"""How gradient steps are computed: with the gradients of all trainers, compiled, and several at once."""
+"""Gradient steps: their gradients are summed over trainers, they are compiled, and one call takes many."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ class Machine:
     hogwild trainers may share one."""
     torch_threads: Natural | None = None
     """CPU threads of each trainer. 0: all cores, shared by the machine's trainers. Default: 2 for one
-    trainer at policy_lag 0, where a network of vectors is compiled and minibatches have 512 rows and
+    trainer at policy_lag 0, where a network of vectors is compiled and minibatches have 256 rows and
     more; else 1. A sampler always has one."""
     compile: Literal["auto", "on", "off", "beside"] = "auto"
     """Compile the gradient step with torch.compile. auto: where a C++ compiler exists and the
@@ -140,7 +140,7 @@ class Machine:
     GPU beside is as auto."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the learner's trunk; samplers act, and heads are computed, in float32. auto:
-    bfloat16 for images where the processor has instructions for it."""
+    bfloat16 for images and maps where the processor has instructions for it."""
 
 
 @dataclass

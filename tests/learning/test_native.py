@@ -12,7 +12,7 @@ import torch
 from algorithm import PPO
 from envs import Spaces
 from learning import gradient_steps
-from learning.batches import Batches, Minibatch
+from learning.batches import Batches, Minibatch, equal_parts
 from learning.hardware import Threads, choose_threads
 from model import make_model
 from rollout import Rollout, RolloutSpec
@@ -109,7 +109,8 @@ def test_values_are_the_models():
     for count in (rows, rows - 1):
         torch.testing.assert_close(ppo.value(obs[:count]), expected[:count], rtol=1e-4, atol=1e-5)
     assert ppo._value is not None
-    assert len(ppo._value._compiled) == 2  # a graph for each size
+    assert len(ppo._value._compiled) == 2  # a graph for each size of a part
+    assert [equal_parts(n, 2) for n in (528, 527, 20_000, 3 * 4099)] == [2, 1, 8, 1]
 
 
 def test_epochs_have_the_same_memory_and_orders_of_their_own():
@@ -194,6 +195,7 @@ def test_an_error_on_any_thread_is_raised_and_the_threads_go_on():
 def test_threads_are_for_shares_where_these_pay():
     long = Config(train_total_steps=10_000_000, policy_lag=0, minibatch_size=512)
     assert choose_threads(long, "cpu", 1) == Threads(2, 1)
+    assert choose_threads(dataclasses.replace(long, minibatch_size=256), "cpu", 1) == Threads(2, 1)
     assert choose_threads(dataclasses.replace(long, minibatch_size=254), "cpu", 1) == Threads(1, 1)
     assert choose_threads(dataclasses.replace(long, policy_lag=1), "cpu", 1) == Threads(1, 1)
     assert choose_threads(long, "cuda", 1) == Threads(1, 1)

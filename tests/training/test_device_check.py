@@ -10,6 +10,7 @@ import torch
 
 from common.errors import UserError
 from envs import spaces_of
+from learning.hardware import choose_bfloat16
 from settings.config import Config
 from settings.sources import preset
 from training import device_check
@@ -47,7 +48,9 @@ def test_the_cpu_agrees_with_itself_and_another_seed_does_not(env, settings):
     found = spaces_of(config.env, **config.env_options())
     expected = step_on("cpu", dataclasses.replace(config, precision="float32"), found)
     off = difference(step_on("cpu", config, found), expected)
-    assert off <= (BFLOAT16_TOLERANCE if config.precision == "bfloat16" else TOLERANCE)
+    assert off <= (
+        BFLOAT16_TOLERANCE if choose_bfloat16(config, torch.device("cpu")) else TOLERANCE
+    )
     other = dataclasses.replace(config, seed=config.seed + 1)
     assert not difference(step_on("cpu", other, found), expected) <= BFLOAT16_TOLERANCE
 
