@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learning.batches import observations
+from learning.batches import Batches, observations
 from rollout import Rollout, RolloutSpec
+from settings.config import Config
 
 
 @given(st.integers(0, 1000), st.integers(1, 12))
@@ -29,3 +31,37 @@ def test_stacks_of_frames_are_rebuilt_from_single_ones(seed, steps):
         if t < steps:
             stack[~rollout.valid[t], :3] = 0  # obs[t+1] is the first frame after a reset
     np.testing.assert_array_equal(observations(rollout, torch.device("cpu")), expected)
+
+
+@pytest.mark.parametrize(
+    ("spec", "network", "shares"),
+    [
+        (RolloutSpec(16, (3,), "float32", (2,), "float32", mask_size=4), "mlp", 2),
+        (RolloutSpec(16, (36, 36), "uint8", (), "int64", frame_stack=4), "nature_cnn", 1),
+        (RolloutSpec(16, (36, 36), "uint8", (), "int64", frame_stack=4), "gridnet", 1),
+        (RolloutSpec(16, (3,), "float32", (), "int64", state_size=5), "lstm", 1),
+    ],
+    ids=lambda one: one if isinstance(one, str) else "",
+)
+def test_an_epoch_in_the_memory_of_earlier_ones_is_as_in_its_own(spec, network, shares):
+    rng, envs = np.random.default_rng(0), 4
+    rollout = Rollout.empty(spec, envs)
+    for name in spec.arrays(envs):
+        array = getattr(rollout, name)
+        array[:] = rng.integers(0, 2 if array.dtype == bool else 100, array.shape)
+    config = Config(network=network, env_num=envs, batch_size=64, minibatch_size=32)
+    used, fresh = (Batches(config, rollout, torch.device("cpu"), shares=shares) for _ in range(2))
+    for epoch in range(3):
+        of_epoch = dict.fromkeys(
+            ("advantage", "value_target", "old_value"), rng.random((16, envs), np.float32)
+        )
+        used.put(**of_epoch)
+        found = used.epoch(np.random.default_rng(epoch))
+    fresh.put(**of_epoch)
+    expected = fresh.epoch(np.random.default_rng(epoch))
+    assert len(found) == len(expected) == 2
+    for ours, theirs in zip(sum(found, ()), sum(expected, ()), strict=True):
+        for name, field in theirs._asdict().items():
+            if field is not None:
+                assert torch.equal(getattr(ours, name), field), name
+                assert getattr(ours, name).stride() == field.stride(), name
