@@ -45,7 +45,8 @@ from settings.sources import parse
 PUBLISHED = "best public PPO figure we know of"
 FIGURES = {
     "HalfCheetah-v4": 5784, "Hopper-v4": 2680, "Walker2d-v4": 3927, "Ant-v4": 2434,
-    "Humanoid-v4": 1726, "Swimmer-v4": 282, "LunarLander-v3": 242,
+    "Humanoid-v4": 1726, "Swimmer-v4": 282, "InvertedPendulum-v4": 1000,
+    "InvertedDoublePendulum-v4": 9231, "LunarLander-v3": 242,
     "LunarLanderContinuous-v3": 271, "BipedalWalker-v3": 288,
 }  # fmt: skip
 
