@@ -48,12 +48,7 @@ class Linear(nn.Linear):
     def rowwise(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         # the compiler cannot trace `is_inference_mode_enabled`, so it must be asked second
         if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
-            if len(weight) > 1:
-                return linear(input, weight, bias)
-            # MKL multiplies a matrix by a vector by kernels that depend on where the numbers lie in
-            # memory: two agents of one process would not learn alike
-            output = (input * weight).sum(-1, keepdim=True)
-            return output if bias is None else output + bias
+            return linear(input, weight, bias)
         rows, missing = len(input), -input.shape[1] % 16
         if missing and len(weight) < 16:
             # MKL multiplies small matrices of an odd width by kernels that depend on a row's place
