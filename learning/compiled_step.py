@@ -255,15 +255,18 @@ def _decomposed(operator: Any, function: Callable[[Tensor], Tensor]) -> Iterator
     """Compile an operator as a function of others, in here.
 
     It is put into the table of the whole process, and taken out again: torch does not cache what is
-    compiled with another table.
+    compiled with another table. Torch keeps a copy of the table from the first compilation on; if a
+    user's own came before this one, the function would not be in it.
     """
-    from torch._inductor.decomposition import decompositions
+    from torch._inductor.decomposition import decompositions, fast_random_decomps
 
     before = decompositions.get(operator)
     decompositions[operator] = function
+    fast_random_decomps.cache_clear()
     try:
         yield
     finally:
+        fast_random_decomps.cache_clear()
         if before is None:
             del decompositions[operator]
         else:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from envs import Spaces
 from learning import kept_step
-from learning.compiled_step import Compiled
+from learning.compiled_step import Compiled, _decomposed
 from networks.tanh import rational_tanh
 
 
@@ -32,6 +32,16 @@ class Learner:
         with torch.no_grad():
             self.weight.sub_(1e-4 * gradient)  # the gradient is a sum of 1,000 terms
         return total.detach()
+
+
+def test_an_operator_is_decomposed_though_torch_has_compiled_before():
+    from torch._inductor.decomposition import select_decomp_table
+
+    tanh = torch.ops.aten.tanh.default
+    before = dict(select_decomp_table())  # torch keeps a copy from here on
+    with _decomposed(tanh, rational_tanh):
+        assert select_decomp_table() == before | {tanh: rational_tanh}
+    assert select_decomp_table() == before
 
 
 @pytest.mark.slow
