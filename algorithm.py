@@ -110,7 +110,7 @@ class PPO(parl.Algorithm):
         if type(self) is PPO:
             # an environment's spaces are no settings: its code may change under the same name
             settings = learning_settings(self.config) | {"spaces": repr(self.model.spaces)}
-        graphs = tensors["learning_rate"].device.type == "cuda"
+        graphs = self.learning_rate.device.type == "cuda"
         return lambda method: Compiled(method, graphs, tensors, settings, compiles_here)
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -223,7 +223,10 @@ class PPO(parl.Algorithm):
 
     def learn_all(self, minibatches: Sequence[tuple[Minibatch, ...]]) -> Tensor:
         """A gradient step on each minibatch, given in its shares: a table with a row for each step."""
-        return self._steps.all(minibatches, lambda shares: self.learn(*shares))
+        table = self._steps.at_once(minibatches)
+        if table is None:
+            table = torch.stack([self.learn(*shares) for shares in minibatches])
+        return table
 
     @torch.no_grad()
     def value(self, obs: Tensor, past: Past | None = None) -> Tensor:

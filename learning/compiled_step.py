@@ -266,8 +266,8 @@ def _decomposed(operator: Any, function: Callable[[Tensor], Tensor]) -> Iterator
     try:
         yield
     finally:
-        fast_random_decomps.cache_clear()
         if before is None:
             del decompositions[operator]
         else:
             decompositions[operator] = before
+        fast_random_decomps.cache_clear()

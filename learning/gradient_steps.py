@@ -54,21 +54,16 @@ class GradientSteps:
                 self._trainers.sum(gradients[0])
             return self._descends(tuple(gradients))
 
-    def all(
-        self,
-        minibatches: Sequence[tuple[Minibatch, ...]],
-        one: Callable[[Sequence[Minibatch]], Tensor],
-    ) -> Tensor:
-        """A step on each minibatch, given in its shares: a table of statistics with a row for each.
+    def at_once(self, minibatches: Sequence[tuple[Minibatch, ...]]) -> Tensor | None:
+        """A step on each minibatch, given in its shares, without Python between them: a table of
+        statistics with a row for each.
 
-        Compiled steps are taken without Python between them, where nothing else is to be done then.
-
-        Args:
-            one: takes a step, where they are taken one by one.
+        Returns:
+            the table; None where steps are not compiled, or something else is to be done between them.
         """
         steps = self._native(minibatches[0])
         if steps is None:
-            return torch.stack([one(shares) for shares in minibatches])
+            return None
         at_once = max(1, _ROWS_AT_ONCE // self._rows)
         parts = [minibatches[n : n + at_once] for n in range(0, len(minibatches), at_once)]
         return torch.stack([statistics for part in parts for statistics in steps(part)])
