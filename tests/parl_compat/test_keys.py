@@ -169,6 +169,7 @@ def test_a_workers_key_is_heard_by_servers_but_by_no_actor(home, monkeypatch):
         monkeypatch.setattr(keys, "_hears_workers", hears_workers)
         with zmq.Context() as context, context.socket(zmq.REP) as server:
             keys.secure(server, worker)  # as on a machine that only works
+            server.linger = 0  # else ZMQ may wait for ever to send the answer to who has left
             server.setsockopt(zmq.RCVTIMEO, 5000)
             port = server.bind_to_random_port("tcp://127.0.0.1")
             with zmq.Context() as other:
