@@ -10,6 +10,7 @@ class Claim(NamedTuple):
 
     `better`, `other`: the flags of the two, beside `common`. `measure`: what is compared; `final` is the
     greedy return of the final weights, `final/win/BOT` the share of games that they win against a bot.
+    `other_env`: the environment of the other way, where it is not `env`.
     """
 
     name: str
@@ -20,6 +21,11 @@ class Claim(NamedTuple):
     published: str
     common: tuple[str, ...] = ()
     measure: str = "final"
+    other_env: str | None = None
+
+    def ways(self) -> tuple[tuple[str, tuple[str, ...]], tuple[str, tuple[str, ...]]]:
+        """The environment and the flags of the better way, and of the other."""
+        return (self.env, self.better), (self.other_env or self.env, self.other)
 
 
 def _joint_action() -> list[Claim]:
@@ -92,6 +98,12 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "2111.02202: Beta above Normal", "LunarLanderContinuous-v3", 300_000,
         ("--distribution", "beta"), ("--distribution", "normal"), "learns faster, and reaches more",
+    ),
+    Claim(
+        "1710.06542: a critic that sees the state above one that does not",
+        "benchmarks.hidden_velocity:SeenByCritic", 30_000, (), (), "learns faster, with images",
+        ("--network", "lstm", "--reward_transform", "return_std", "--learning_rate", "0.001"),
+        other_env="benchmarks.hidden_velocity:Unseen",
     ),
     *_old_data(),
     *_joint_action(),

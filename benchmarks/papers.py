@@ -104,22 +104,19 @@ def begin_papers(arguments: Arguments, flags: Sequence[str]) -> list[Claim]:
     return claims
 
 
-def runs_of(
-    claim: Claim, way: Sequence[str], arguments: Arguments, flags: Sequence[str]
-) -> list[Run]:
-    """The runs of one of a claim's two ways of training, one for each seed."""
+def runs_of(claim: Claim, arguments: Arguments, flags: Sequence[str]) -> tuple[list[Run], ...]:
+    """The runs of a claim's better way of training, one for each seed, and those of the other."""
     steps = str(arguments.steps or claim.steps)
-    whole = (*claim.common, *way, *flags, "--train_total_steps", steps)
-    digest = hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:12]
-    return [
-        Run(claim.env, seed, arguments.out / digest / named(claim.env, seed), whole)
-        for seed in arguments.seeds
-    ]
+    ways = []
+    for env, way in claim.ways():
+        whole = (*claim.common, *way, *flags, "--train_total_steps", steps)
+        folder = arguments.out / hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:12]
+        ways.append([Run(env, seed, folder / named(env, seed), whole) for seed in arguments.seeds])
+    return tuple(ways)
 
 
 def both_ways(claim: Claim, arguments: Arguments, flags: Sequence[str]) -> list[Run]:
-    ways = claim.better, claim.other
-    return [run for way in ways for run in runs_of(claim, way, arguments, flags)]
+    return [run for way in runs_of(claim, arguments, flags) for run in way]
 
 
 def verdict(found: Estimate) -> str:
@@ -171,12 +168,7 @@ def markdown(results: Sequence[dict[str, Any]], title: str) -> str:
 
 def report(arguments: Arguments, flags: Sequence[str]) -> None:
     """Write the table of all claims, and everything that it is made of."""
-    results = [
-        compared(
-            claim, *(runs_of(claim, way, arguments, flags) for way in (claim.better, claim.other))
-        )
-        for claim in CLAIMS
-    ]
+    results = [compared(claim, *runs_of(claim, arguments, flags)) for claim in CLAIMS]
     about = {
         "commit": commit(), "machine": machine(), "date": str(date.today()),
         "seeds": list(arguments.seeds), "steps": arguments.steps, "flags": list(flags),

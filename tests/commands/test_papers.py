@@ -16,9 +16,7 @@ from tests.conftest import run_command
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: f"{claim.name}, {claim.env}")
 def test_the_flags_of_a_claim_are_a_runs(claim):
-    configs = [
-        parse(["--env", claim.env, *claim.common, *way]) for way in (claim.better, claim.other)
-    ]
+    configs = [parse(["--env", env, *claim.common, *way]) for env, way in claim.ways()]
     assert configs[0] != configs[1]
     bots = {f"final/win/{bot}" for config in configs for bot in config.opponents}
     assert claim.measure == "final" or claim.measure in bots
@@ -41,10 +39,9 @@ def test_runs_that_have_ended_are_compared_and_not_run_again(tmp_path):
     out = tmp_path / "papers"
     arguments = Arguments(only=("1810.12894",), seeds=(1, 2, 3), out=out)
     (claim,) = chosen(arguments)
-    for way, values in ((claim.better, (93.0, 94.0, 95.0)), (claim.other, (-1.0, 93.5, -2.0))):
-        for run, value in zip(
-            runs_of(claim, way, arguments, ["--compile", "off"]), values, strict=True
-        ):
+    ways = runs_of(claim, arguments, ["--compile", "off"])
+    for runs, values in zip(ways, ((93.0, 94.0, 95.0), (-1.0, 93.5, -2.0)), strict=True):
+        for run, value in zip(runs, values, strict=True):
             run.folder.mkdir(parents=True)
             run.scores.write_text(json.dumps({"final": value}))
     command = ["benchmarks/papers.py", "--only", "1810.12894", "--out", str(out), "--seeds"]
