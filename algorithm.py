@@ -239,10 +239,9 @@ class PPO(parl.Algorithm):
         return torch.cat(self._value.each([(part,) for part in parts]))
 
     def take_compiled(self) -> bool:
-        """Take what another process has compiled, from now on; whether the step is there."""
-        if self._value is not None:
-            self._value.take_kept()
-        taken = [half.take_kept() for half in self._steps.halves]
+        """Take what another process has compiled, from now on; whether all of it is there."""
+        parts = [*self._steps.halves, *([] if self._value is None else [self._value])]
+        taken = [part.take_kept() for part in parts]
         return all(taken)
 
     def _value_of(self, batch: tuple[Tensor]) -> Tensor:

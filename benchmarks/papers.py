@@ -154,7 +154,8 @@ def markdown(results: Sequence[dict[str, Any]], title: str) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for result in results:
-        cells = [result["name"], result["env"], result["published"]]
+        envs = [result["env"], *([] if result["other_env"] is None else [result["other_env"]])]
+        cells = [result["name"], " against ".join(envs), result["published"]]
         if "values" in result:
             cells += [", ".join(map(number, seeds)) for seeds in result["values"].values()]
             interval = result["interval"]

@@ -146,7 +146,7 @@ class Batches:
             self.past = Past(to_device(rollout.state[0], device), self._fields["begins"].flatten())
 
     def put(self, **fields: np.ndarray | Tensor) -> None:
-        """Add or replace fields of `Minibatch` [T, N, ...]; all of them before the first epoch."""
+        """Add fields of `Minibatch` [T, N, ...] before the first epoch, or replace them before any."""
         for name, field in fields.items():
             tensor = field if isinstance(field, Tensor) else to_device(field, self.device)
             self._fields[name] = tensor
@@ -214,6 +214,7 @@ class Batches:
         if self._trainers.size > 1 or self._shares > 1:
             whole = self._whole(fields)
             fields["whole"] = self._shuffled.get("whole", whole).copy_(whole)
+        assert not self._shuffled or fields.keys() == self._shuffled.keys(), "a field came too late"
         if not self._minibatches:
             self._shuffled, self._minibatches = fields, self._parted(fields)
         return self._minibatches

@@ -191,7 +191,7 @@ class Compiled:
         # torch's cache on disk keeps C++ code that was written for one width of vectors, without the
         # width in its key: on another processor that shares the cache it computes garbage. Nor is
         # the decomposition of tanh in the key
-        tag = f"{torch.compiler.config.cache_key_tag} rational tanh {pick_vec_isa()}"
+        tag = f"{torch.compiler.config.cache_key_tag} every tanh rational {pick_vec_isa()}"
         with (
             torch._dynamo.config.patch(trace_autograd_ops=True),
             torch.compiler.config.patch(cache_key_tag=tag),

@@ -40,6 +40,10 @@ _THREADS = """
 #include <utility>
 #include <vector>
 
+namespace at {
+void init_num_threads();
+}
+
 namespace {
 
 // A thread that does one piece of work at a time. For some 0.2 ms it looks out for the next one, because
@@ -61,6 +65,7 @@ class Helper {
   }
 
   void live() {
+    at::init_num_threads();  // else MKL_NUM_THREADS has MKL start more threads beside this one
     omp_set_num_threads(1);
     aoti_torch_grad_mode_set_enabled(false);  // each thread has its own switch
     for (long next = 1;; ++next) {

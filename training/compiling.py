@@ -76,7 +76,9 @@ class Compiling:
         if agent.alg.take_compiled():
             self._say(f"the compiled gradient step takes over after update {agent.update}")
         else:
-            self._say(f"the gradient step was not compiled, and the run goes on eagerly: {problem}")
+            self._say(
+                f"what was not compiled goes on eagerly, the gradient step or the values: {problem}"
+            )
 
     def close(self) -> None:
         """End the process."""

@@ -20,7 +20,12 @@ def serve() -> None:
             return str(importlib.import_module(rest).__file__).encode()
         if word == "start":
             return str(subprocess.Popen(rest.split()).pid).encode()
-        answers = {"echo": rest, "niceness": os.nice(0), "leads": os.getpgid(0) == os.getpid()}
+        answers = {
+            "echo": rest,
+            "niceness": os.nice(0),
+            "scheduler": os.sched_getscheduler(0),
+            "leads": os.getpgid(0) == os.getpid(),
+        }
         return str(answers[word]).encode()
 
     answer_all(connection, handle, lambda: None, b"")

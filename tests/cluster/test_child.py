@@ -96,10 +96,13 @@ def test_a_module_that_cannot_be_imported_is_a_child_that_has_ended():
     child.kill()
 
 
-def test_niceness_is_added():
-    child = Child(MODULE, niceness=3)
+@pytest.mark.parametrize("niceness", [0, 3])
+def test_niceness_is_added_and_makes_a_batch_process(niceness):
+    child = Child(MODULE, niceness=niceness)
     child.send(b"niceness")
-    assert int(child.receive(60)) == min(19, os.nice(0) + 3)
+    assert int(child.receive(60)) == min(19, os.nice(0) + niceness)
+    child.send(b"scheduler")
+    assert int(child.receive(60)) == (os.SCHED_BATCH if niceness else os.sched_getscheduler(0))
     child.close()
 
 

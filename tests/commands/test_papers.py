@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.papers import CLAIMS, Arguments, begin_papers, chosen, runs_of, verdict
 from common.statistics import probability_of_improvement
+from envs import spaces_of
 from settings.config import ConfigError
 from settings.sources import parse
 from tests.conftest import run_command
@@ -18,6 +19,8 @@ from tests.conftest import run_command
 def test_the_flags_of_a_claim_are_a_runs(claim):
     configs = [parse(["--env", env, *claim.common, *way]) for env, way in claim.ways()]
     assert configs[0] != configs[1]
+    if claim.other_env is not None:
+        assert [spaces_of(env).privileged for env, _ in claim.ways()] == [2, 0]
     bots = {f"final/win/{bot}" for config in configs for bot in config.opponents}
     assert claim.measure == "final" or claim.measure in bots
 

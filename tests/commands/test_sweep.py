@@ -109,10 +109,19 @@ def test_a_mistake_is_found_before_the_first_run(more, flags, complaint, tmp_pat
     assert not (tmp_path / "sweep").exists()
 
 
-def test_values_after_a_second_vary_are_not_lost():
-    done = run_command(*SWEEP, "--vary", "gamma=0.9,0.95", "--vary", "update_epochs=2,4")
+@pytest.mark.parametrize(
+    ("flag", "again"),
+    [
+        (("--vary", "gamma=0.9,0.95"), ("--vary", "update_epochs=2,4")),
+        (("--at_once", "1"), ("--at-once=2",)),
+    ],
+)
+def test_values_after_a_second_flag_are_not_lost(flag, again):
+    done = run_command(*SWEEP, *flag, *again)
     assert done.returncode != 0
-    assert done.stderr == "sweep.py: --vary is given twice: give it once, with all of its values\n"
+    assert done.stderr == (
+        f"sweep.py: {flag[0]} is given twice: give it once, with all of its values\n"
+    )
 
 
 @pytest.mark.skipif(

@@ -52,9 +52,8 @@ def test_an_epoch_in_the_memory_of_earlier_ones_is_as_in_its_own(spec, network, 
     config = Config(network=network, env_num=envs, batch_size=64, minibatch_size=32)
     used, fresh = (Batches(config, rollout, torch.device("cpu"), shares=shares) for _ in range(2))
     for epoch in range(3):
-        of_epoch = dict.fromkeys(
-            ("advantage", "value_target", "old_value"), rng.random((16, envs), np.float32)
-        )
+        names = ("advantage", "value_target", "old_value", "importance", "predicted")
+        of_epoch = {name: rng.random((16, envs), np.float32) for name in names}
         used.put(**of_epoch)
         found = used.epoch(np.random.default_rng(epoch))
     fresh.put(**of_epoch)
