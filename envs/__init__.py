@@ -44,7 +44,7 @@ __all__ = [
     "spaces_of_vec_env",
 ]
 
-FAMILIES = {  # the first that owns an id makes it; `presets/` has a file of each name
+FAMILIES = {  # the first that owns an id makes it; `presets/` has a file for each but the last
     "atari": "envs.atari",
     "microrts": "envs.microrts",
     "mujoco": "envs.mujoco",
