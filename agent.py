@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -169,7 +170,8 @@ class PPOAgent(parl.Agent):
             rollout.action_mask[:] = True
         rollout.env_ranges = [(first, last)]
         rollout.reset = np.ones(last - first, bool)
-        with self._undo.on_failure():
+        # made-up numbers may be too unlikely for floats; the step is compiled then too
+        with contextlib.suppress(NotFinite), self._undo.on_failure():
             self.learn(rollout, 0.0)
             self._undo.go_back()
 

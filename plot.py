@@ -154,6 +154,7 @@ def draw(
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # a label's dollars are no formula
     from matplotlib import lines as shapes
     from matplotlib import pyplot
 

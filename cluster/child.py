@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import sys
@@ -154,15 +155,17 @@ def answer_all(
     writing = threading.Lock()
 
     def tell() -> None:
-        known = progress()
+        known, ended = progress(), select.poll()
+        ended.register(connection.fileno(), 0)  # for the other end's being closed alone
         with contextlib.suppress(ConnectionError):
-            while True:
-                time.sleep(PROGRESS_S)
+            while not ended.poll(PROGRESS_S * 1000):
                 now = progress()
                 if now != known:
                     known = now
                     with writing:
                         connection.send_bytes(says)
+        time.sleep(CLOSE_TIMEOUT_S)
+        os._exit(1)  # `handle` may never return
 
     threading.Thread(target=tell, daemon=True).start()
     with contextlib.suppress(EOFError, ConnectionError):

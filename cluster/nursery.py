@@ -51,7 +51,7 @@ class Nursery:
     """The learner's side: requests go out at once, and answers are read when they are needed."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal may end the run while it is held
         self._process: subprocess.Popen[bytes] | _Copy | None = None
         self._control: socket.socket | None = None
         self._asked = 0

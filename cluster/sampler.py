@@ -177,8 +177,12 @@ class Sampler:
             first = self.config.steps_per_rollout
             self._tail = {name: array[first:].copy() for name, array in out.arrays().items()}
             if out.history is not None:
-                frames = np.concatenate([out.history, out.obs[:first]])
-                self._tail["history"] = frames[-len(out.history) :]
+                past = len(out.history)
+                history = np.concatenate([out.history, out.obs[:first]])[-past:]
+                # after a reset row t an episode begins with obs[t + 1]: a stack holds no older frame
+                begins = np.where(out.valid[:first], -past, np.arange(1, first + 1)[:, None]).max(0)
+                history[np.arange(first - past, first)[:, None] < begins] = 0
+                self._tail["history"] = history
 
     def _restore_tail(self, out: Rollout) -> int:
         """Begin `out` with the rows that were kept; returns how many there are."""

@@ -123,9 +123,12 @@ class Supervisor:
             return True
 
     def give_up(self, index: int) -> None:
-        """Wait no longer for the answer of a sampler: it is dropped when it comes."""
+        """Wait no longer for the answer of a sampler: it is dropped when it comes, or has come."""
         with self._lock:
-            self._given_up.add(index)
+            others = [outcome for outcome in self._outcomes if outcome.index != index]
+            if len(others) == len(self._outcomes):
+                self._given_up.add(index)
+            self._outcomes = others
 
     def wait(self) -> list[Outcome]:
         """The outcomes that have come meanwhile; waits `LOOK_S` for one, or until `wake`.

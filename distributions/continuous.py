@@ -22,11 +22,18 @@ class _Box(Distribution):
         self.action_shape = self.noise_shape = space.shape
         self.sub_actions = space.shape[0]
         self.outputs = 2 * self.sub_actions
-        self.low, self.high = space.low.astype("float32"), space.high.astype("float32")
+        self.low, self.high = _float32(space.low, np.inf), _float32(space.high, -np.inf)
         self._bounds = torch.from_numpy(self.low), torch.from_numpy(self.high)
 
     def to_env_tensor(self, action: Tensor) -> Tensor:
         return action.clamp(*self._bounds)
+
+
+def _float32(bound: np.ndarray, inside: float) -> np.ndarray:
+    """A bound in float32; where it has to be rounded, not beyond itself."""
+    rounded = bound.astype(np.float32)
+    beyond = rounded < bound if inside > 0 else rounded > bound
+    return np.where(beyond, np.nextafter(rounded, np.float32(inside)), rounded)
 
 
 class Normal(_Box):
@@ -91,13 +98,13 @@ class Normal(_Box):
 
     def to_env(self, action: np.ndarray) -> np.ndarray:
         if self.scaled:
-            return self.low + (np.clip(action, -1, 1) + 1) / 2 * (self.high - self.low)
-        return np.clip(action, self.low, self.high)
+            action = self.low + (np.clip(action, -1, 1) + 1) / 2 * (self.high - self.low)
+        return np.clip(action, self.low, self.high)  # rounding may go beyond a bound
 
     def to_env_tensor(self, action: Tensor) -> Tensor:
         low, high = self._bounds
         if self.scaled:
-            return low + (action.clamp(-1, 1) + 1) / 2 * (high - low)
+            action = low + (action.clamp(-1, 1) + 1) / 2 * (high - low)
         return super().to_env_tensor(action)
 
 

@@ -133,6 +133,12 @@ class MultiDiscrete(Distribution):
     def mode(self, params: Any) -> Tensor:
         return self._as_action([part.argmax(-1) for part in self._parts(params)], params)
 
+    def to_env(self, action: np.ndarray) -> np.ndarray:
+        return action.astype(np.int64)  # as gymnasium has it: 0 - 1 is not 255
+
+    def to_env_tensor(self, action: Tensor) -> Tensor:
+        return action.long()
+
     def _as_action(self, values: list[Tensor], params: Any) -> Tensor:
         return self._spread(torch.stack(values, -1), params).to(getattr(torch, self.action_dtype))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 from gymnasium import spaces
 
 from distributions.base import Distribution, WrongDistribution
@@ -71,10 +72,12 @@ def make_distribution(
             f"distribution categorical is for discrete actions, this environment has {space}: give"
             f" {', '.join(CONTINUOUS)} or auto"
         )
-    if (name in _NEED_BOUNDS or options.scaled) and not space.is_bounded():
+    with np.errstate(over="ignore"):
+        width = space.high.astype(np.float32) - space.low.astype(np.float32)
+    if (name in _NEED_BOUNDS or options.scaled) and not np.all((width > 0) & (width < np.inf)):
         asked = f"distribution {name}" if name in _NEED_BOUNDS else "scale_action"
         raise WrongDistribution(
-            f"{asked} needs bounded actions, this environment has {space}: give normal"
+            f"{asked} needs actions between two bounds, this environment has {space}: give normal"
             f"{' without scale_action' if options.scaled else ''}"
         )
     return CONTINUOUS["normal" if name == "auto" else name](space, options)

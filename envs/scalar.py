@@ -148,12 +148,16 @@ class Parts(gymnasium.ObservationWrapper):
     """An observation in parts, as one vector: what the policy sees, and then the critic's own.
 
     Args:
+        name: of the environment, for messages.
         env: with a `Dict` observation. Its part `action_mask`, if there is one, says which actions
             are legal; it is no observation.
         critic_obs: the part that only the critic sees; all others are the policy's.
+
+    Raises:
+        UnsupportedEnv: where the mask does not have an entry for each choice.
     """
 
-    def __init__(self, env: gymnasium.Env, critic_obs: str):
+    def __init__(self, name: str, env: gymnasium.Env, critic_obs: str):
         super().__init__(env)
         assert isinstance(env.observation_space, spaces.Dict)
         parts = dict(env.observation_space.spaces)
@@ -164,7 +168,15 @@ class Parts(gymnasium.ObservationWrapper):
         size = spaces.flatdim(self._policy) + self.privileged
         self.observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float32)
         self._key = critic_obs
-        self.mask_size = 0 if mask is None else int(np.prod(mask.shape or ()))
+        self.mask_size = 0 if mask is None else _choices(env.action_space)
+        if mask is not None and (mask.shape is None or np.prod(mask.shape) != self.mask_size):
+            raise UnsupportedEnv(
+                f"env {name} has the action_mask {mask} for the actions {env.action_space}: give it"
+                f" {self.mask_size} entries, one for each choice"
+                if self.mask_size
+                else f"env {name} has an action_mask, but its actions {env.action_space} have no"
+                f" choices to forbid: leave it out"
+            )
         self.action_mask = np.ones(self.mask_size, bool)  # written over by each observation
 
     def observation(self, observation: Any) -> np.ndarray:
@@ -175,6 +187,13 @@ class Parts(gymnasium.ObservationWrapper):
         if self._critic is not None:
             parts.append(np.asarray(spaces.flatten(self._critic, observation[self._key])))
         return np.concatenate(parts).astype(np.float32)
+
+
+def _choices(space: spaces.Space) -> int:
+    """How many values a discrete action has, over all its components; 0 for others."""
+    if isinstance(space, spaces.MultiDiscrete):
+        return int(space.nvec.sum())
+    return int(space.n) if isinstance(space, spaces.Discrete) else 0
 
 
 _STATELESS = (
@@ -204,27 +223,36 @@ def plain_spaces(name: str, env: gymnasium.Env, critic_obs: str = "critic") -> g
     Observations: a vector of floats, or an image [channels, height, width] of bytes up to 255 (see
     `_as_image`). Anything else is flattened (one-hot for discrete ones); of a `Dict` one part may
     be the critic's alone and one the action mask (see `Parts`). Actions: `Discrete` from 0,
-    `MultiDiscrete`, or a vector `Box`.
+    `MultiDiscrete` from 0, or a vector `Box` of floats.
 
     Raises:
-        UnsupportedEnv: for any other action space, and for an image whose channels cannot be told.
+        UnsupportedEnv: for any other action space, for an observation that is no fixed number of
+            values, for a mask that does not fit the actions, and for an image whose channels cannot
+            be told.
     """
     action, observation = env.action_space, env.observation_space
-    if (isinstance(action, spaces.Box) and len(action.shape) == 1) or (
-        isinstance(action, spaces.MultiDiscrete) and action.nvec.ndim == 1 and not any(action.start)
-    ):
-        pass
-    elif isinstance(action, spaces.Discrete):
-        if action.start != 0:
-            start, n = int(action.start), int(action.n)
-            env = wrappers.TransformAction(env, lambda a: a + start, spaces.Discrete(n))
+    if isinstance(action, spaces.Box) and len(action.shape) == 1:
+        supported = np.issubdtype(action.dtype, np.floating)
+    elif isinstance(action, spaces.MultiDiscrete) and action.nvec.ndim == 1:
+        supported = not any(action.start)
     else:
+        supported = isinstance(action, spaces.Discrete)
+    if not supported:
         raise UnsupportedEnv(
-            f"env {name} has actions {action}: a policy needs a Discrete or MultiDiscrete space, or"
-            f" a Box, with one axis; wrap the environment to offer one and name it module:EnvClass"
+            f"env {name} has actions {action}: a policy needs a Discrete space, a MultiDiscrete one"
+            f" that begins at 0, or a Box of floats, with one axis; wrap the environment to offer one"
+            f" and name it module:EnvClass"
+        )
+    if isinstance(action, spaces.Discrete) and action.start != 0:
+        start, n = int(action.start), int(action.n)
+        env = wrappers.TransformAction(env, lambda a: a + start, spaces.Discrete(n))
+    if not observation.is_np_flattenable:
+        raise UnsupportedEnv(
+            f"env {name} has observations {observation}, whose size changes: wrap the environment to"
+            f" offer a fixed number of values and name it module:EnvClass"
         )
     if isinstance(observation, spaces.Dict):
-        return Parts(env, critic_obs)
+        return Parts(name, env, critic_obs)
     if isinstance(observation, spaces.Box):
         if len(observation.shape) == 3 and observation.dtype == np.uint8:
             return _as_image(name, env, observation)

@@ -24,7 +24,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -104,7 +103,7 @@ def _traced(model: ActorCritic, network: str) -> torch.export.ExportedProgram:
     spaces = model.spaces
     shape = list(spaces.observation.shape)
     shape[-1] -= spaces.privileged
-    dtype = torch.uint8 if spaces.observation.dtype == np.uint8 else torch.float32
+    dtype = torch.uint8 if len(shape) == 3 else torch.float32  # as a rollout holds them
     inputs = {"obs": torch.zeros(2, *shape, dtype=dtype)}
     if spaces.masks:
         inputs["action_mask"] = torch.ones(2, model.distribution.env_mask_size, dtype=torch.bool)

@@ -56,8 +56,8 @@ def frames(model: ActorCritic, config: Config, seed: int, greedy: bool) -> Itera
     )  # pygame is to draw, and to look for no screen
     venv = make_vec_env(config.env, 1, filmed=True, **config.evaluation_options(range(1)))
     with contextlib.closing(venv):
-        obs, _ = venv.reset(seed=[seed])
-        yield venv.picture()
         generator = stream("film", seed)
+        obs, _ = venv.reset(seed=[int(generator.integers(2**31 - 1))])
+        yield venv.picture()
         for _ in play(model, venv, obs, generator, greedy, config.test_max_steps):
             yield venv.picture()

@@ -61,4 +61,4 @@ def play(
 
 def _as_stored(obs: np.ndarray) -> np.ndarray:
     """Observations as a rollout holds them, which is how the policy was trained to see them."""
-    return obs if obs.dtype == np.uint8 else obs.astype(np.float32)
+    return obs.astype(np.uint8 if obs.ndim == 4 else np.float32, copy=False)

@@ -218,6 +218,8 @@ def choose(file: str | None, *hosts: str) -> None:
         os.environ[KEY_VARIABLE] = str(Path(file).expanduser().absolute())
     elif not is_given():
         for host in hosts:
+            if not is_known(host):
+                raise BadKey(f"there is no host {host}: check its name")
             if not is_loopback(host):
                 raise BadKey(
                     f"{host} can be reached from other machines, and whoever reaches a cluster"
@@ -227,12 +229,21 @@ def choose(file: str | None, *hosts: str) -> None:
     current()
 
 
+def is_known(host: str) -> bool:
+    """Whether a host's name stands for an address."""
+    try:
+        socket.gethostbyname(host)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def is_loopback(host: str) -> bool:
     """Whether an address, or the host of a name, can be reached from this machine only."""
     try:
         return ipaddress.ip_address(socket.gethostbyname(host)).is_loopback
     except (OSError, ValueError):
-        return False  # an unknown host is said elsewhere
+        return False
 
 
 _hears_workers = True

@@ -139,7 +139,7 @@ class Config(
         most = min(self.env_num // self.trainers // self.envs_together, available)
         if self.policy_lag <= 1:
             return most
-        return max(n for n in range(1, most + 1) if self.env_num % n == 0)
+        return max((n for n in range(1, most + 1) if self.env_num % n == 0), default=1)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as YAML and JSON can hold them."""

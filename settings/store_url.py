@@ -57,6 +57,7 @@ def parse(url: str) -> StoreAddress:
             raise ValueError
         if port == 0 or not (db or "0").isdecimal() or parts.query or parts.fragment:
             raise ValueError
+        parts.hostname.encode("idna")  # a name such as a..b cannot be looked up
     except ValueError:
         raise ValueError(
             f"{EMBEDDED}, or {_FORM} (rediss:// with TLS), such as redis://10.0.0.1:6379/0"

@@ -327,3 +327,53 @@ class SavingAList(ConstantReward):
 class SavingText(SavingAList):
     def get_state(self) -> Any:
         return {"name": "a"}
+
+
+class WholeNumbers(ConstantReward):
+    action_space = spaces.Box(0, 10, (2,), np.int64)
+
+
+class FromOne(ConstantReward):
+    action_space = spaces.MultiDiscrete([3, 2], start=[1, 0])
+
+
+class Growing(ConstantReward):
+    observation_space = spaces.Sequence(spaces.Discrete(3))
+
+
+class _Mask(ConstantReward):
+    mask: spaces.Space = spaces.MultiBinary(2)
+
+    def __init__(self) -> None:
+        vector = spaces.Box(-1, 1, (1,), np.float32)
+        self.observation_space = spaces.Dict({"policy": vector, "action_mask": self.mask})
+
+
+class MaskTooLong(_Mask):
+    action_space, mask = spaces.Discrete(2), spaces.MultiBinary(3)
+
+
+class MaskOfParts(_Mask):
+    action_space = spaces.Discrete(2)
+    mask = spaces.Tuple([spaces.Discrete(2), spaces.Discrete(2)])
+
+
+class MaskOfFloats(_Mask):
+    action_space = spaces.Box(-1, 1, (2,), np.float32)
+
+
+class Bytes(ConstantReward):
+    """A vector of bytes, which is no image."""
+
+    observation_space = spaces.Box(0, 255, (6,), np.uint8)
+
+    def _bytes(self) -> np.ndarray:
+        return np.full(6, 40 * self.t % 256, np.uint8)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed, options=options)
+        return self._bytes(), {}
+
+    def step(self, action: Any) -> Any:
+        _, *rest = super().step(action)
+        return (self._bytes(), *rest)

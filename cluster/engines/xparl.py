@@ -90,9 +90,10 @@ def cluster_cpus(address: str, wanted: int = 1) -> tuple[int, int]:
     curve = choose_key(None, address)
     try:
         socket.create_connection((host, port), CONNECT_TIMEOUT_S).close()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a name such as a..b cannot be looked up
+        reason = getattr(error, "strerror", None) or error
         raise ClusterError(
-            f"nothing listens at xparl_addr {address} ({error.strerror or error}): start a cluster"
+            f"nothing listens at xparl_addr {address} ({reason}): start a cluster"
             f" with `xparl start --port {port} --cpu_num 8`, or leave --xparl_addr out"
         ) from None
     start = time.monotonic()

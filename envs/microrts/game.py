@@ -136,8 +136,13 @@ def map_of(env: str, map_path: str | None) -> Path:
         sizes = sorted(p.name for p in maps.glob("*x*") if p.is_dir())
         hint = f"give --map_path, of {', '.join(near)}" if near else f"sizes are {', '.join(sizes)}"
         raise UnknownEnv(f"env {env}: there is no map {wanted}: {hint}")
-    root = ElementTree.parse(path).getroot()
-    actual = int(root.get("height", 0)), int(root.get("width", 0))
+    try:
+        root = ElementTree.parse(path).getroot()
+        actual = int(root.get("height", 0)), int(root.get("width", 0))
+    except (ElementTree.ParseError, ValueError) as error:
+        raise UnknownEnv(
+            f"env {env}: {wanted} is no map of microRTS ({error}): give another"
+        ) from None
     if actual != size:
         raise UnknownEnv(
             f"env {env}: the map {wanted} is {actual[0]}x{actual[1]}: give --env"

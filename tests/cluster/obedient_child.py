@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import subprocess
+import time
 
 from cluster.child import answer_all, parent
 
@@ -16,6 +17,8 @@ def serve() -> None:
         word, _, rest = message.decode().partition(" ")
         if word == "end":
             os._exit(int(rest))
+        if word == "sleep":
+            time.sleep(float(rest))
         if word == "where":
             return str(importlib.import_module(rest).__file__).encode()
         if word == "start":

@@ -116,8 +116,12 @@ def test_a_module_in_the_folder_worked_in_does_not_hide_the_projects_own(tmp_pat
     child.close()
 
 
-def test_a_child_ends_with_its_parent():
-    code = f"from cluster.child import Child; print(Child({MODULE!r}).pid, flush=True); input()"
+@pytest.mark.parametrize("message", [b"echo", b"sleep 600"])
+def test_a_child_ends_with_its_parent(message):
+    code = (
+        f"from cluster.child import Child; child = Child({MODULE!r}); child.send({message!r});"
+        " print(child.pid, flush=True); input()"
+    )
     middle = subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=ROOT,

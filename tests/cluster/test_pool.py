@@ -34,11 +34,20 @@ def gathered(config: Config, samplers: int, engine: str = "local") -> list[Rollo
     return rollouts
 
 
-@pytest.mark.parametrize("env", ["CartPole-v1", "PongNoFrameskip-v4"])
-def test_a_carried_tail_is_what_the_fragment_before_ended_with(env):
+@pytest.mark.parametrize(
+    ("env", "settings"),
+    [
+        ("CartPole-v1", {}),
+        ("PongNoFrameskip-v4", {}),
+        # episodes of 3 and 5 steps end before, in, and after the rows that are seen again
+        ("tests.toy_envs:Counter", {"network": "transformer", "memory_steps": 5}),
+        ("tests.toy_envs:Counter", {"network": "transformer", "memory_steps": 12}),
+    ],
+)
+def test_a_carried_tail_is_what_the_fragment_before_ended_with(env, settings):
     """With the steps that are learned from it makes the same stream as fragments without one."""
     plain = dataclasses.replace(preset(env), env_num=2, batch_size=48, minibatch_size=16)
-    carrying = dataclasses.replace(plain, carried_steps=8)
+    carrying = dataclasses.replace(plain, carried_steps=8, **settings)
     pool, weights = make(carrying, 0)
     fragments: list[dict[str, np.ndarray]] = []
     stacks = np.zeros(0)

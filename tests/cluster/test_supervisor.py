@@ -11,11 +11,12 @@ import pytest
 
 from cluster.asynchronous import AsynchronousPool
 from cluster.lockstep import LockstepPool
-from cluster.pool import SamplerError
+from cluster.pool import Request, SamplerError
 from cluster.supervisor import Supervisor
 from rollout import Rollout, Weights
 from settings.config import Config
 from tests.cluster.pools import assert_equal, copy_of, make_engine
+from tests.conftest import wait_until
 
 pytestmark = pytest.mark.slow  # these start processes
 
@@ -215,6 +216,19 @@ def test_stragglers_are_given_up_for_a_fragment(folder):
             assert time.monotonic() - start < 20.0
         assert run.pool.restarts == 0
         assert run.pool.rows_lost >= 5 * 16  # one column of 16 rows in five fragments
+
+
+def test_an_answer_that_came_before_its_sampler_was_given_up_is_dropped(folder):
+    with Watched() as run:
+        supervisor = run.pool.supervisor
+        run.collect()
+        supervisor.send(1, Request(1, False, 0))
+        wait_until(lambda: supervisor._outcomes, 20, "the watch to take the answer in")
+        supervisor.give_up(1)
+        supervisor.send(1, Request(2, False, 0))
+        outcomes = []
+        wait_until(lambda: outcomes.extend(supervisor.wait()) or outcomes, 20, "the next answer")
+        assert [outcome.request.fragment for outcome in outcomes] == [2]
 
 
 def test_without_a_fault_nothing_is_different(folder):

@@ -111,7 +111,7 @@ def test_the_command_draws_a_picture_and_prints_the_final_values(tmp_path):
         for seed, value in enumerate(values)
     ]
     out = tmp_path / "curves.png"
-    done = run_command("plot.py", *map(str, runs), "--out", str(out), "--line", "a paper 2383",
+    done = run_command("plot.py", *map(str, runs), "--out", str(out), "--line", r"$\x$, a paper 2383",
                        "--metrics", "episode_return_mean", "entropy", "--aggregate", "iqm")  # fmt: skip
     assert done.returncode == 0, done.stderr
     lines = [re.split(r"\s{2,}", line) for line in done.stdout.splitlines()]

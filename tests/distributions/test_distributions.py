@@ -297,6 +297,47 @@ def test_a_row_is_the_same_in_any_company(kind):
         assert torch.equal(part, whole[:rows])
 
 
+def test_multi_discrete_actions_can_be_computed_with():
+    stored = np.array([[0, 1]], np.uint8)
+    given = MultiDiscrete((3, 2)).to_env(stored)
+    given -= 1
+    np.testing.assert_array_equal(given, [[-1, 0]])
+    np.testing.assert_array_equal(stored, [[0, 1]])
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(-3.0, -0.8, (1,), np.float32),  # low + (high - low) rounds to more than high
+        spaces.Box(-0.1, 0.1, (1,), np.float64),  # 0.1 rounds to more than itself
+        spaces.Box(0.3, 0.7, (1,), np.float64),
+    ],
+    ids=str,
+)
+def test_no_action_leaves_its_bounds(space):
+    for distribution in (
+        Normal(space), Normal(space, scaled=True), TanhNormal(space), Beta(space),
+    ):  # fmt: skip
+        for action in (-50.0, -1.0, 0.3, 1.0, 50.0):
+            stored = np.full((1, 1), action, np.float32)
+            given = (distribution.to_env(stored), distribution.to_env_tensor(torch.tensor(stored)))
+            assert all(space.contains(np.asarray(one[0])) for one in given), (distribution, given)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [([0.0, 0.0], [1.0, 0.0]), ([-3e38, 0.0], [3e38, 1.0]), ([0.0], [np.inf])]
+)
+def test_bounds_without_a_finite_width_are_refused_where_they_are_needed(low, high):
+    space = spaces.Box(np.array(low, "f"), np.array(high, "f"))
+    for name, options in (
+        ("beta", Options()),
+        ("tanh_normal", Options()),
+        ("normal", Options(True)),
+    ):
+        with pytest.raises(WrongDistribution, match="between two bounds"):
+            make_distribution(name, space, options)
+
+
 def test_normal_actions_are_clipped_for_the_environment_only():
     action = np.array([[-9.0, 9.0]], "f")
     np.testing.assert_array_equal(KINDS["normal"].to_env(action), [[-2.0, 5.0]])

@@ -339,6 +339,16 @@ def test_an_unknown_id_gets_its_near_matches():
 def test_what_cannot_be_trained_on_is_said():
     with pytest.raises(UnsupportedEnv, match="MultiDiscrete"):
         make_vec_env("tests.toy_envs:ManyBits", 1)
+    for env, reason in (
+        ("WholeNumbers", "a Box of floats"),
+        ("FromOne", "begins at 0"),
+        ("Growing", "whose size changes"),
+        ("MaskTooLong", "give it 2 entries"),
+        ("MaskOfParts", "give it 2 entries"),
+        ("MaskOfFloats", "leave it out"),
+    ):
+        with pytest.raises(UnsupportedEnv, match=reason):
+            make_vec_env(f"tests.toy_envs:{env}", 1)
     with pytest.raises(UnsupportedEnv, match="not a subclass"):
         make_vec_env("tests.toy_envs:np", 1)
     with pytest.raises(UnsupportedEnv, match="takes no action mask"):

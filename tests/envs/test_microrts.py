@@ -297,3 +297,10 @@ def test_a_picture_shows_units_in_their_owners_colours():
     assert {(40, 90, 220), (220, 50, 50)} <= colours  # own and other
     assert picture.shape == draw(venv._raw[0]).shape
     venv.close()
+
+
+def test_a_file_that_is_no_map_is_said(tmp_path):
+    for name, content in (("text.xml", "no map"), ("size.xml", '<m height="eight" width="8"/>')):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UnknownEnv, match=rf"{name} is no map of microRTS .*give another"):
+            map_of("microrts-8x8", str(tmp_path / name))

@@ -79,3 +79,10 @@ def test_a_video_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(BadVideo, match="cannot be written"):
         film(model, config, tmp_path / "file" / "episode.mp4", 0, True)
+
+
+def test_any_seed_can_be_filmed():
+    config = preset("PongNoFrameskip-v4")
+    config.test_max_steps = 2
+    images = [list(frames(build_model(config), config, seed, True)) for seed in (4_000_000_000, 7)]
+    assert [len(episode) for episode in images] == [3, 3]

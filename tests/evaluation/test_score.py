@@ -22,6 +22,11 @@ def test_episodes_are_played_once_each_and_capped():
     assert score(build_model(config), config, episodes=3, seed=0).lengths == [4] * 3
 
 
+def test_a_vector_of_bytes_is_played_as_it_is_learned_from():
+    config = Config(env="tests.toy_envs:Bytes", noisy_layers=True)
+    assert score(build_model(config), config, episodes=3, seed=0).returns == [10.0] * 3
+
+
 def test_the_seed_decides_the_scores():
     config = preset("CartPole-v1")
     model = build_model(config)

@@ -103,6 +103,15 @@ def test_the_state_can_be_asked_while_torch_computes_nothing():
     assert_same(meanwhile[0], before)
 
 
+def test_compiling_ahead_of_a_density_beyond_floats_is_no_error():
+    agent, pool = make(small("HalfCheetah-v4", initial_log_std=-20.0))
+    before = agent.state()
+    agent.alg.compiled = True
+    agent.compile(pool.spec)
+    assert_same(agent.state(), before)
+    pool.close()
+
+
 def test_compiling_ahead_leaves_no_trace():
     agent, pool = make(small("CartPole-v1", **EVERYTHING))
     before = agent.state()

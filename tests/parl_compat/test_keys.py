@@ -243,6 +243,18 @@ def test_a_run_needs_a_key_for_another_machine():
     assert "xparl_addr 203.0.113.7:8010: 203.0.113.7 can be reached from" in done.stderr
 
 
+@pytest.mark.parametrize("host", ["nowhere.invalid", "10.0..1"])
+def test_an_unknown_host_is_said_with_a_key_and_without(home, host, monkeypatch):
+    from cluster.engines.xparl import ClusterError, cluster_cpus
+
+    with pytest.raises(ClusterError, match=f"there is no host {host}"):
+        cluster_cpus(f"{host}:8010")
+    keys.write(home / "cluster")
+    monkeypatch.setenv(keys.KEY_VARIABLE, str(home / "cluster"))
+    with pytest.raises(ClusterError, match=f"nothing listens at xparl_addr {host}:8010"):
+        cluster_cpus(f"{host}:8010")
+
+
 def test_a_learner_with_a_workers_key_is_refused(home, monkeypatch):
     monkeypatch.setenv(keys.KEY_VARIABLE, "")  # what is chosen is forgotten at the end
     from cluster.engines.xparl import ClusterError, choose_key

@@ -25,6 +25,7 @@ from settings.sources import defaults, parse, recipes
         (["--learning_rate", "0"], "learning_rate is 0"),
         (["--policy_lag", "2", "--samplers", "0"], "give --samplers 1 or more"),
         (["--policy_lag", "2", "--samplers", "3"], "give --samplers 2, or another --env_num"),
+        (["--env_num", "3", "--trainers", "4", "--policy_lag", "2"], "env_num 3 cannot be shared"),
         (["--seed", "-1"], "seed is -1"),
         (["--max_grad_norm", "0"], "max_grad_norm is 0, but must be a number greater than 0"),
         (["--reward_clip", "0"], "reward_clip is 0"),

@@ -67,7 +67,7 @@ def test_the_parts_of_a_url(url, address):
 @pytest.mark.parametrize(
     "url",
     ["", "host:1", "http://host:1/0", "redis://", "redis://:hush", "redis://host:hush/0", "redis://host:0/0",
-     "redis://host:70000/0", "redis://host:1/hush", "redis://host:1/0?password=hush", "redis://[::1/0"],
+     "redis://host:70000/0", "redis://host:1/hush", "redis://host:1/0?password=hush", "redis://[::1/0", "redis://10.0..1:6379/0"],
 )  # fmt: skip
 def test_what_is_no_address_is_refused_and_not_shown(url):
     with pytest.raises(ConfigError, match="such as redis://10") as refused:
