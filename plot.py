@@ -154,16 +154,15 @@ def draw(
     import matplotlib
 
     matplotlib.use("Agg")
-    matplotlib.rcParams["text.parse_math"] = False  # a label's dollars are no formula
     from matplotlib import lines as shapes
-    from matplotlib import pyplot
+    from matplotlib import pyplot, text
 
     columns = rows[0].columns
     across = min(len(columns), _ACROSS)
     deep = -(-len(columns) // across)  # rows of panels for each metric
     texts = _legend(columns, int(_WIDTH * across * _LETTERS) - 8)
     height = _HEIGHT * len(rows) * deep
-    height += 0.2 * sum(text.count("\n") + 1 for text in texts.values())
+    height += 0.2 * sum(words.count("\n") + 1 for words in texts.values())
     figure = pyplot.figure(figsize=(_WIDTH * across, height), layout="constrained")
     styles: Styles = {
         label: (f"C{i % 10}", "-" if i < 10 else ":") for i, label in enumerate(texts)
@@ -184,6 +183,8 @@ def draw(
             )  # fmt: skip
     handles = [shapes.Line2D([], [], color=c, linestyle=style) for c, style in styles.values()]
     figure.legend(handles, texts.values(), loc="outside lower center", fontsize=9, frameon=False)
+    for words in figure.findobj(text.Text):
+        words.set_parse_math(False)  # a label's dollars are no formula
     try:
         figure.savefig(out, dpi=120)
     except OSError as error:

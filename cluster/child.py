@@ -139,6 +139,25 @@ def parent() -> tuple[Connection, list[int]]:
     return Connection(first), others
 
 
+def end_with_parent(connection: Connection, patience: float = CLOSE_TIMEOUT_S) -> None:
+    """In a child: end it where its parent has ended or closed the connection, whatever it is doing.
+
+    With it ends what it has started. A thread looks; code that never gives Python's lock free stops it.
+
+    Args:
+        patience: how long the child may go on, to end by itself [s].
+    """
+
+    def watch() -> None:
+        closed = select.poll()
+        closed.register(connection.fileno(), 0)  # for the other end's being closed alone
+        closed.poll()
+        time.sleep(patience)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def answer_all(
     connection: Connection,
     handle: Callable[[bytes], bytes],
@@ -155,19 +174,18 @@ def answer_all(
     writing = threading.Lock()
 
     def tell() -> None:
-        known, ended = progress(), select.poll()
-        ended.register(connection.fileno(), 0)  # for the other end's being closed alone
+        known = progress()
         with contextlib.suppress(ConnectionError):
-            while not ended.poll(PROGRESS_S * 1000):
+            while True:
+                time.sleep(PROGRESS_S)
                 now = progress()
                 if now != known:
                     known = now
                     with writing:
                         connection.send_bytes(says)
-        time.sleep(CLOSE_TIMEOUT_S)
-        os._exit(1)  # `handle` may never return
 
     threading.Thread(target=tell, daemon=True).start()
+    end_with_parent(connection)  # `handle` may never return
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             answer = handle(connection.recv_bytes())

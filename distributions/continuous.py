@@ -22,7 +22,8 @@ class _Box(Distribution):
         self.action_shape = self.noise_shape = space.shape
         self.sub_actions = space.shape[0]
         self.outputs = 2 * self.sub_actions
-        self.low, self.high = _float32(space.low, np.inf), _float32(space.high, -np.inf)
+        self.low = _float32(space.low, np.inf)
+        self.high = np.maximum(_float32(space.high, -np.inf), self.low)  # one value stays one
         self._bounds = torch.from_numpy(self.low), torch.from_numpy(self.high)
 
     def to_env_tensor(self, action: Tensor) -> Tensor:
@@ -31,7 +32,8 @@ class _Box(Distribution):
 
 def _float32(bound: np.ndarray, inside: float) -> np.ndarray:
     """A bound in float32; where it has to be rounded, not beyond itself."""
-    rounded = bound.astype(np.float32)
+    with np.errstate(over="ignore"):
+        rounded = bound.astype(np.float32)
     beyond = rounded < bound if inside > 0 else rounded > bound
     return np.where(beyond, np.nextafter(rounded, np.float32(inside)), rounded)
 

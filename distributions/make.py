@@ -74,7 +74,10 @@ def make_distribution(
         )
     with np.errstate(over="ignore"):
         width = space.high.astype(np.float32) - space.low.astype(np.float32)
-    if (name in _NEED_BOUNDS or options.scaled) and not np.all((width > 0) & (width < np.inf)):
+    bounded = np.all(width < np.inf)
+    if (name in _NEED_BOUNDS and not (bounded and np.all(width > 0))) or (
+        options.scaled and not bounded
+    ):
         asked = f"distribution {name}" if name in _NEED_BOUNDS else "scale_action"
         raise WrongDistribution(
             f"{asked} needs actions between two bounds, this environment has {space}: give normal"

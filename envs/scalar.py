@@ -154,7 +154,8 @@ class Parts(gymnasium.ObservationWrapper):
         critic_obs: the part that only the critic sees; all others are the policy's.
 
     Raises:
-        UnsupportedEnv: where the mask does not have an entry for each choice.
+        UnsupportedEnv: where the mask does not have an entry for each choice, or the policy sees
+            nothing.
     """
 
     def __init__(self, name: str, env: gymnasium.Env, critic_obs: str):
@@ -164,6 +165,11 @@ class Parts(gymnasium.ObservationWrapper):
         mask = parts.pop("action_mask", None)
         own = parts.pop(critic_obs, None)
         self._policy, self._critic = spaces.Dict(parts), own
+        if not parts:
+            raise UnsupportedEnv(
+                f"env {name} has observations without a part that the policy sees: give it one beside"
+                f" action_mask and {critic_obs}"
+            )
         self.privileged = 0 if own is None else spaces.flatdim(own)
         size = spaces.flatdim(self._policy) + self.privileged
         self.observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float32)

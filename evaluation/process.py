@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 from cluster import wire
-from cluster.child import Child, ChildEnded, parent
+from cluster.child import Child, ChildEnded, end_with_parent, parent
 from cluster.shared_memory import SharedMemory
 from common.errors import UserError
 from evaluation.score import Scores, score
@@ -200,6 +200,7 @@ class _Abandoned(Exception):
 def serve() -> None:
     """Run the evaluation process: answer requests until the learner closes the connection."""
     connection, (descriptor,) = parent()
+    end_with_parent(connection)
     with contextlib.suppress(EOFError, ConnectionError):  # the learner closed it, or ended
         hello = json.loads(connection.recv_bytes())
         evaluate: Callable[[], dict[str, Any]] | None = None

@@ -218,8 +218,7 @@ def choose(file: str | None, *hosts: str) -> None:
         os.environ[KEY_VARIABLE] = str(Path(file).expanduser().absolute())
     elif not is_given():
         for host in hosts:
-            if not is_known(host):
-                raise BadKey(f"there is no host {host}: check its name")
+            _refuse_unknown(host)
             if not is_loopback(host):
                 raise BadKey(
                     f"{host} can be reached from other machines, and whoever reaches a cluster"
@@ -229,13 +228,12 @@ def choose(file: str | None, *hosts: str) -> None:
     current()
 
 
-def is_known(host: str) -> bool:
-    """Whether a host's name stands for an address."""
+def _refuse_unknown(host: str) -> None:
     try:
         socket.gethostbyname(host)
-    except (OSError, ValueError):
-        return False
-    return True
+    except (OSError, ValueError) as error:  # ValueError: such as a..b
+        reason = getattr(error, "strerror", None) or error
+        raise BadKey(f"{host} has no IPv4 address ({reason}): check its name") from None
 
 
 def is_loopback(host: str) -> bool:

@@ -362,6 +362,10 @@ class MaskOfFloats(_Mask):
     action_space = spaces.Box(-1, 1, (2,), np.float32)
 
 
+class MaskAlone(ConstantReward):
+    observation_space = spaces.Dict({"action_mask": spaces.MultiBinary(2)})
+
+
 class Bytes(ConstantReward):
     """A vector of bytes, which is no image."""
 

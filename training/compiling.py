@@ -10,16 +10,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
-import signal
-import threading
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 
 import torch
 
 from agent import PPOAgent, make_agent
-from cluster.child import Child, ChildEnded, parent
+from cluster.child import Child, ChildEnded, end_with_parent, parent
 from cluster.sampler import spec_of
 from learning import kept_step
 from settings.config import Config
@@ -92,15 +88,9 @@ def serve() -> None:
     connection, _ = parent()
     with contextlib.suppress(EOFError, ConnectionError):  # the learner ended
         hello = json.loads(connection.recv_bytes())
-        threading.Thread(target=_end_with_learner, args=(connection,), daemon=True).start()
+        end_with_parent(connection, patience=0.0)  # and with it the compiler's processes
         torch.set_num_threads(hello["threads"])  # other code is made for other numbers
         connection.send_bytes(_compile(Config(**hello["config"])).encode())
-
-
-def _end_with_learner(connection: Connection) -> None:
-    """In a thread: when the learner closes the connection, end this process and the compiler's."""
-    connection.poll(None)  # nothing more is sent over it
-    os.killpg(0, signal.SIGKILL)
 
 
 def _compile(config: Config) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -117,10 +118,10 @@ def test_a_module_in_the_folder_worked_in_does_not_hide_the_projects_own(tmp_pat
 
 
 @pytest.mark.parametrize("message", [b"echo", b"sleep 600"])
-def test_a_child_ends_with_its_parent(message):
+def test_a_child_ends_with_its_parent_and_so_does_what_it_has_started(message):
     code = (
-        f"from cluster.child import Child; child = Child({MODULE!r}); child.send({message!r});"
-        " print(child.pid, flush=True); input()"
+        f"from cluster.child import Child; child = Child({MODULE!r}); child.send(b'start sleep 600');"
+        f" print(child.pid, child.receive(60).decode(), flush=True); child.send({message!r}); input()"
     )
     middle = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -130,12 +131,15 @@ def test_a_child_ends_with_its_parent(message):
         text=True,
     )
     assert middle.stdout is not None
-    child = int(middle.stdout.readline())
+    child, started = map(int, middle.stdout.readline().split())
     nursery = psutil.Process(child).ppid()
     assert nursery != middle.pid
     middle.kill()
-    both = (child, nursery)
-    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in both), 30, "both to end")
+    # one that ends by itself leaves others to go on
+    all_of_them = (child, nursery, *([started] if message.startswith(b"sleep") else []))
+    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in all_of_them), 30, "all to end")
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(started, signal.SIGKILL)
     middle.communicate()
 
 

@@ -346,6 +346,7 @@ def test_what_cannot_be_trained_on_is_said():
         ("MaskTooLong", "give it 2 entries"),
         ("MaskOfParts", "give it 2 entries"),
         ("MaskOfFloats", "leave it out"),
+        ("MaskAlone", "a part that the policy sees"),
     ):
         with pytest.raises(UnsupportedEnv, match=reason):
             make_vec_env(f"tests.toy_envs:{env}", 1)

@@ -247,7 +247,7 @@ def test_a_run_needs_a_key_for_another_machine():
 def test_an_unknown_host_is_said_with_a_key_and_without(home, host, monkeypatch):
     from cluster.engines.xparl import ClusterError, cluster_cpus
 
-    with pytest.raises(ClusterError, match=f"there is no host {host}"):
+    with pytest.raises(ClusterError, match=f"{host} has no IPv4 address"):
         cluster_cpus(f"{host}:8010")
     keys.write(home / "cluster")
     monkeypatch.setenv(keys.KEY_VARIABLE, str(home / "cluster"))
