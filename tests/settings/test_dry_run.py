@@ -43,6 +43,7 @@ def test_without_flags_everything_has_a_source_too(capsys):
     assert set(sources_in(printed([], capsys)).values()) == {
         "default",
         "presets/atari.yaml, family",
+        "presets/atari.yaml, PongNoFrameskip-v4",
     }
 
 
