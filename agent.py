@@ -210,7 +210,7 @@ class PPOAgent(parl.Agent):
 
     def _tensors(self) -> dict[str, Tensor]:
         """The tensors that an update changes."""
-        tensors = {f"{checkpoint.MODEL}{n}": t for n, t in self.model.state_dict().items()}
+        tensors = {f"{checkpoint.MODEL}{n}": t for n, t in self.model.tensors().items()}
         adam = self.alg.adam
         return tensors | {"adam/moments": adam.moments, "adam/decay": adam.decay}
 

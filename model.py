@@ -203,9 +203,15 @@ class ActorCritic(parl.Model):
         return super()._apply(fn, recurse)
 
     # --- weights
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name, those of a shared trunk once, by the actor's name."""
+        first = {id(t): name for name, t in reversed(self.state_dict(keep_vars=True).items())}
+        names = set(first.values())
+        return {name: tensor for name, tensor in self.state_dict().items() if name in names}
+
     def get_weights(self) -> dict[str, np.ndarray]:
         """Parameters and buffers by name, copied: PARL's own version aliases the live ones."""
-        tensors = {name: tensor.detach() for name, tensor in self.state_dict().items()}
+        tensors = self.tensors()
         if self.device.type == "cpu":
             return {name: tensor.numpy().copy() for name, tensor in tensors.items()}
         copies = {
@@ -218,7 +224,7 @@ class ActorCritic(parl.Model):
     def set_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """Take over parameters and buffers from arrays, read-only ones too."""
         with torch.no_grad():
-            for name, tensor in self.state_dict().items():
+            for name, tensor in self.tensors().items():
                 tensor.copy_(torch.from_numpy(np.array(weights[name])))
 
     @property

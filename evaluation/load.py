@@ -90,10 +90,12 @@ def weights_of(
         BadCheckpoint: where they do not fit the model, which is made from the run's settings.
     """
     arrays = checkpoint.part(saved.arrays, checkpoint.MODEL)
-    shapes = {name: array.shape for name, array in arrays.items()}
-    if shapes != {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}:
+    # older checkpoints have a shared trunk by both of its names
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    names = model.tensors().keys()
+    if not names <= arrays.keys() or any(shapes.get(n) != a.shape for n, a in arrays.items()):
         raise checkpoint.BadCheckpoint(
             f"checkpoint {saved.path} does not fit the network that {run_dir / 'config.yaml'}"
             f" describes: put back the config.yaml that the run was started with"
         )
-    return arrays
+    return {name: arrays[name] for name in names}

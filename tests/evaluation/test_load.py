@@ -22,6 +22,19 @@ def test_a_policy_has_its_checkpoints_weights_and_the_runs_settings(tmp_path):
         np.testing.assert_array_equal(best.model.get_weights()[name], array + 1)
 
 
+def test_a_shared_trunk_is_kept_once_and_read_where_it_was_kept_twice(tmp_path):
+    folder = untrained("CartPole-v1", tmp_path, shared_trunk=True)
+    arrays = checkpoint.load(folder / "checkpoints" / "last").arrays
+    assert not any("critic" in name for name in arrays)
+    twice = {name.replace("/actor.", "/critic."): array for name, array in arrays.items()} | arrays
+    assert len(twice) > len(arrays)
+    checkpoint.write(folder / "checkpoints" / "best", twice, {"global_step": 7})
+    model = load_policy(folder, "best").model
+    assert model.critic is model.actor
+    for name, array in model.get_weights().items():
+        np.testing.assert_array_equal(arrays[f"model/{name}"], array)
+
+
 def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path):
     folder = untrained("CartPole-v1", tmp_path)
     newer = folder / "checkpoints" / "update-00000002"
