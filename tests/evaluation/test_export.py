@@ -160,7 +160,7 @@ def test_an_exported_policy_plays_as_evaluate_does_without_torch_and_without_the
         (
             "masked",
             {"obs": ("tensor(float)", ["N", 2]), "action_mask": ("tensor(bool)", ["N", 5])},
-            {"action": ("tensor(uint8)", ["N", 2])},
+            {"action": ("tensor(int64)", ["N", 2])},
         ),
     ],
 )

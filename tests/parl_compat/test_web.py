@@ -127,9 +127,13 @@ def test_chromium_shows_the_cluster_its_runs_and_their_jobs(xparl_cluster, run, 
     wait_until(shows_the_run, 100, "the run's two actors")
     jobs = html.unescape(re.search(r"<a href=\"?(http://127[^\">]*)", pages[-1]).group(1))  # pyright: ignore
     assert jobs.startswith(f"{monitor}/logs?client_id=")
-    table = in_chromium(tmp_path, jobs, "--dump-dom")
-    assert "Showing 1 to 2 of 2 rows" in table
-    assert len(re.findall(r"get-log\?job_id=127\.0\.0\.1_", table)) == 2
+
+    def shows_both_jobs() -> bool:  # the page asks for its rows once it is there
+        pages.append(in_chromium(tmp_path, jobs, "--dump-dom"))
+        return "Showing 1 to 2 of 2 rows" in pages[-1]
+
+    wait_until(shows_both_jobs, 60, "the rows of both jobs")
+    assert len(re.findall(r"get-log\?job_id=127\.0\.0\.1_", pages[-1])) == 2
     workers = in_chromium(tmp_path, f"{monitor}/workers", "--dump-dom")
     assert "[CPU] 2/4" in workers  # vacant, of all
     assert workers.count("<canvas") == 3
