@@ -205,9 +205,9 @@ class ActorCritic(parl.Model):
     # --- weights
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers by name, those of a shared trunk once, by the actor's name."""
-        first = {id(t): name for name, t in reversed(self.state_dict(keep_vars=True).items())}
-        names = set(first.values())
-        return {name: tensor for name, tensor in self.state_dict().items() if name in names}
+        live = self.state_dict(keep_vars=True)
+        first = {id(tensor): name for name, tensor in reversed(live.items())}
+        return {n: tensor.detach() for n, tensor in live.items() if first[id(tensor)] == n}
 
     def get_weights(self) -> dict[str, np.ndarray]:
         """Parameters and buffers by name, copied: PARL's own version aliases the live ones."""

@@ -218,7 +218,6 @@ def choose(file: str | None, *hosts: str) -> None:
         os.environ[KEY_VARIABLE] = str(Path(file).expanduser().absolute())
     elif not is_given():
         for host in hosts:
-            _refuse_unknown(host)
             if not is_loopback(host):
                 raise BadKey(
                     f"{host} can be reached from other machines, and whoever reaches a cluster"
@@ -228,20 +227,18 @@ def choose(file: str | None, *hosts: str) -> None:
     current()
 
 
-def _refuse_unknown(host: str) -> None:
+def is_loopback(host: str) -> bool:
+    """Whether an address, or the host of a name, can be reached from this machine only.
+
+    Raises:
+        BadKey: where the name stands for no address.
+    """
     try:
-        socket.gethostbyname(host)
+        address = socket.gethostbyname(host)
     except (OSError, ValueError) as error:  # ValueError: such as a..b
         reason = getattr(error, "strerror", None) or error
         raise BadKey(f"{host} has no IPv4 address ({reason}): check its name") from None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address, or the host of a name, can be reached from this machine only."""
-    try:
-        return ipaddress.ip_address(socket.gethostbyname(host)).is_loopback
-    except (OSError, ValueError):
-        return False
+    return ipaddress.ip_address(address).is_loopback
 
 
 _hears_workers = True
