@@ -15,7 +15,7 @@ from algorithm import PPO, NotFinite, Statistics, refuse_not_finite
 from common import checkpoint
 from common.randomness import stream
 from learning.advantages import estimate, explained_variance, measure_start, normalize_values
-from learning.batches import Batches, observations, to_device
+from learning.batches import Batches, EpochMemory, observations, to_device
 from learning.reward_scale import RewardTransform
 from learning.row_ages import RowAges
 from learning.schedules import Schedules
@@ -49,6 +49,7 @@ class PPOAgent(parl.Agent):
         self.schedules = Schedules(config)
         self.rewards = RewardTransform(config, self.trainers)
         self.ages = RowAges(config)
+        self._epochs = EpochMemory()
         self._undo = Undo(self._tensors, self._numbers, self._load_numbers)
 
     @property
@@ -111,7 +112,8 @@ class PPOAgent(parl.Agent):
         config, alg, model, trainers = self.config, self.alg, self.model, self.trainers
         with self._undo.on_failure():
             alg.set_coefficients(self.schedules.at(progress, self.update))
-            batches = Batches(config, rollout, model.device, trainers, alg.threads.shares)
+            shares = alg.threads.shares
+            batches = Batches(config, rollout, model.device, trainers, shares, self._epochs)
             with trainers.moving_statistics():
                 error = batches.prediction_error(model)  # None without RND
                 rewards = self.rewards(rollout, error)

@@ -98,8 +98,9 @@ class PPO(parl.Algorithm):
         compiled = self._compiler(compiles_here) if self.compiled else None
         size = self.adam.moments.shape[1] + len(Statistics._fields) - 1
         self._steps = GradientSteps(
-            self._gradient, self._descend, compiled, self.trainers, size, config.minibatch_size
-        )
+            self._gradient, self._descend, compiled, self.trainers, size, config.minibatch_size,
+            on_gpu=device.type == "cuda",
+        )  # fmt: skip
         self._value: Compiled | None = None
         if compiled is not None and device.type == "cpu" and not trunk_of(config.network).bfloat16:
             self._value = compiled(self._value_of)
@@ -110,8 +111,8 @@ class PPO(parl.Algorithm):
         if type(self) is PPO:
             # an environment's spaces are no settings: its code may change under the same name
             settings = learning_settings(self.config) | {"spaces": repr(self.model.spaces)}
-        graphs = self.learning_rate.device.type == "cuda"
-        return lambda method: Compiled(method, graphs, tensors, settings, compiles_here)
+        on_gpu = self.learning_rate.device.type == "cuda"
+        return lambda method: Compiled(method, on_gpu, tensors, settings, compiles_here)
 
     def _tensors(self) -> dict[str, Tensor]:
         """All that a gradient step reads and changes beside the minibatch, by name."""

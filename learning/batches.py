@@ -98,6 +98,26 @@ def _laid_out(obs: Tensor, config: Config) -> Tensor:
     return in_blocks(obs.flatten(0, 1), side).unflatten(0, obs.shape[:2])
 
 
+class EpochMemory:
+    """Where the minibatches of epochs lie: those of every epoch, and of every update, in the same place.
+
+    Attributes:
+        fields: of `Minibatch`, for all rows in the order of an epoch.
+        minibatches: views of them; another list where the memory is another one.
+    """
+
+    def __init__(self):
+        self.fields: dict[str, Tensor] = {}
+        self.minibatches: list[tuple[Minibatch, ...]] = []
+        self._shapes: dict[str, tuple[torch.Size, torch.dtype]] = {}
+
+    def fit(self, fields: Mapping[str, Tensor]) -> None:
+        """Give the memory up where an epoch is of other fields [T, N, ...] than those before it."""
+        shapes = {name: (field.shape, field.dtype) for name, field in fields.items()}
+        if shapes != self._shapes:
+            self.fields, self.minibatches, self._shapes = {}, [], shapes
+
+
 class Batches:
     """A rollout on the learner's device. An update learns from its first `config.steps_per_rollout`
     rows; the others are there for the estimates.
@@ -110,6 +130,7 @@ class Batches:
         device: the learner's.
         trainers: that have a part of each minibatch. Default: there is one.
         shares: of a trainer's part of a minibatch, each of which is a `Minibatch`.
+        memory: of the epochs of all updates. Default: one of this rollout's epochs.
 
     Attributes:
         obs: [T+1, N, ...] raw.
@@ -123,12 +144,12 @@ class Batches:
         device: torch.device,
         trainers: Trainers | None = None,
         shares: int = 1,
+        memory: EpochMemory | None = None,
     ):
         self.config, self.device = config, device
         self._trainers, self._shares = trainers or Trainers(), shares
         self._size = config.minibatch_size // self._trainers.size
-        self._shuffled: dict[str, Tensor] = {}  # the fields in the order of the epoch
-        self._minibatches: list[tuple[Minibatch, ...]] = []
+        self._memory = memory or EpochMemory()
         self.steps, self.envs = config.steps_per_rollout, rollout.reward.shape[1]
         self.obs = observations(rollout, device)
         self._fields = {
@@ -201,23 +222,23 @@ class Batches:
     def epoch(self, generator: np.random.Generator) -> list[tuple[Minibatch, ...]]:
         """Every row that is learned from, once, in the generator's order: minibatches in their shares.
 
-        All epochs have the same memory: the minibatches of one are over when the next is asked for.
+        The minibatches of an epoch are over when the next one is asked for.
         """
-        rows = to_device(self._order(generator), self.device)
+        rows, memory = to_device(self._order(generator), self.device), self._memory
+        memory.fit(self._fields)
         fields = {
-            name: _taken(field[: self.steps].flatten(0, 1), rows, self._shuffled.get(name))
+            name: _taken(field[: self.steps].flatten(0, 1), rows, memory.fields.get(name))
             for name, field in self._fields.items()
         }
         if self.past is not None:
             envs = rows.view(-1, self.steps, self._size // self.steps)[:, 0].flatten()
-            fields["state"] = _taken(self.past.state, envs, self._shuffled.get("state"))
+            fields["state"] = _taken(self.past.state, envs, memory.fields.get("state"))
         if self._trainers.size > 1 or self._shares > 1:
             whole = self._whole(fields)
-            fields["whole"] = self._shuffled.get("whole", whole).copy_(whole)
-        assert not self._shuffled or fields.keys() == self._shuffled.keys(), "a field came too late"
-        if not self._minibatches:
-            self._shuffled, self._minibatches = fields, self._parted(fields)
-        return self._minibatches
+            fields["whole"] = memory.fields.get("whole", whole).copy_(whole)
+        if not memory.minibatches:
+            memory.fields, memory.minibatches = fields, self._parted(fields)
+        return memory.minibatches
 
     def _parted(self, fields: Mapping[str, Tensor]) -> list[tuple[Minibatch, ...]]:
         """Views of rows in an epoch's order."""

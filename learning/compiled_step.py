@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import types
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -49,7 +50,7 @@ class Compiled:
 
     Args:
         method: bound; it may change tensors in place, and differentiate.
-        graphs: record it as a CUDA graph; otherwise kernels are called from C++.
+        on_gpu: whether its tensors are on one; otherwise kernels are called from C++.
         tensors: all that it reads and changes beside the batch, by name.
         settings: all others that it reads, as JSON can hold them; they tell what is compiled apart
             from what else is kept on this machine (`kept_step`). None: nothing is kept.
@@ -60,13 +61,13 @@ class Compiled:
     def __init__(
         self,
         method: types.MethodType,
-        graphs: bool,
+        on_gpu: bool,
         tensors: Mapping[str, Tensor],
         settings: Mapping[str, Any] | None = None,
         compiles_here: Callable[[], bool] = lambda: True,
     ):
-        self._method, self._graphs, self._tensors = method, graphs, tensors
-        self._settings = None if graphs else settings
+        self._method, self._on_gpu, self._tensors = method, on_gpu, tensors
+        self._settings = None if on_gpu else settings
         self._compiles_here = compiles_here
         self._compiled: dict[tuple[Any, ...], _Graph] = {}
         # by its shapes, a batch of each kind that another process compiles for
@@ -91,14 +92,7 @@ class Compiled:
             return [self._method(batch) for batch in batches]
         if graph.native is not None:
             return graph.native([one for batch in batches for one in graph.inputs_for(batch)])
-        outputs: list[Tensor] = []
-        for batch in batches:
-            if self._graphs:
-                torch.compiler.cudagraph_mark_step_begin()
-            (output,) = graph.call(graph.inputs_for(batch).copy())
-            # the next replay of a CUDA graph writes over it
-            outputs.append(output.clone() if self._graphs else output)
-        return outputs
+        return [graph.call(graph.inputs_for(batch).copy())[0] for batch in batches]
 
     def native_with(
         self, second: Compiled, shares: Sequence[Batch], outputs: Batch
@@ -169,7 +163,7 @@ class Compiled:
             torch._dynamo.mark_static_address(tensor)
 
         def backend(graph: torch.fx.GraphModule, examples: list[Tensor]) -> Callable[..., Any]:
-            patches = {"triton.cudagraphs" if self._graphs else "cpp_wrapper": True}
+            patches = {} if self._on_gpu else {"cpp_wrapper": True}
             call: Any = compile_fx(graph, examples, config_patches=patches)
 
             def first(*inputs: Any) -> Any:
@@ -196,7 +190,7 @@ class Compiled:
             torch._dynamo.config.patch(trace_autograd_ops=True),
             torch.compiler.config.patch(cache_key_tag=tag),
             _decomposed(torch.ops.aten.tanh.default, rational_tanh),
-            contextlib.nullcontext() if self._graphs else framed(),
+            _quiet() if self._on_gpu else framed(),
         ):
             return torch.compile(method, backend=backend, dynamic=False, fullgraph=True)(batch)
 
@@ -248,6 +242,15 @@ def _watched() -> Iterator[list[_NativeCall]]:
         yield calls
     finally:
         native.unsafe_alloc_void_ptrs_from_tensors = addresses_of
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch's compiler for GPUs tells its own developers."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")
+        warnings.filterwarnings("ignore", "\\s*Online softmax is disabled")
+        yield
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from learning.batches import Minibatch
 from learning.compiled_step import Compiled, Steps
+from learning.epoch_graphs import EpochGraphs
 from learning.trainers import Trainers
 
 _ROWS_AT_ONCE = 4096  # of the gradient steps in one call: signals wait for its end
@@ -26,6 +27,7 @@ class GradientSteps:
         trainers: over whose gradients each step sums.
         size: of what `gradient` gives.
         rows: of a minibatch.
+        on_gpu: whether the tensors are on one.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class GradientSteps:
         trainers: Trainers,
         size: int,
         rows: int,
+        on_gpu: bool,
     ):
         self._trainers, self._size, self._rows = trainers, size, rows
         self.halves = [] if compiled is None else [compiled(gradient), compiled(descend)]
@@ -44,6 +47,8 @@ class GradientSteps:
         self.gradients = lambda shares: [gradient(share) for share in shares]
         if self.halves:
             self.gradients, self._descends = self.halves[0].each, self.halves[1]
+        recorded = on_gpu and self.halves and not trainers.meet_in_steps
+        self._graphs = EpochGraphs(self.one) if recorded else None
 
     def one(self, shares: Sequence[Minibatch]) -> Tensor:
         """A step on a minibatch, given whole or in shares; its statistics."""
@@ -56,11 +61,13 @@ class GradientSteps:
 
     def at_once(self, minibatches: Sequence[tuple[Minibatch, ...]]) -> Tensor | None:
         """A step on each minibatch, given in its shares, without Python between them: a table of
-        statistics with a row for each.
+        statistics with a row for each. On a GPU see `EpochGraphs`.
 
         Returns:
             the table; None where steps are not compiled, or something else is to be done between them.
         """
+        if self._graphs is not None:
+            return self._graphs(minibatches)
         steps = self._native(minibatches[0])
         if steps is None:
             return None
