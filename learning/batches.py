@@ -149,7 +149,7 @@ class Batches:
         self.config, self.device = config, device
         self._trainers, self._shares = trainers or Trainers(), shares
         self._size = config.minibatch_size // self._trainers.size
-        self._memory = memory or EpochMemory()
+        self._memory, self._fits = memory or EpochMemory(), False
         self.steps, self.envs = config.steps_per_rollout, rollout.reward.shape[1]
         self.obs = observations(rollout, device)
         self._fields = {
@@ -225,7 +225,9 @@ class Batches:
         The minibatches of an epoch are over when the next one is asked for.
         """
         rows, memory = to_device(self._order(generator), self.device), self._memory
-        memory.fit(self._fields)
+        if not self._fits:
+            memory.fit(self._fields)
+            self._fits = True
         fields = {
             name: _taken(field[: self.steps].flatten(0, 1), rows, memory.fields.get(name))
             for name, field in self._fields.items()
@@ -236,6 +238,7 @@ class Batches:
         if self._trainers.size > 1 or self._shares > 1:
             whole = self._whole(fields)
             fields["whole"] = memory.fields.get("whole", whole).copy_(whole)
+        assert not memory.fields or fields.keys() == memory.fields.keys(), "a field came too late"
         if not memory.minibatches:
             memory.fields, memory.minibatches = fields, self._parted(fields)
         return memory.minibatches
