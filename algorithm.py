@@ -14,12 +14,13 @@ from learning.adam import Adam
 from learning.batches import Minibatch, equal_parts, in_parts
 from learning.compiled_step import Compiled
 from learning.gradient_steps import GradientSteps, summed
-from learning.hardware import choose_bfloat16, choose_compile, choose_threads
+from learning.hardware import choose_compile, choose_threads
 from learning.schedules import Coefficients
 from learning.surrogate import joint_surrogate
 from learning.trainers import Trainers
 from learning.value_loss import value_error
 from model import ActorCritic
+from networks.precision import choose_bfloat16
 from networks.trunks import Past, trunk_of
 from parl_compat.shim import load_parl
 from settings.config import Config, learning_settings

@@ -185,11 +185,16 @@ class ActorCritic(parl.Model):
         """
         return self._acts(obs, noise, mask, state, first)
 
-    def prepare_to_act(self) -> None:
-        """Compile the acting on the CPU, where it is compiled, so that no first action waits.
+    def prepare_to_act(self, dtype: torch.dtype) -> None:
+        """Make acting fast on the CPU. From here on weights must be changed by `set_weights` alone.
 
-        One process of a machine does so at a time: the others find the result in numba's cache.
+        Where the acting is compiled, that is done here, so that no first action waits. One process
+        of a machine does so at a time: the others find the result in numba's cache.
+
+        Args:
+            dtype: of a trunk of images, float32 or bfloat16.
         """
+        self._acts.pack(dtype)
         if self._acts.compiled is None:
             return
         with open(__file__, "rb") as lock:
@@ -226,6 +231,7 @@ class ActorCritic(parl.Model):
         with torch.no_grad():
             for name, tensor in self.tensors().items():
                 tensor.copy_(torch.from_numpy(np.array(weights[name])))
+        self._acts.weights_changed()
 
     @property
     def device(self) -> torch.device:

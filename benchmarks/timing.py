@@ -35,7 +35,8 @@ from gemm import gemm_peak, gradient_flop
 
 from common.cores import usable_cores
 from envs import make_vec_env, spaces_of
-from learning.hardware import choose_bfloat16, choose_threads
+from learning.hardware import choose_threads
+from networks.precision import choose_bfloat16
 from settings.config import Config
 from settings.sources import preset
 

@@ -16,6 +16,7 @@ from cluster.wire import group, prefixed
 from common.randomness import draw_noise, stream
 from envs import BadEnvironment, NotFiniteNumber, make_vec_env, spaces_of_vec_env
 from model import ActorCritic, make_model
+from networks.precision import choose_acting_dtype
 from rollout import Episode, Rollout, RolloutSpec
 from settings.config import Config
 
@@ -80,7 +81,7 @@ class Sampler:
         self._state = self.model.initial_state(envs)  # before `_obs`
         self._tail: dict[str, np.ndarray] = {}
         self.progress = (-1, -1)  # the fragment that was begun last, and the step in it
-        self.model.prepare_to_act()
+        self.model.prepare_to_act(choose_acting_dtype(config))
 
     def collect(
         self, fragment: int, reset: bool, out: Rollout, attempt: int = 0

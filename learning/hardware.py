@@ -1,4 +1,4 @@
-"""The learner's device, its arithmetic, and whether its gradient step is compiled."""
+"""The learner's device and threads, and whether its gradient step is compiled."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from common import launched
 from common.cores import usable_cores
 from common.errors import UserError
 from learning.trainers import Trainers
+from networks.precision import choose_bfloat16
 from networks.trunks import trunk_of
 from settings.config import Config, ConfigError
 
@@ -99,17 +100,6 @@ def choose_threads(config: Config, device: str, trainers: int) -> Threads:
     rows = config.minibatch_size // trainers
     fit = [n for n in range(2, wanted + 1) if rows % n == 0 and rows // n >= least]
     return Threads(max(fit), 1) if fit else Threads(1, 1)
-
-
-def choose_bfloat16(config: Config, device: torch.device) -> bool:
-    """Whether the learner's trunks compute in bfloat16; emulated, it would be slower."""
-    if config.precision != "auto":
-        return config.precision == "bfloat16"
-    if not trunk_of(config.network).bfloat16:
-        return False
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def refuse_unlike(config: Config, device: str, trainers: Trainers) -> None:

@@ -8,14 +8,16 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.backends import mkldnn
 
 from distributions.base import Distribution
 from networks.compiled_actor import Perceptron
 from networks.compiled_lstm import LstmPolicy
 from networks.layers import NoisyLinear
 from networks.observations import Observations
+from networks.packed import PackedNetwork
 from networks.sequence import Lstm
-from networks.trunks import Past, Trunk
+from networks.trunks import Features, Past, Trunk
 
 
 class Acted(NamedTuple):
@@ -52,19 +54,37 @@ CompiledPolicy = Callable[[np.ndarray, np.ndarray | None], tuple[np.ndarray, np.
 class Actor:
     """Acts by a model's policy: by compiled code where the model allows it, or by torch.
 
+    Where the weights change by `set_weights` alone, `pack` makes acting by images faster.
+
     An environment's action has the same bits whatever other environments act beside it.
     """
 
     def __init__(self, model: Policy):
         self._model = model
         self._compiled: CompiledPolicy | None = None
+        self._packed: PackedNetwork | None = None
 
     def forget(self) -> None:
         """Must be called when the model's tensors are replaced: compiled code has views of them.
 
         Changes in place, as the optimiser's and `set_weights`'s, show in the next action.
         """
-        self._compiled = None
+        self._compiled = self._packed = None
+
+    def pack(self, dtype: torch.dtype) -> None:
+        """Act by a copy of the weights of now, in an arithmetic, where the network is made for it.
+
+        Args:
+            dtype: of the trunk, float32 or bfloat16.
+        """
+        model = self._model
+        if model.trunk.acts_packed and model.device.type == "cpu" and mkldnn.is_available():
+            self._packed = PackedNetwork(model.actor, dtype)
+
+    def weights_changed(self) -> None:
+        """Must be called when weights have been set: a copy of them is made anew."""
+        if self._packed is not None:
+            self.pack(self._packed.dtype)
 
     @property
     def compiled(self) -> CompiledPolicy | None:
@@ -125,9 +145,7 @@ class Actor:
             states = self._padded(state, padding).split(model.state_sizes, -1)
             pasts = [Past(part, goes_on) for part in states]
         with NoisyLinear.quiet(model.noisy_layers if noise is None else []):
-            features = model.trunk.run_rowwise(
-                model.actor, model.observations.for_policy(batch), pasts[0]
-            )
+            features = self._features(model.observations.for_policy(batch), pasts[0])
             output = model.policy_head(features.policy[rows])
         if features.state is None:
             return self._choose(output, noise, mask, None)
@@ -137,6 +155,12 @@ class Actor:
             assert of_critic is not None
             after.append(of_critic)
         return self._choose(output, noise, mask, _array(torch.cat(after, -1)[rows]))
+
+    def _features(self, obs: Tensor, past: Past | None) -> Features:
+        if self._packed is None:
+            return self._model.trunk.run_rowwise(self._model.actor, obs, past)
+        whole = self._packed(obs)
+        return Features(whole, whole)
 
     def _padded(self, array: np.ndarray, padding: tuple[int, int]) -> Tensor:
         """An array [N, ...] on the model's device, with rows of zeros before and after it."""

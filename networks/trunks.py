@@ -50,9 +50,11 @@ class Trunk:
             milliseconds of a CNN. None: never compiled, as the shapes depend on the data, or the
             code is the user's. One that remembers is compiled on the CPU alone: on a GPU its steps
             are a loop, which the compiler would write out.
-        bfloat16: the learner computes in bfloat16 by default where the processor has it.
+        bfloat16: it is computed in bfloat16 by default where the processor has it.
         acts_compiled: a stack of linear layers or an `Lstm`, for which on the CPU `Perceptron` and
             `LstmPolicy` act.
+        acts_packed: a module that maps images to features, of which samplers on the CPU act by a
+            `PackedNetwork`, where that is faster.
         least_rows: rows that acting is padded to. For a few images libraries choose other kernels,
             with other bits (see `Linear`); from here on an image's bits depend on it alone.
         learns_in_blocks: the learner gives images `in_blocks` of so many pixels a side. None: as they
@@ -70,6 +72,7 @@ class Trunk:
     compiles_after: int | None = None
     bfloat16: bool = False
     acts_compiled: bool = False
+    acts_packed: bool = False
     least_rows: int = 1
     learns_in_blocks: int | None = None
     eager_on_cpu: bool = False
@@ -137,12 +140,13 @@ TRUNKS: dict[str, Trunk] = {
     ),
     "nature_cnn": Trunk(
         lambda shape, config, noisy: nature_cnn(shape),
-        IMAGE, compiles_after=1_500, bfloat16=True, least_rows=_FEW_IMAGES,
+        IMAGE, compiles_after=1_500, bfloat16=True, acts_packed=True, least_rows=_FEW_IMAGES,
         learns_in_blocks=NATURE_BLOCK,
     ),
     "impala": Trunk(
         lambda shape, config, noisy: impala(shape),
-        IMAGE, compiles_after=1_500, bfloat16=True, least_rows=_FEW_IMAGES, eager_on_cpu=True,
+        IMAGE, compiles_after=1_500, bfloat16=True, acts_packed=True, least_rows=_FEW_IMAGES,
+        eager_on_cpu=True,
     ),
     "microrts_cnn": Trunk(
         lambda shape, config, noisy: microrts_cnn(shape), IMAGE, bfloat16=True, least_rows=_FEW_IMAGES

@@ -66,6 +66,10 @@ def test_one_pass_equals_two(shared, image):
     assert touched == shared
 
 
+needs_bfloat16 = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+    reason="oneDNN has no bfloat16 for this processor: it needs AVX-512",
+)
 MAP = spaces.Box(0, 1, (8, 10, 27), np.uint8)
 GRID = spaces.MultiDiscrete(list(COMPONENTS * 80))
 UNIT = spaces.MultiDiscrete([80, *COMPONENTS])
@@ -79,27 +83,36 @@ def spaces_for(observation, action, privileged=0) -> Spaces:
 
 
 @pytest.mark.parametrize(
-    ("obs_space", "action_space", "settings"),
+    ("obs_space", "action_space", "settings", "packed"),
     [
-        (VECTOR, CONTINUOUS, {}),
-        (VECTOR, DISCRETE, {}),
-        (VECTOR, spaces.MultiDiscrete([2, 3]), {}),
-        (VECTOR, CONTINUOUS, {"distribution": "tanh_normal"}),
-        (VECTOR, spaces.Box(-1, 1, (1,), np.float32), {}),
-        (spaces.Box(-1, 1, (376,), np.float32), CONTINUOUS, {"hidden_sizes": (256, 256)}),
-        (IMAGE, DISCRETE, {"network": "nature_cnn"}),
-        (IMAGE, DISCRETE, {"network": "impala"}),
-        (MAP, GRID, {"network": "gridnet", "shared_trunk": True}),
-        (MAP, GRID, {"network": "gridnet_cnn"}),
-        (MAP, UNIT, {"network": "impala"}),
-        (MAP, UNIT, {"network": "microrts_cnn"}),
+        (VECTOR, CONTINUOUS, {}, None),
+        (VECTOR, DISCRETE, {}, None),
+        (VECTOR, spaces.MultiDiscrete([2, 3]), {}, None),
+        (VECTOR, CONTINUOUS, {"distribution": "tanh_normal"}, None),
+        (VECTOR, spaces.Box(-1, 1, (1,), np.float32), {}, None),
+        (spaces.Box(-1, 1, (376,), np.float32), CONTINUOUS, {"hidden_sizes": (256, 256)}, None),
+        (IMAGE, DISCRETE, {"network": "nature_cnn"}, None),
+        (IMAGE, DISCRETE, {"network": "nature_cnn"}, torch.float32),
+        pytest.param(
+            IMAGE, DISCRETE, {"network": "nature_cnn"}, torch.bfloat16, marks=needs_bfloat16
+        ),
+        (IMAGE, DISCRETE, {"network": "impala"}, None),
+        (IMAGE, DISCRETE, {"network": "impala"}, torch.float32),
+        pytest.param(IMAGE, DISCRETE, {"network": "impala"}, torch.bfloat16, marks=needs_bfloat16),
+        (MAP, GRID, {"network": "gridnet", "shared_trunk": True}, None),
+        (MAP, GRID, {"network": "gridnet_cnn"}, None),
+        (MAP, UNIT, {"network": "impala"}, None),
+        (MAP, UNIT, {"network": "impala"}, torch.float32),
+        (MAP, UNIT, {"network": "microrts_cnn"}, None),
     ],
 )
 def test_an_action_does_not_depend_on_how_many_environments_stand_beside_it(
-    obs_space, action_space, settings
+    obs_space, action_space, settings, packed
 ):
     config = Config(**({"initial_log_std": -0.5} | settings))
     model = make_model(spaces_for(obs_space, action_space), config)
+    if packed is not None:
+        model.prepare_to_act(packed)
     rows, rng = 24 if len(obs_space.shape) == 3 else 100, np.random.default_rng(0)
     obs = np.stack([obs_space.sample() for _ in range(rows)])
     noise = rng.random((rows, *model.distribution.noise_shape), np.float32)
@@ -110,6 +123,31 @@ def test_an_action_does_not_depend_on_how_many_environments_stand_beside_it(
         part = model.act(obs[columns], noise[columns], None if mask is None else mask[columns])
         np.testing.assert_array_equal(part.log_prob, acted.log_prob[columns])
         np.testing.assert_array_equal(part.action, acted.action[columns])
+
+
+@pytest.mark.parametrize("network", ["nature_cnn", "impala"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float32, 1e-5), pytest.param(torch.bfloat16, 3e-2, marks=needs_bfloat16)],
+    ids=str,
+)
+def test_a_sampler_acts_by_packed_images_as_the_learner_computes(network, dtype, tolerance):
+    def made(seed: int) -> ActorCritic:
+        model = make_model(Spaces(IMAGE, DISCRETE, 0), Config(network=network, seed=seed))
+        with torch.no_grad():
+            model.policy_head.get_parameter("weight").mul_(100)  # else all actions are alike
+        return model
+
+    learner, sampler = made(1), made(2)
+    sampler.prepare_to_act(dtype)
+    sampler.set_weights(learner.get_weights())
+    obs = np.random.default_rng(0).integers(0, 256, (6, 4, 84, 84), np.uint8)
+    with torch.no_grad():
+        logits = learner.policy(torch.from_numpy(obs))
+    acted = sampler.act(obs, None)
+    assert len(np.unique(acted.log_prob)) == len(obs)
+    expected = logits.log_softmax(-1).gather(-1, torch.from_numpy(acted.action).reshape(-1, 1))
+    np.testing.assert_allclose(acted.log_prob, expected[:, 0], atol=tolerance)
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "elu", "silu"])

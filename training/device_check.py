@@ -17,8 +17,8 @@ from common.errors import UserError
 from common.randomness import draw_noise
 from envs import Spaces
 from learning.batches import Batches, observations
-from learning.hardware import choose_bfloat16
 from model import ActorCritic, make_model
+from networks.precision import choose_bfloat16
 from rollout import Rollout
 from settings.config import Config
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from learning.hardware import choose_bfloat16, choose_compile, choose_device
+from learning.hardware import choose_compile, choose_device
 from settings.config import Config, ConfigError
 
 
@@ -23,16 +23,6 @@ def test_compiling_is_for_runs_that_are_long_enough(monkeypatch):
     wanted, note = choose_compile(Config(compile="on"), "cpu")
     assert not wanted
     assert "no C++ compiler" in note
-
-
-def test_bfloat16_is_for_images_where_the_processor_has_it(monkeypatch):
-    cpu = torch.device("cpu")
-    for has_it in (True, False):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has_it: has)
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-        assert choose_bfloat16(Config(network="nature_cnn"), cpu) == has_it
-        assert not choose_bfloat16(Config(network="mlp"), cpu)
-        assert not choose_bfloat16(Config(network="nature_cnn", precision="float32"), cpu)
 
 
 def test_a_gpu_that_is_not_there_is_an_error_and_auto_does_without(monkeypatch):

@@ -10,7 +10,7 @@ import torch
 
 from common.errors import UserError
 from envs import spaces_of
-from learning.hardware import choose_bfloat16
+from networks.precision import choose_bfloat16
 from settings.config import Config
 from settings.sources import preset
 from training import device_check
