@@ -146,8 +146,9 @@ class PPOAgent(parl.Agent):
                 mine = {"error": float(error.mean())}
                 everyone = [values["error"] for _, values in trainers.everyone({}, mine)]
                 metrics["intrinsic_reward"] = sum(everyone) / len(everyone)
-            with trainers.moving_statistics():
-                model.update_normalizer(batches.valid_obs, trainers.moments)
+            if model.has_statistics:
+                with trainers.moving_statistics():
+                    model.update_normalizer(batches.valid_obs, trainers.moments)
             model.resample_noise(stream("noisy", config.seed, self.update))
             self.schedules.adapt(float(update_kl))
             self.update += 1

@@ -89,6 +89,11 @@ class ActorCritic(parl.Model):
         self.moments = observations.moments  # as a submodule, so that they are among the weights
         self._acts = Actor(self)
 
+    @property
+    def has_statistics(self) -> bool:
+        """Whether there are statistics of observations to update."""
+        return self.moments is not None or self.rnd is not None
+
     def update_normalizer(self, obs: Tensor, gather: Gathered = alone) -> None:
         """Merge a batch of raw observations [B, ...] into the running statistics.
 
@@ -107,12 +112,12 @@ class ActorCritic(parl.Model):
     # --- evaluating many observations, as the learner does
     def policy(self, obs: Tensor, mask: Tensor | None = None, past: Past | None = None) -> Any:
         """The distribution's parameters for raw observations [B, ...], as of `forward`."""
-        obs = self.observations.for_policy(self.observations(obs))
+        obs = self.observations.for_policy(self._scaled(obs))
         return self._params(self._run(self.actor, obs, self._split(past)[0]), mask)
 
     def value(self, obs: Tensor, past: Past | None = None) -> Tensor:
         """State values [B]; with RND [B, 2], of extrinsic and of intrinsic rewards."""
-        return self._value(self._run(self.critic, self.observations(obs), self._split(past)[1]))
+        return self._value(self._run(self.critic, self._scaled(obs), self._split(past)[1]))
 
     def forward(
         self, obs: Tensor, mask: Tensor | None = None, past: Past | None = None
@@ -125,11 +130,16 @@ class ActorCritic(parl.Model):
             mask: [B, A] bool of legal actions, where the environment has one.
             past: of a recurrent network, for which B is T * E, step by step.
         """
-        obs = self.observations(obs)
+        obs = self._scaled(obs)
         for_actor, for_critic = self._split(past)
         features = self._run(self.actor, self.observations.for_policy(obs), for_actor)
         of_critic = features if self.shared else self._run(self.critic, obs, for_critic)
         return self._params(features, mask), self._value(of_critic)
+
+    def _scaled(self, obs: Tensor) -> Tensor:
+        # a network of the user's own is given float32: not all that it does need be rounded
+        rounded = self.bfloat16 and self.trunk.bfloat16
+        return self.observations(obs, torch.bfloat16 if rounded else torch.float32)
 
     def _run(self, module: nn.Module, obs: Tensor, past: Past | None) -> Features:
         """A trunk's features, in the arithmetic that the learner computes in."""

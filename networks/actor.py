@@ -138,7 +138,8 @@ class Actor:
         model = self._model
         padding = model.trunk.padding(len(obs), first)
         rows = slice(padding[0], padding[0] + len(obs))
-        batch = model.observations(self._padded(obs, padding))
+        images_in = torch.float32 if self._packed is None else self._packed.dtype
+        batch = model.observations(self._padded(obs, padding), images_in)
         pasts: list[Past | None] = [None]
         if state is not None and model.state_sizes:
             goes_on = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)

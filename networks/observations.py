@@ -43,12 +43,16 @@ class Observations:
             # all observations of a stack are scaled alike, and the mark beside each is not scaled
             self.moments = RunningMoments((raw[1] - 1,) if self.looks_back else raw)
 
-    def __call__(self, obs: Tensor) -> Tensor:
-        """Raw observations [B, ...] as the critic's network takes them."""
+    def __call__(self, obs: Tensor, images_in: torch.dtype = torch.float32) -> Tensor:
+        """Raw observations [B, ...] as the critic's network takes them: float32.
+
+        Args:
+            images_in: images have this dtype. bfloat16: the bits to which autocast rounds float32.
+        """
         if self.planes:
-            return obs.permute(0, 3, 1, 2).float()
+            return obs.permute(0, 3, 1, 2).to(images_in)
         if self.image:
-            return obs.float().div_(255.0)
+            return obs.to(images_in).div_(255.0)
         if self.moments is None:
             return obs
         if self.looks_back:

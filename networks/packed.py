@@ -16,7 +16,7 @@ class PackedNetwork:
     convolutions.
 
     Args:
-        network: images [B, C, H, W] float32 -> features [B, F].
+        network: images [B, C, H, W] -> features [B, F].
         dtype: of the arithmetic, float32 or bfloat16.
     """
 
@@ -25,6 +25,5 @@ class PackedNetwork:
         self._network = to_mkldnn(copy.deepcopy(network).eval(), dtype)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Features [B, F] float32."""
-        packed = images.to(self.dtype).to_mkldnn()
-        return self._network(packed).to_dense().float()
+        """Features [B, F] float32 of images in `dtype`."""
+        return self._network(images.to_mkldnn()).to_dense().float()

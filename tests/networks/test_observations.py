@@ -36,3 +36,11 @@ def test_the_policy_does_not_see_the_critics_part():
     observations = Observations(env_spaces, Config())
     assert (observations.shape, observations.policy_shape) == ((5,), (3,))
     assert observations.for_policy(torch.zeros(7, 5)).shape == (7, 3)
+
+
+def test_images_in_bfloat16_are_the_rounded_ones_of_float32():
+    space = spaces.Box(0, 255, (1, 16, 16), np.uint8)
+    observations = Observations(Spaces(space, ACTION, 0), Config(network="nature_cnn"))
+    every = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    rounded = observations(every).to(torch.bfloat16)
+    assert torch.equal(observations(every, torch.bfloat16), rounded)
