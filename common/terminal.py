@@ -7,11 +7,16 @@ from collections.abc import Sequence
 
 
 def allow_short_help(arguments: Sequence[str]) -> bool:
-    """Whether help is asked for. `--help | head` then ends without a traceback, by SIGPIPE.
+    """Whether help is asked for. `--help | head` then ends without a traceback."""
+    asked = not {"-h", "--help"}.isdisjoint(arguments)
+    if asked:
+        end_with_the_reader()
+    return asked
+
+
+def end_with_the_reader() -> None:
+    """From here on end by SIGPIPE when nobody reads what is printed, as `head` soon does not.
 
     In a run this signal stays as Python sets it (ignored), because sockets would end it too.
     """
-    asked = not {"-h", "--help"}.isdisjoint(arguments)
-    if asked:
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    return asked
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)

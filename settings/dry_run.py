@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import yaml
 
+from common.terminal import end_with_the_reader
 from settings.config import Config
 from settings.groups import groups
 from settings.layers import Layer, source
@@ -23,6 +24,7 @@ def print_settings(config: Config, layers: Sequence[Layer]) -> NoReturn:
     Args:
         layers: from the lowest to the highest.
     """
+    end_with_the_reader()
     values = config.to_dict()
     for group in groups():
         print(f"# {group.title}")

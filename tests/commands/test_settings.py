@@ -10,11 +10,19 @@ import pytest
 from tests.conftest import ROOT, run_command
 
 
-@pytest.mark.parametrize("command", ["train.py", "evaluate.py", "plot.py"])
-def test_help_that_is_cut_off_prints_no_traceback(command):
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        ("train.py", "--help"),
+        ("train.py", "--dry_run"),
+        ("evaluate.py", "--help"),
+        ("plot.py", "--help"),
+    ],
+)
+def test_what_is_cut_off_prints_no_traceback(command, flag):
     """As by `--help | head`: the pipe is closed before anything is read."""
     process = subprocess.Popen(
-        [sys.executable, command, "--help"],
+        [sys.executable, command, flag],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
