@@ -1,4 +1,4 @@
-"""An epoch's gradient steps on a GPU, recorded as one CUDA graph: a single call starts all its kernels."""
+"""An epoch's gradient steps on a GPU, recorded as CUDA graphs: one call starts the kernels of many steps."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ class EpochGraphs:
             minibatches: the same list as before where they lie in the same memory.
         """
         if minibatches is not self._minibatches:
+            table = self._steps(minibatches)
             self._minibatches, self._recorded = minibatches, []
-            return self._steps(minibatches)
+            return table
         if not self._recorded:
             firsts = range(0, len(minibatches), _STEPS_AT_ONCE)
             parts = [minibatches[first : first + _STEPS_AT_ONCE] for first in firsts]
@@ -51,6 +52,7 @@ class EpochGraphs:
         self, minibatches: Sequence[tuple[Minibatch, ...]]
     ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # thread_local: another thread may download what it saves meanwhile
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             table = self._steps(minibatches)
         return graph, table

@@ -62,14 +62,15 @@ class Actor:
     def __init__(self, model: Policy):
         self._model = model
         self._compiled: CompiledPolicy | None = None
-        self._packed: PackedNetwork | None = None
+        self.packed: PackedNetwork | None = None  # what it acts by, after `pack`
 
     def forget(self) -> None:
         """Must be called when the model's tensors are replaced: compiled code has views of them.
 
-        Changes in place, as the optimiser's and `set_weights`'s, show in the next action.
+        Changes in place, as the optimiser's and `set_weights`'s, show in the next action; but where
+        the network is packed, those of `set_weights` alone.
         """
-        self._compiled = self._packed = None
+        self._compiled = self.packed = None
 
     def pack(self, dtype: torch.dtype) -> None:
         """Act by a copy of the weights of now, in an arithmetic, where the network is made for it.
@@ -79,12 +80,12 @@ class Actor:
         """
         model = self._model
         if model.trunk.acts_packed and model.device.type == "cpu" and mkldnn.is_available():
-            self._packed = PackedNetwork(model.actor, dtype)
+            self.packed = PackedNetwork(model.actor, dtype)
 
     def weights_changed(self) -> None:
         """Must be called when weights have been set: a copy of them is made anew."""
-        if self._packed is not None:
-            self.pack(self._packed.dtype)
+        if self.packed is not None:
+            self.pack(self.packed.dtype)
 
     @property
     def compiled(self) -> CompiledPolicy | None:
@@ -138,7 +139,7 @@ class Actor:
         model = self._model
         padding = model.trunk.padding(len(obs), first)
         rows = slice(padding[0], padding[0] + len(obs))
-        images_in = torch.float32 if self._packed is None else self._packed.dtype
+        images_in = torch.float32 if self.packed is None else self.packed.dtype
         batch = model.observations(self._padded(obs, padding), images_in)
         pasts: list[Past | None] = [None]
         if state is not None and model.state_sizes:
@@ -158,9 +159,9 @@ class Actor:
         return self._choose(output, noise, mask, _array(torch.cat(after, -1)[rows]))
 
     def _features(self, obs: Tensor, past: Past | None) -> Features:
-        if self._packed is None:
+        if self.packed is None:
             return self._model.trunk.run_rowwise(self._model.actor, obs, past)
-        whole = self._packed(obs)
+        whole = self.packed(obs)
         return Features(whole, whole)
 
     def _padded(self, array: np.ndarray, padding: tuple[int, int]) -> Tensor:

@@ -15,8 +15,8 @@ from torch.nn.functional import linear, pad
 from common.errors import UserError
 
 # BLAS picks a kernel by the number of rows, and kernels differ in their order of summation. Acting
-# always multiplies blocks of this many rows, so that an action has the same bits however the
-# environments are spread over samplers
+# multiplies blocks of this many rows, so that an action has the same bits however the environments
+# are spread over samplers; `PackedNetwork` has blocks of its own
 BLOCK_ROWS = 16
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {

@@ -44,10 +44,10 @@ class Observations:
             self.moments = RunningMoments((raw[1] - 1,) if self.looks_back else raw)
 
     def __call__(self, obs: Tensor, images_in: torch.dtype = torch.float32) -> Tensor:
-        """Raw observations [B, ...] as the critic's network takes them: float32.
+        """Raw observations [B, ...] as the critic's network takes them: vectors in float32.
 
         Args:
-            images_in: images have this dtype. bfloat16: the bits to which autocast rounds float32.
+            images_in: dtype of images; in bfloat16 they have the bits to which autocast rounds float32.
         """
         if self.planes:
             return obs.permute(0, 3, 1, 2).to(images_in)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.backends import mkldnn
 
 from networks.trunks import trunk_of
 from settings.config import Config
@@ -20,12 +21,21 @@ def choose_bfloat16(config: Config, device: torch.device) -> bool:
 
 
 def choose_acting_dtype(config: Config) -> torch.dtype:
-    """Of a trunk of images in a sampler: the learner's, where the sampler's processor has it."""
+    """Of a trunk of images in a sampler: what its own processor is fast at, but for --precision float32.
+
+    So a learner that computes in float32, on a processor or a GPU without bfloat16, may have samplers
+    that act in bfloat16; their `behaviour_log_prob` is of what they did.
+    """
     wanted = config.precision != "float32" and trunk_of(config.network).bfloat16
     return torch.bfloat16 if wanted and has_bfloat16() else torch.float32
 
 
 def has_bfloat16() -> bool:
-    """Whether this processor has instructions for bfloat16, and torch's oneDNN uses them."""
+    """Whether this processor has instructions for bfloat16, and torch's oneDNN takes it."""
     exists = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return exists and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return exists and takes_bfloat16()
+
+
+def takes_bfloat16() -> bool:
+    """Whether torch's oneDNN computes in bfloat16 here, if only by other instructions."""
+    return mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -53,8 +53,8 @@ class Trunk:
         bfloat16: it is computed in bfloat16 by default where the processor has it.
         acts_compiled: a stack of linear layers or an `Lstm`, for which on the CPU `Perceptron` and
             `LstmPolicy` act.
-        acts_packed: a module that maps images to features, of which samplers on the CPU act by a
-            `PackedNetwork`, where that is faster.
+        acts_packed: samplers on a CPU act by a `PackedNetwork` of it. It must consist of layers that
+            oneDNN has.
         least_rows: rows that acting is padded to. For a few images libraries choose other kernels,
             with other bits (see `Linear`); from here on an image's bits depend on it alone.
         learns_in_blocks: the learner gives images `in_blocks` of so many pixels a side. None: as they

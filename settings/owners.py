@@ -139,8 +139,8 @@ class Machine:
     run learns eagerly while another process compiles; such a run cannot be repeated to the bit. On a
     GPU beside is as auto."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the trunk, of images in samplers too; all else is float32. auto: bfloat16 for
-    images and maps where the processor has instructions for it."""
+    """Arithmetic of the trunk while learning, and in samplers of nature_cnn and impala; all else is
+    float32. auto: bfloat16 for images and maps where the processor has instructions for it."""
 
 
 @dataclass

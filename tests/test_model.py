@@ -11,6 +11,7 @@ from distributions.make import make_distribution
 from envs import Spaces
 from envs.microrts.game import CHOICES, COMPONENTS
 from model import ActorCritic, WrongNetwork, make_model
+from networks.precision import takes_bfloat16
 from settings.config import Config
 
 VECTOR = spaces.Box(-np.inf, np.inf, (5,), np.float32)
@@ -67,7 +68,7 @@ def test_one_pass_equals_two(shared, image):
 
 
 needs_bfloat16 = pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+    not takes_bfloat16(),
     reason="oneDNN has no bfloat16 for this processor: it needs AVX-512",
 )
 MAP = spaces.Box(0, 1, (8, 10, 27), np.uint8)
@@ -113,12 +114,12 @@ def test_an_action_does_not_depend_on_how_many_environments_stand_beside_it(
     model = make_model(spaces_for(obs_space, action_space), config)
     if packed is not None:
         model.prepare_to_act(packed)
-    rows, rng = 24 if len(obs_space.shape) == 3 else 100, np.random.default_rng(0)
+    rows, rng = 40 if len(obs_space.shape) == 3 else 100, np.random.default_rng(0)
     obs = np.stack([obs_space.sample() for _ in range(rows)])
     noise = rng.random((rows, *model.distribution.noise_shape), np.float32)
     mask = rng.random((rows, 80 * CHOICES)) < 0.02 if obs_space is MAP else None
     acted = model.act(obs, noise, mask)
-    for first, last in [(0, 1), (3, 5), (0, 3), (5, 12), (2, 22), (1, rows)]:
+    for first, last in [(0, 1), (3, 5), (0, 3), (5, 12), (2, 22), (2, 36), (1, rows)]:
         columns = slice(first, last)
         part = model.act(obs[columns], noise[columns], None if mask is None else mask[columns])
         np.testing.assert_array_equal(part.log_prob, acted.log_prob[columns])
@@ -128,7 +129,7 @@ def test_an_action_does_not_depend_on_how_many_environments_stand_beside_it(
 @pytest.mark.parametrize("network", ["nature_cnn", "impala"])
 @pytest.mark.parametrize(
     ("dtype", "tolerance"),
-    [(torch.float32, 1e-5), pytest.param(torch.bfloat16, 3e-2, marks=needs_bfloat16)],
+    [(torch.float32, 1e-5), pytest.param(torch.bfloat16, 8e-2, marks=needs_bfloat16)],
     ids=str,
 )
 def test_a_sampler_acts_by_packed_images_as_the_learner_computes(network, dtype, tolerance):

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learning.batches import Batches, observations
+from learning.batches import Batches, EpochMemory, observations
 from rollout import Rollout, RolloutSpec
 from settings.config import Config
 
@@ -64,3 +64,22 @@ def test_an_epoch_in_the_memory_of_earlier_ones_is_as_in_its_own(spec, network, 
             if field is not None:
                 assert torch.equal(getattr(ours, name), field), name
                 assert getattr(ours, name).stride() == field.stride(), name
+
+
+def test_updates_share_one_memory_until_their_shapes_change():
+    memory, lists = EpochMemory(), []
+    for envs in (4, 4, 8, 4):
+        config = Config(env_num=envs, batch_size=16 * envs, minibatch_size=32)
+        rollout = Rollout.empty(RolloutSpec(16, (3,), "float32", (), "int64"), envs)
+        rollout.obs[:] = np.random.default_rng(len(lists)).random(rollout.obs.shape)
+        batches = Batches(config, rollout, torch.device("cpu"), memory=memory)
+        batches.put(**dict.fromkeys(("advantage", "value_target", "old_value"), rollout.reward))
+        for epoch in range(2):
+            lists.append(batches.epoch(np.random.default_rng(epoch)))
+            learned = np.concatenate([share.obs for (share,) in lists[-1]])
+            expected = rollout.obs[:16].reshape(-1, 3)
+            np.testing.assert_array_equal(np.sort(learned, 0), np.sort(expected, 0))
+    places = [id(one) for one in lists]
+    assert places[0] == places[1] == places[2] == places[3]
+    assert places[4] == places[5]
+    assert len({places[0], places[4], places[6]}) == 3

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from algorithm import PPO
+from algorithm import PPO, Statistics
 from envs import Spaces
 from learning import gradient_steps
 from learning.batches import Batches, Minibatch, equal_parts
@@ -225,3 +225,18 @@ def test_a_loss_that_may_be_no_sum_over_rows_is_of_whole_minibatches():
     assert choose_threads(dataclasses.replace(penalised, torch_threads=3), "cpu", 1) == Threads(
         1, 3
     )
+
+
+def test_a_subclass_with_a_step_of_its_own_takes_it(monkeypatch):
+    """Also where many steps could be taken at once, as on a GPU."""
+
+    class Own(PPO):
+        def learn(self, *shares: Minibatch) -> torch.Tensor:
+            return torch.full((len(Statistics._fields),), 7.0)
+
+    config = Config(compile="off", env_num=ENVS, batch_size=512, minibatch_size=256)
+    for kind, expected in ((PPO, 0.0), (Own, 7.0)):
+        ppo = kind(make_model(Spaces(OBS, BOX, 0), config), config)
+        at_once = torch.zeros(2, len(Statistics._fields))
+        monkeypatch.setattr(ppo._steps, "at_once", lambda _, table=at_once: table)
+        assert torch.equal(ppo.learn_all(minibatches(ppo)), at_once + expected)

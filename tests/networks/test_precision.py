@@ -9,13 +9,18 @@ from settings.config import Config
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(params=[True, False], ids=["has bfloat16", "has none"])
+@pytest.fixture(
+    params=[(True, True), (False, True), (True, False)],
+    ids=["has bfloat16", "has none", "has it, and oneDNN may not use it"],
+)
 def has_it(request, monkeypatch) -> bool:
-    """Whether the processor has instructions for it."""
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: request.param)
+    """Whether the processor has instructions for it that torch uses."""
+    exists, taken = request.param
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: exists)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
-    return request.param
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: taken)
+    return exists and taken
 
 
 def test_bfloat16_is_for_images_where_the_processor_has_it(has_it):
