@@ -6,19 +6,11 @@ import torch
 from cluster.sampler import Sampler
 from networks.images import impala, nature_cnn
 from networks.packed import PackedNetwork
-from networks.precision import choose_acting_dtype, takes_bfloat16
+from networks.precision import choose_acting_dtype
 from settings.sources import preset
+from tests.test_model import needs_bfloat16
 
-DTYPES = [
-    torch.float32,
-    pytest.param(
-        torch.bfloat16,
-        marks=pytest.mark.skipif(
-            not takes_bfloat16(),
-            reason="oneDNN has no bfloat16 for this processor: it needs AVX-512",
-        ),
-    ),
-]
+DTYPES = [torch.float32, pytest.param(torch.bfloat16, marks=needs_bfloat16)]
 
 
 @pytest.mark.parametrize("make", [nature_cnn, impala])
