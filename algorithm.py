@@ -225,9 +225,8 @@ class PPO(parl.Algorithm):
 
     def learn_all(self, minibatches: Sequence[tuple[Minibatch, ...]]) -> Tensor:
         """A gradient step on each minibatch, given in its shares: a table with a row for each step."""
-        table = None
-        if type(self).learn is PPO.learn:  # a subclass may have its own
-            table = self._steps.at_once(minibatches)
+        own = type(self).learn is not PPO.learn  # a subclass's step must be asked for each
+        table = None if own else self._steps.at_once(minibatches)
         if table is None:
             table = torch.stack([self.learn(*shares) for shares in minibatches])
         return table

@@ -199,10 +199,8 @@ class ActorCritic(parl.Model):
         """Make acting fast on the CPU. From here on weights must be changed by `set_weights` alone.
 
         Where the acting is compiled, that is done here, so that no first action waits. One process
-        of a machine does so at a time: the others find the result in numba's cache.
-
-        Args:
-            dtype: of a trunk of images, float32 or bfloat16.
+        of a machine does so at a time: the others find the result in numba's cache. A trunk of
+        images is computed in `dtype`, float32 or bfloat16.
         """
         self._acts.pack(dtype)
         if self._acts.compiled is None:

@@ -25,8 +25,9 @@ class PackedNetwork:
     @torch.no_grad()
     def __init__(self, network: nn.Module, dtype: torch.dtype):
         self.dtype = dtype
-        shared = {id(parameter): parameter for parameter in network.parameters()}
-        self._network = _packed(copy.deepcopy(network, shared), dtype)
+        # the copy keeps the network's own parameters until they are packed
+        own = {id(parameter): parameter for parameter in network.parameters()}
+        self._network = _packed(copy.deepcopy(network, own), dtype)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Features [B, F] float32 of images in `dtype`."""

@@ -21,9 +21,10 @@ def choose_bfloat16(config: Config, device: torch.device) -> bool:
 
 
 def choose_acting_dtype(config: Config) -> torch.dtype:
-    """Of a trunk of images in a sampler: what its own processor is fast at, but for --precision float32.
+    """The dtype in which a sampler computes a trunk of images.
 
-    So a learner that computes in float32, on a processor or a GPU without bfloat16, may have samplers
+    It is bfloat16 where the sampler's own processor has it, unless --precision float32 was given. So
+    a learner that computes in float32, on a processor or a GPU without bfloat16, may have samplers
     that act in bfloat16; their `behaviour_log_prob` is of what they did.
     """
     wanted = config.precision != "float32" and trunk_of(config.network).bfloat16
