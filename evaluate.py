@@ -91,6 +91,7 @@ def follow_run(run_dir: Path, arguments: Arguments) -> None:
 
     config = settings_of(run_dir, arguments.trust)
     model = build_model(config)
+    model.prepare_to_act()
     source = Checkpoints(run_dir, model, complain)
     print_versions(source, model, config, arguments, partial(record, run_dir))
 
@@ -104,6 +105,7 @@ def follow_store(url: str, arguments: Arguments) -> None:
     with closing(run_of(url, arguments.run, complain)) as store:
         _, config = joined(store, arguments.trust)
         model = build_model(config)
+        model.prepare_to_act()
         source = Stored(store, model, complain)
         print_versions(source, model, config, arguments, source.record)
 
@@ -206,6 +208,7 @@ def evaluate(arguments: Arguments) -> None:
         return
     filmed = arguments.video is not None
     policy = load_policy(run_dir, arguments.checkpoint, filmed, arguments.trust)
+    policy.model.prepare_to_act()
     for complaint in policy.complaints:
         complain(f"{complaint}; using the one before it")
     opponents = opponents_of(arguments.opponents, policy.config)

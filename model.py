@@ -195,12 +195,12 @@ class ActorCritic(parl.Model):
         """
         return self._acts(obs, noise, mask, state, first)
 
-    def prepare_to_act(self, dtype: torch.dtype) -> None:
+    def prepare_to_act(self, dtype: torch.dtype = torch.float32) -> None:
         """Make acting fast on the CPU. From here on weights must be changed by `set_weights` alone.
 
         Where the acting is compiled, that is done here, so that no first action waits. One process
         of a machine does so at a time: the others find the result in numba's cache. A trunk of
-        images is computed in `dtype`, float32 or bfloat16.
+        images is computed in `dtype`, float32 or bfloat16; a model with one cannot be deep-copied.
         """
         self._acts.pack(dtype)
         if self._acts.compiled is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from common.terminal import allow_short_help
 from common.values import convert
 from settings.config import ConfigError
 from settings.experiments import group
+from settings.sources import load_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,6 +109,11 @@ def read(run_dir: Path, metric: str = RETURN, x: X = "steps") -> Curve:
             continue
         if np.isfinite([update, at, value]).all():
             rows[update] = (at, value)
+    if not files:
+        raise ConfigError(
+            f"{run_dir} has no metrics.jsonl: a run writes it with its first update, and a policy that"
+            f" was exported has none"
+        )
     missing = [name for name in (metric, column) if name not in known]
     if known and missing:
         raise ConfigError(
@@ -115,8 +121,8 @@ def read(run_dir: Path, metric: str = RETURN, x: X = "steps") -> Curve:
         )
     if not rows:
         raise ConfigError(
-            f"{path} has no line with {metric} and {column} yet, for example because no episode"
-            f" has ended: train for longer, or give another --metrics or --x"
+            f"no line of {' or '.join(map(str, files))} has both {metric} and {column}: where no"
+            f" episode has ended yet, train for longer; else give another --metrics or --x"
         )
     return Curve(*np.array([rows[update] for update in sorted(rows)]).T)
 
@@ -274,6 +280,18 @@ def _lines(texts: Sequence[str], environments: Sequence[str]) -> Lines:
     return lines
 
 
+def _name_repeated_seeds(label: str, runs: Sequence[Path]) -> None:
+    """Say on stderr where two runs of an experiment have one seed: they may be the same to the bit."""
+    seeds = Counter(load_run(run).seed for run in runs)
+    repeated = [str(seed) for seed, count in seeds.items() if count > 1]
+    if repeated:
+        print(
+            f"plot.py: {label} has more than one run of seed {', '.join(repeated)}: if they are the"
+            f" same, the band and the intervals are too narrow",
+            file=sys.stderr,
+        )
+
+
 def plot(arguments: Arguments) -> None:
     """Do what the command line asks for.
 
@@ -294,6 +312,7 @@ def plot(arguments: Arguments) -> None:
                     f"aggregate iqm needs 3 seeds or more, but {label} has {len(runs)} in {env}:"
                     f" give more runs, or --aggregate mean"
                 )
+            _name_repeated_seeds(label, runs)
     lines = _lines(arguments.line, list(grouped))
     rows = [curves_of(grouped, metric, arguments.x) for metric in arguments.metrics]
     draw(rows, out, arguments.x, aggregate, lines)
@@ -310,6 +329,8 @@ def main() -> None:
     except UserError as error:
         print(f"plot.py: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

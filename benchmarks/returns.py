@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -43,11 +43,18 @@ from settings.experiments import group
 from settings.sources import parse
 
 PUBLISHED = "best public PPO figure we know of"
-FIGURES = {
-    "HalfCheetah-v4": 5784, "Hopper-v4": 2680, "Walker2d-v4": 3927, "Ant-v4": 2434,
-    "Humanoid-v4": 1726, "Swimmer-v4": 282, "InvertedPendulum-v4": 1000,
-    "InvertedDoublePendulum-v4": 9231, "LunarLander-v3": 242,
-    "LunarLanderContinuous-v3": 271, "BipedalWalker-v3": 288,
+# by the steps of a run
+FIGURES: dict[int, dict[str, float]] = {
+    1_000_000: {
+        "HalfCheetah-v4": 5784, "Hopper-v4": 2680, "Walker2d-v4": 3927, "Ant-v4": 3258,
+        "Humanoid-v4": 787, "Swimmer-v4": 282, "Reacher-v4": -4.1, "InvertedPendulum-v4": 1000,
+        "InvertedDoublePendulum-v4": 9231, "LunarLander-v3": 242, "LunarLanderContinuous-v3": 271,
+    },
+    3_000_000: {
+        "HalfCheetah-v4": 7337, "Hopper-v4": 3128, "Walker2d-v4": 4896, "Ant-v4": 4079,
+        "Humanoid-v4": 1360, "PongNoFrameskip-v4": 19.5,
+    },
+    5_000_000: {"BipedalWalker-v3": 288},
 }  # fmt: skip
 
 
@@ -81,15 +88,19 @@ def begin_returns(arguments: Arguments, flags: Sequence[str]) -> None:
     begin(arguments.out, {"steps": arguments.steps, "flags": list(flags)})
 
 
-def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summarise(rows: Sequence[dict[str, Any]], figures: Mapping[str, float]) -> dict[str, Any]:
     """For each environment and measure: interquartile mean, interval, mean, every seed; and for each
-    family the interquartile mean of the shares of the published figures, over all its runs."""
+    family the interquartile mean of the shares of the published figures, over all its runs.
+
+    Args:
+        figures: what was published, by environment. A return below 0 has no share.
+    """
     values: dict[str, dict[str, np.ndarray]] = {}
     families: dict[str, list[str]] = defaultdict(list)
     for env in dict.fromkeys(row["env"] for row in rows):
         mine = [row for row in rows if row["env"] == env]
         values[env] = {name: np.array([row[name] for row in mine], float) for name in MEASURES}
-        if env in FIGURES:
+        if figures.get(env, 0) > 0:
             families[family_of(env)].append(env)
     environments = {
         env: {
@@ -101,7 +112,7 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
     shares = {
         name: {
-            measure: as_numbers(iqm_estimate([values[env][measure] / FIGURES[env] for env in envs]))
+            measure: as_numbers(iqm_estimate([values[env][measure] / figures[env] for env in envs]))
             for measure in MEASURES
         }
         for name, envs in families.items()
@@ -110,14 +121,14 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"environments": environments, "shares_of_published": shares}
 
 
-def markdown(found: dict[str, Any], title: str) -> str:
+def markdown(found: dict[str, Any], figures: Mapping[str, float], title: str) -> str:
     lines = [
         "# Returns", "", title, "",
         f"| environment | measure | IQM | 95% interval | mean | every seed | {PUBLISHED} |",
         "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for env, measures in found["environments"].items():
-        published = number(FIGURES[env]) if env in FIGURES else "-"
+        published = number(figures[env]) if env in figures else "-"
         for name, value in measures.items():
             seeds = ", ".join(map(number, value["seeds"]))
             lines.append(
@@ -133,7 +144,7 @@ def markdown(found: dict[str, Any], title: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw_families(runs: Sequence[Run], out: Path) -> None:
+def draw_families(runs: Sequence[Run], figures: Mapping[str, float], out: Path) -> None:
     """The learning curves of each family of environments, beside the published figures."""
     families: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
@@ -143,9 +154,7 @@ def draw_families(runs: Sequence[Run], out: Path) -> None:
         fewest = min(
             len(c) for experiments in panels.columns.values() for c in experiments.values()
         )
-        lines = {
-            env: [(PUBLISHED, float(FIGURES[env]))] for env in panels.columns if env in FIGURES
-        }
+        lines = {env: [(PUBLISHED, figures[env])] for env in panels.columns if env in figures}
         path = out.with_name(f"{out.name}_{name}.png")
         draw([panels], path, aggregate="iqm" if fewest > 2 else "mean", lines=lines)
         print(path)
@@ -159,19 +168,20 @@ def report(runs: Sequence[Run], arguments: Arguments, flags: Sequence[str]) -> N
         "steps": arguments.steps, "at_once": arguments.at_once, "flags": list(flags),
         "sources": sources,
     }  # fmt: skip
-    found = summarise(rows)
+    figures = FIGURES.get(arguments.steps, {})
+    found = summarise(rows, figures)
     given = f", with {' '.join(flags)}" if flags else ""
     title = (
         f"{arguments.steps:,} steps{given}; {about['machine']}, {arguments.at_once} at once,"
         f" {about['date']}, commit {about['commit']}, sources {', '.join(sources)}."
     )
-    text = markdown(found, title)
+    text = markdown(found, figures, title)
     arguments.out.with_name(f"{arguments.out.name}.md").write_text(text)
     content = about | found | {"runs": rows}
     path = arguments.out.with_name(f"{arguments.out.name}.json")
     path.write_text(json.dumps(content, indent=1) + "\n")
     print(text)
-    draw_families(runs, arguments.out)
+    draw_families(runs, figures, arguments.out)
 
 
 def main() -> None:

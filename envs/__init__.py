@@ -142,7 +142,7 @@ def spaces_of(env: str, **options: Any) -> Spaces:
 
 def _remedy(env: str, error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
-        return ": install it, or all packages of this project by `make venv`"
+        return ": install it; `make venv` installs the packages that this project needs"
     if env in gymnasium.registry:
         space, name, version = parse_env_id(env)
         newest = find_highest_version(space, name)

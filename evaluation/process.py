@@ -229,6 +229,7 @@ def _evaluation(
     torch.set_num_threads(1)
     config = Config(**hello["config"])
     model = build_model(config)
+    model.prepare_to_act()
     weights = SharedMemory(hello["memory"], descriptor).view()
     looked = said = 0.0
 

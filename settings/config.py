@@ -163,6 +163,12 @@ _NOT_LEARNING = {"seed", "compile", "continuous_action", "preset"} | {
     if owner is not owners.Machine
     for field in dataclasses.fields(owner)
 }
+# how is learned: what a published recipe says, and no preset of an environment beside it
+OF_LEARNING = {
+    field.name
+    for owner in (owners.Rewards, owners.Batch, owners.Ppo)
+    for field in dataclasses.fields(owner)
+}
 # What a trainer that joins a run decides for itself.
 MAY_CHANGE_ON_JOIN = {"trust", "store", "join", "store_timeout"} | {
     field.name for field in dataclasses.fields(owners.Machine)

@@ -1,13 +1,14 @@
 """Where a run's settings come from: presets, a file, the command line.
 
 Precedence: dataclass default < preset of the env's family < preset of the env < `--preset NAME`
-< `--config FILE` < flags. Every field of `Config` is a flag of its own name.
+< `--config FILE` < flags. With `--preset NAME` the first two say nothing of learning. Every field of `Config` is a flag of its own name.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from functools import cache
@@ -27,6 +28,7 @@ from settings.config import (
     HINTS,
     MAY_CHANGE_ON_RESUME,
     MOST_OFF,
+    OF_LEARNING,
     Config,
     ConfigError,
 )  # fmt: skip
@@ -143,7 +145,8 @@ def preset(env: str, recipe: str | None = None) -> Config:
     """The defaults for an env: those of its family, then its own (`presets/<family>.yaml`).
 
     Args:
-        recipe: one of `presets/recipes/`, over them.
+        recipe: one of `presets/recipes/`, over what they say of the task, its length and its networks:
+            how it is learned is the recipe's alone.
 
     Raises:
         ConfigError: where there is no such recipe, or it says nothing of this family.
@@ -163,6 +166,9 @@ def preset_layers(env: str, recipe: str | None) -> list[Layer]:
         layers.append(Layer(f"{name}, {task}", content.get("tasks", {}).get(task, {})))
     if recipe is not None:
         content = {"preset": recipe} | _read_recipe(recipe, env, family)
+        for _, values in layers:
+            for name in OF_LEARNING & values.keys():
+                del values[name]
         layers.append(Layer(f"presets/recipes/{recipe}.yaml", content))
     return layers
 
@@ -193,7 +199,7 @@ def load_run(folder: Path) -> Config:
     which stands for how it was before; one that this version no longer has is named on stderr.
     """
     path = folder / "config.yaml"
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises for names that are too long
         raise ConfigError(
             f"{folder} is not the folder of a run (it has no config.yaml): give one that train.py"
             f" wrote, such as runs/CartPole-v1__s1__20260101-120000"

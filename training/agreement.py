@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from pathlib import Path
 
 from agent import PPOAgent
@@ -31,7 +32,7 @@ class Agreement:
 
     def __init__(self, trainers: Trainers, agent: PPOAgent, run_dir: Path, signals: StopSignals):
         self._trainers, self._agent, self._run_dir = trainers, agent, run_dir
-        self._signals = signals
+        self._signals, self._quoted = signals, shlex.quote(str(run_dir))
         self._alike = agent.update  # after which the trainers were in the same state
 
     def decide(self, over: str | None) -> str | None:
@@ -66,7 +67,7 @@ class Agreement:
             raise WeightsDiffer(
                 f"after update {update} trainer {differing[0]} is in another state than trainer 0, so"
                 f" the machines do not compute alike; after update {self._alike} they were alike. Remove"
-                f" newer checkpoints from {self._run_dir}, and go on by --resume {self._run_dir}, on"
+                f" newer checkpoints from {self._run_dir}, and go on by --resume {self._quoted}, on"
                 f" machines with the same processors and packages"
             )
         self._alike = update
@@ -93,7 +94,7 @@ class Agreement:
     @property
     def way_on(self) -> str:
         """The end of a sentence about a trainer that is lost."""
-        command = f"`python train.py --resume {self._run_dir}`"
+        command = f"`python train.py --resume {self._quoted}`"
         if launched.store() is None:
-            command = f"the same torchrun command with --resume {self._run_dir}"
+            command = f"the same torchrun command with --resume {self._quoted}"
         return f": go on from the last checkpoint by {command}"

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import itertools
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +42,7 @@ def run_folder(config: Config) -> Iterator[Path]:
             ) from None
         if config.resume is None and (run_dir / "config.yaml").exists():
             raise ConfigError(
-                f"run_dir {run_dir} already holds a run: go on with it by --resume {run_dir}, name"
+                f"run_dir {run_dir} already holds a run: go on with it by --resume {shlex.quote(str(run_dir))}, name"
                 f" another folder, or delete this one"
             )
         if config.resume is None:

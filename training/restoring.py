@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,5 +65,5 @@ def not_saved(run_dir: Path, failing: Mapping[str, str]) -> str:
     except checkpoint.BadCheckpoint:
         way = "it left no checkpoint"
     else:
-        way = f"make room and go on from {newest} by --resume {run_dir}"
+        way = f"make room and go on from {newest} by --resume {shlex.quote(str(run_dir))}"
     return f"the run's end could not be saved in {run_dir} ({causes}): {way}"

@@ -14,6 +14,7 @@ import itertools
 import math
 import os
 import selectors
+import shlex
 import time
 from typing import Any
 
@@ -124,7 +125,7 @@ class RayEngine(Engine):
         host, _, port = cluster["address"].rpartition(":")
         self._address = host, int(port)
         self._was_away = self._was_there = 0.0  # the head node, when it was last looked for
-        resume = f"python train.py --resume {config.run_dir or 'RUN_FOLDER'}"
+        resume = f"python train.py --resume {shlex.quote(config.run_dir or 'RUN_FOLDER')}"
         self._head = MasterWatch(
             "Ray cluster", cluster["address"], self._look, config.master_timeout, resume
         )

@@ -12,6 +12,7 @@ import math
 import os
 import queue
 import secrets
+import shlex
 import socket
 import threading
 import time
@@ -180,7 +181,7 @@ class XparlEngine(Engine):
         get_global_client().pyfiles = files
         self._host = parl.remote_class(make_host())
         self._exchange = Exchange(os.environ[HOST_VARIABLE])
-        resume = f"python train.py --resume {config.run_dir or 'RUN_FOLDER'}"
+        resume = f"python train.py --resume {shlex.quote(config.run_dir or 'RUN_FOLDER')}"
         self._master = MasterWatch(
             "xparl master", config.xparl_addr, lambda: reach(host, port), config.master_timeout, resume
         )  # fmt: skip

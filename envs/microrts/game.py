@@ -86,10 +86,14 @@ def assign_opponents(entries: Sequence[str], env_num: int, selfplay_envs: int) -
     counts: dict[str, int | None] = {}
     for entry in entries:
         name, _, count = entry.partition(":")
-        if name not in OPPONENTS or (count and not count.isdigit()):
+        if name not in OPPONENTS or (count and not re.fullmatch(r"[0-9]+", count)):
             raise WrongOpponents(
                 f"opponents has {entry!r}, but must name bots as coacAI or coacAI:6, of:"
                 f" {', '.join(OPPONENTS)}"
+            )
+        if name in counts:
+            raise WrongOpponents(
+                f"opponents names {name} twice: give it once, as {name}:N with the number of environments"
             )
         counts[name] = int(count) if count else None
     left = bots - sum(count or 0 for count in counts.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -42,7 +43,7 @@ def training_game(config: MicrortsOptions, env_num: int, envs: range) -> Game:
         WrongOpponents: where the opponents do not fit the number of environments.
     """
     opponents = assign_opponents(config.opponents, env_num, config.selfplay_envs)
-    return _game(config, opponents[envs.start : envs.stop], envs.start)
+    return _game(config, opponents[envs.start : envs.stop], [i % 2 for i in envs])
 
 
 def evaluation_game(
@@ -54,14 +55,20 @@ def evaluation_game(
         opponents: bots to play against in turn. (): the run's own.
     """
     bots = opponents or tuple(entry.partition(":")[0] for entry in config.opponents)
-    return _game(config, tuple(bots[i % len(bots)] for i in episodes), episodes.start)
+    playing = tuple(bots[i % len(bots)] for i in episodes)
+    # each bot is met from one side, and then from the other
+    return _game(config, playing, [i // len(bots) % 2 for i in episodes])
 
 
-def _game(config: MicrortsOptions, opponents: tuple[str, ...], first: int) -> Game:
-    """A game against each of these opponents; sides alternate with the environment's index."""
+def _game(config: MicrortsOptions, opponents: tuple[str, ...], turns: Sequence[int]) -> Game:
+    """A game against each of these opponents.
+
+    Args:
+        turns: the side, 0 or 1, on which the policy plays each game where it plays both.
+    """
     sides = tuple(
-        i % 2 if config.sides == "both" or opponent == SELF else 0
-        for i, opponent in enumerate(opponents, first)
+        side if config.sides == "both" or opponent == SELF else 0
+        for side, opponent in zip(turns, opponents, strict=True)
     )
     return Game(
         opponents, sides, config.map_path, config.max_steps, config.reward_weights,

@@ -112,8 +112,12 @@ class MicrortsEnvs(Environments):
         return self._obs, self.raw_rewards @ self._weights, terminated, truncated, {}
 
     def _mend_draw(self, env: int) -> None:
-        """Make a draw of a game whose last units died in one cycle; Java calls it lost for both."""
-        if not self.game.partial and not self._raw[env, 2].any():
+        """Make a draw of a game whose last units died in one cycle; Java calls it lost for both.
+
+        Under partial observability the other side's units may be out of sight, so it is left as it is.
+        """
+        owner, unit = self._raw[env, 2], self._raw[env, 3]
+        if not self.game.partial and not owner[unit != _RESOURCE].any():
             self._sums[env, 0] -= self.raw_rewards[env, 0]
             self.raw_rewards[env, 0] = 0.0
 

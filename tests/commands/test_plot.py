@@ -99,8 +99,23 @@ def test_an_evaluation_is_drawn_at_the_steps_of_its_weights(tmp_path):
     assert read(folder, "eval/return_mean", "time") == (270, 7)
 
 
+def test_a_folder_that_is_given_twice_counts_once_and_a_seed_of_two_runs_is_named(tmp_path, capsys):
+    one, two = write_run(tmp_path / "a", [1, 2]), write_run(tmp_path / "b", [1, 2])
+    again = one.parent / "b" / ".." / "a"
+    assert group([one, again])["CartPole-v1"] == {"PPO": [again]}
+    plot.plot(plot.Arguments([one, two], tmp_path / "curves.png"))
+    assert "PPO has more than one run of seed 1" in capsys.readouterr().err
+
+
+def test_a_policy_without_its_run_has_no_metrics_to_draw(tmp_path):
+    folder = write_run(tmp_path / "a", [1, 2])
+    (folder / "metrics.jsonl").unlink()
+    with pytest.raises(ConfigError, match="has no metrics.jsonl: a run writes it"):
+        read(folder)
+
+
 def test_a_run_without_episodes_is_said(tmp_path):
-    with pytest.raises(ConfigError, match="no episode has ended: train for longer"):
+    with pytest.raises(ConfigError, match="no episode has ended yet, train for longer"):
         read(write_run(tmp_path / "a", [None]))
 
 

@@ -21,6 +21,7 @@ from envs.microrts.game import (
     map_of,
     size_of,
 )
+from envs.microrts.options import evaluation_game
 from envs.microrts.vector import MicrortsEnvs, draw
 from settings.config import Config
 from settings.rules import validate
@@ -167,6 +168,46 @@ def test_in_self_play_both_sides_see_themselves_as_their_own():
     venv.close()
 
 
+def test_a_game_whose_last_units_die_in_one_step_is_a_draw_for_both_sides(tmp_path):
+    workers = "".join(
+        f'<rts.units.Unit type="Worker" ID="{i}" player="{i}" x="{3 + i}" y="4" resources="0"'
+        f' hitpoints="1"></rts.units.Unit>'
+        for i in range(2)
+    )
+    (tmp_path / "duel.xml").write_text(
+        '<rts.PhysicalGameState width="8" height="8"><terrain>' + "0" * 64 + "</terrain>"
+        '<players><rts.Player ID="0" resources="0"></rts.Player>'
+        '<rts.Player ID="1" resources="0"></rts.Player></players><units>'
+        '<rts.units.Unit type="Resource" ID="4" player="-1" x="0" y="0" resources="20"'
+        f' hitpoints="1"></rts.units.Unit>{workers}</units></rts.PhysicalGameState>'
+    )
+    game = Game((SELF, SELF), (0, 1), str(tmp_path / "duel.xml"))
+    venv = MicrortsEnvs("microrts-8x8", 2, game)
+    venv.reset()
+    attack, first_target = 5, sum(COMPONENTS[:-1])
+    actions = np.zeros((2, 64, 7), np.int64)
+    for side, cells in enumerate(venv.action_mask.reshape(2, 64, CHOICES)):
+        (cell,) = np.flatnonzero(cells[:, attack])
+        actions[side, cell, 0] = attack
+        actions[side, cell, 6] = np.flatnonzero(cells[cell, first_target:])[0]
+    terminated, steps = np.zeros(2, bool), 0
+    while not terminated.any() and steps < 50:
+        _, _, terminated, _, _ = venv.step(actions.reshape(2, -1))
+        steps += 1
+    assert terminated.all()
+    assert [venv.extras(side)["draw/self"] for side in (0, 1)] == [1.0, 1.0]
+    venv.close()
+
+
+def test_where_both_sides_are_played_an_evaluation_meets_each_bot_from_both():
+    bots = ("coacAI", "randomBiasedAI")
+    config = Config(env="microrts-8x8", env_num=2, opponents=bots, sides="both")
+    game = evaluation_game(config, range(4))
+    assert sorted(zip(game.opponents, game.sides, strict=True)) == [
+        (bot, side) for bot in bots for side in (0, 1)
+    ]
+
+
 @pytest.mark.parametrize("opponents", [(SELF,), ("passiveAI", SELF, SELF)])
 def test_self_play_environments_come_first_and_in_pairs(opponents):
     with pytest.raises(ValueError, match="the first, and in pairs"):
@@ -247,6 +288,8 @@ def test_opponents_by_name_and_number():
         (["coacAI:5"], 4, 0, "take 5 environments"),
         (["coacAI:3"], 4, 0, "leaves 4"),
         (["coacAI"], 4, 3, "must be even"),
+        (["coacAI:²"], 4, 0, "must name bots"),
+        (["coacAI:2", "coacAI:2"], 4, 0, "names coacAI twice"),
     ):
         with pytest.raises(WrongOpponents, match=message):
             assign_opponents(entries, envs, selfplay)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from envs import UnknownEnv
-from settings.config import FIELDS, Config, ConfigError
+from envs import UnknownEnv, family_of
+from settings.config import FIELDS, OF_LEARNING, Config, ConfigError
 from settings.rules import validate
 from settings.sources import ROOT, load_run, nearest_batch, parse, parse_again, preset, recipes
 
@@ -154,6 +154,21 @@ def test_every_recipe_is_valid_for_the_families_it_names(recipe):
         for name, value in settings.items():
             expected = tuple(value) if isinstance(value, list) else value
             assert getattr(config, name) == expected
+
+
+@pytest.mark.parametrize(
+    ("recipe", "env"),
+    [("cleanrl", "Ant-v4"), ("heess", "HalfCheetah-v4"), ("ddrl", "CartPole-v1"),
+     ("ddrl", "MountainCarContinuous-v0"), ("ppo-paper", "PongNoFrameskip-v4"),
+     ("dppo-2301.10919", "microrts-10x10")],
+)  # fmt: skip
+def test_with_a_recipe_the_presets_of_the_env_do_not_say_how_it_is_learned(recipe, env):
+    content = yaml.safe_load((ROOT / "presets" / "recipes" / f"{recipe}.yaml").read_text())
+    says = content.get("any") or content[family_of(env)]
+    config, defaults = parse(["--env", env, "--preset", recipe]), Config()
+    assert config.train_total_steps == preset(env).train_total_steps
+    for name in set(OF_LEARNING) - set(says) - {"batch_size"}:  # which follows from the others
+        assert getattr(config, name) == getattr(defaults, name)
 
 
 def test_an_unknown_recipe_names_those_that_exist_and_a_misfit_the_families():

@@ -6,6 +6,7 @@ caller waits for ever, or its records are lost.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -19,11 +20,11 @@ class Format(NamedTuple):
     """How a tracker's files are written. Each function returns whole records.
 
     `file_name` is a file's in the tracker's folder; `page` the command that shows all runs of a
-    folder. `begin` has the run's settings as numbers and text, `gif` a film as a moving image.
+    folder, whose name is quoted for a shell. `begin` has the run's settings as numbers and text, `gif` a film as a moving image.
     """
 
     file_name: Callable[[], str]
-    page: Callable[[Path], str]
+    page: Callable[[str], str]
     begin: Callable[[Settings], bytes]
     scalars: Callable[[Mapping[str, float], int], bytes]
     gif: Callable[[bytes, int], bytes]
@@ -43,7 +44,7 @@ class FileTracker:
     """
 
     def __init__(self, name: str, run_dir: Path, settings: Settings, format: Format):
-        self.name, self.page = name, format.page(run_dir.parent)
+        self.name, self.page = name, format.page(shlex.quote(str(run_dir.parent)))
         self._folder, self._format = run_dir / name, format
         given = {name: value for name, value in settings.items() if value is not None}
         self._begin = format.begin(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import select
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ class Wandb:
     def _ended(self, why: str) -> TrackerEnded:
         self._child.kill()
         return TrackerEnded(
-            f"{why}; `wandb sync {self._folder}/latest-run` uploads what it has in its files"
+            f"{why}; `wandb sync {shlex.quote(f'{self._folder}/latest-run')}` uploads what it has in its files"
         )
 
 

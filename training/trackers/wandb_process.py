@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def _track(connection: Connection, begin: dict[str, Any]) -> None:
         settings=wandb.Settings(console="off", disable_git=True, save_code=False),
     )
     run.define_metric("*", step_metric="global_step")
-    offline = f"wandb sync {Path(run.dir).parent}"
+    offline = f"wandb sync {shlex.quote(str(Path(run.dir).parent))}"
     _answer(connection, {"page": offline if run.offline else str(run.url)})
     while True:
         message = json.loads(connection.recv_bytes())
