@@ -54,7 +54,7 @@ CompiledPolicy = Callable[[np.ndarray, np.ndarray | None], tuple[np.ndarray, np.
 class Actor:
     """Acts by a model's policy: by compiled code where the model allows it, or by torch.
 
-    Where the weights change by `set_weights` alone, `pack` makes acting by images faster.
+    Where the weights change by `set_weights` alone, `pack` makes acting faster.
 
     An environment's action has the same bits whatever other environments act beside it.
     """
@@ -62,30 +62,34 @@ class Actor:
     def __init__(self, model: Policy):
         self._model = model
         self._compiled: CompiledPolicy | None = None
-        self.packed: PackedNetwork | None = None  # what it acts by, after `pack`
+        self._perceptron: Perceptron | None = None  # what `_compiled` computes, if it is one
+        self._packed_as: torch.dtype | None = None  # None before `pack`
+        self.packed: PackedNetwork | None = None  # what it acts by images by, after `pack`
 
     def forget(self) -> None:
         """Must be called when the model's tensors are replaced: compiled code has views of them.
 
-        Changes in place, as the optimiser's and `set_weights`'s, show in the next action; but where
-        the network is packed, those of `set_weights` alone.
+        Changes in place, as the optimiser's and `set_weights`'s, show in the next action; but after
+        `pack` those of `set_weights` alone.
         """
-        self._compiled = self.packed = None
+        self._compiled = self._perceptron = self._packed_as = self.packed = None
 
     def pack(self, dtype: torch.dtype) -> None:
-        """Act by a copy of the weights of now, in an arithmetic, where the network is made for it.
+        """Act by a copy of the weights of now, where the network is made for it.
 
         Args:
-            dtype: of the trunk, float32 or bfloat16.
+            dtype: of a trunk of images, float32 or bfloat16.
         """
-        model = self._model
+        model, self._packed_as = self._model, dtype
         if model.trunk.acts_packed and model.device.type == "cpu" and mkldnn.is_available():
             self.packed = PackedNetwork(model.actor, dtype)
+        if self.compiled is not None and self._perceptron is not None:
+            self._perceptron.pack()
 
     def weights_changed(self) -> None:
         """Must be called when weights have been set: a copy of them is made anew."""
-        if self.packed is not None:
-            self.pack(self.packed.dtype)
+        if self._packed_as is not None:
+            self.pack(self._packed_as)
 
     @property
     def compiled(self) -> CompiledPolicy | None:
@@ -102,7 +106,7 @@ class Actor:
             lstms = [model.actor, model.critic][: len(model.state_sizes)]
             return LstmPolicy(scaling.moments, scaling.clip, lstms, model.policy_head)
         layers = [*model.actor.children(), model.policy_head]
-        perceptron = Perceptron(scaling.moments, scaling.clip, layers)
+        self._perceptron = perceptron = Perceptron(scaling.moments, scaling.clip, layers)
         return lambda obs, _: (perceptron(obs), None)
 
     def __call__(

@@ -92,6 +92,7 @@ def spaces_for(observation, action, privileged=0) -> Spaces:
         (VECTOR, CONTINUOUS, {"distribution": "tanh_normal"}, None),
         (VECTOR, spaces.Box(-1, 1, (1,), np.float32), {}, None),
         (spaces.Box(-1, 1, (376,), np.float32), CONTINUOUS, {"hidden_sizes": (256, 256)}, None),
+        (spaces.Box(-1, 1, (376,), np.float32), CONTINUOUS, {"hidden_sizes": (61,)}, torch.float32),
         (IMAGE, DISCRETE, {"network": "nature_cnn"}, None),
         (IMAGE, DISCRETE, {"network": "nature_cnn"}, torch.float32),
         pytest.param(
@@ -149,6 +150,17 @@ def test_a_sampler_acts_by_packed_images_as_the_learner_computes(network, dtype,
     assert len(np.unique(acted.log_prob)) == len(obs)
     expected = logits.log_softmax(-1).gather(-1, torch.from_numpy(acted.action).reshape(-1, 1))
     np.testing.assert_allclose(acted.log_prob, expected[:, 0], atol=tolerance)
+
+
+def test_a_sampler_of_vectors_acts_by_the_weights_that_were_set_last():
+    learner, sampler = (make_model(Spaces(VECTOR, CONTINUOUS, 0), Config(seed=s)) for s in (1, 2))
+    sampler.prepare_to_act()
+    obs = np.random.default_rng(0).normal(size=(7, *VECTOR.shape)).astype(np.float32)
+    for _ in range(2):
+        sampler.set_weights(learner.get_weights())
+        np.testing.assert_array_equal(sampler.act(obs, None).action, learner.act(obs, None).action)
+        with torch.no_grad():
+            learner.policy_head.get_parameter("weight").mul_(-2)
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "elu", "silu"])

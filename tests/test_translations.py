@@ -47,8 +47,12 @@ def long_numbers(page: Path) -> list[str]:
     A comma before three digits is one in English and Chinese, a point or a space in the others.
     """
     text = "\n".join(line for line in page.read_text().splitlines() if line[:1] not in ("|", " "))
-    thousands = {"README.md": ",", "README.zh.md": ",", "README.ru.md": "\u00a0"}.get(page.name, r"\.")
-    found = re.findall(rf"(?<![\d.,])\d{{1,3}}(?:{thousands}\d{{3}})+(?![\d.,]*\d)", _CODE.sub("", text))
+    thousands = {"README.md": ",", "README.zh.md": ",", "README.ru.md": "\u00a0"}.get(
+        page.name, r"\."
+    )
+    found = re.findall(
+        rf"(?<![\d.,])\d{{1,3}}(?:{thousands}\d{{3}})+(?![\d.,]*\d)", _CODE.sub("", text)
+    )
     return sorted(re.sub(r"\D", "", number) for number in found)
 
 

@@ -110,7 +110,7 @@ def test_a_folder_that_is_given_twice_counts_once_and_a_seed_of_two_runs_is_name
 def test_a_policy_without_its_run_has_no_metrics_to_draw(tmp_path):
     folder = write_run(tmp_path / "a", [1, 2])
     (folder / "metrics.jsonl").unlink()
-    with pytest.raises(ConfigError, match="has no metrics.jsonl: a run writes it"):
+    with pytest.raises(ConfigError, match=r"has no metrics\.jsonl: a run writes it"):
         read(folder)
 
 
