@@ -155,7 +155,7 @@ class PPOAgent(parl.Agent):
         return metrics
 
     def _stream(self, purpose: Literal["shuffle", "rnd"], epoch: int) -> np.random.Generator:
-        """The generator of an epoch of this update, another one in each trainer."""
+        """The generator of an epoch of this update; of linked and of hogwild trainers each has its own."""
         counters = self.update, epoch, *self.trainers.counters
         return stream(purpose, self.config.seed, *counters)
 

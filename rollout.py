@@ -93,7 +93,7 @@ class Rollout:
     """One fragment of T steps of N environments. The arrays are those of `RolloutSpec.arrays`.
 
     `policy_version` is that of the weights that acted; where samplers had different ones, the mean.
-    The first `carried` rows were in the fragment before it too.
+    The first `carried` rows were in the fragment before it too, but for environments that were reset.
     `reset` [N] bool: the environments that were reset before the first row.
     An environment whose sampler was lost has no valid row; its columns repeat another's.
     `environments`, where it was asked for: all that samplers need to go on after the last row, by
@@ -146,7 +146,10 @@ class Rollout:
     @property
     def steps(self) -> int:
         """Environment steps taken for it: the new rows whose action was not ignored."""
-        return int(self.valid[self.carried :].sum()) + self.elsewhere
+        again = self.valid[: self.carried]
+        if self.carried:
+            again = again[:, ~self.reset]
+        return int(self.valid.sum() - again.sum()) + self.elsewhere
 
 
 def spread(envs: int, samplers: int, multiple: int = 1) -> list[tuple[int, int]]:

@@ -39,6 +39,7 @@ class LockstepPool:
         self.name, self.spec, self.samplers = engine.name, engine.spec, engine.samplers
         self.rows_lost = 0
         self._slots = engine.slots or [Rollout.empty(self.spec, engine.width) for _ in "12"]
+        self._collects_again = engine.config.on_loss == "collect_again"
         self._in_flight: Request | None = None
         self._asked: set[int] = set()
 
@@ -76,7 +77,8 @@ class LockstepPool:
         self._asked = self._ask(self._in_flight)
 
     def _ask(self, request: Request) -> set[int]:
-        return {i for i in range(self.samplers) if self.supervisor.send(i, request)}
+        send, waits = self.supervisor.send, self._collects_again
+        return {i for i in range(self.samplers) if send(i, request, waits)}
 
     def gather(self) -> Rollout:
         """Wait for the fragment that was requested: [T, env_num].
@@ -90,10 +92,18 @@ class LockstepPool:
         config, slot = self.engine.config, self._slots[request.fragment % 2]
         answers: dict[int, Outcome] = {}
         attempts: Counter[int] = Counter()
-        waiting = self._asked
+        waiting, missed = self._asked, self.engine.is_missed
+        # that are to be asked as soon as they can be: those whose replacement does not start, too
+        due = dict.fromkeys(set(range(self.samplers)) - waiting, request)
+        due = {i: r for i, r in due.items() if self._collects_again and not missed(i)}
         enough = self.samplers * (config.straggler_share or 1.0)
-        while (waiting and len(answers) < enough) or not answers:
-            waiting = waiting or self._ask(request)  # all were lost: whoever is there again
+        while not answers or (
+            len(answers) < enough and (waiting or (due and self._collects_again))
+        ):
+            waiting |= {i for i, again in due.items() if self.supervisor.send(i, again, True)}
+            if not (waiting or answers):  # all were lost: whoever is there again
+                waiting = self._ask(request)
+            due = {i: again for i, again in due.items() if i not in waiting}
             for outcome in self.supervisor.wait():
                 index = outcome.index
                 waiting.discard(index)
@@ -103,10 +113,8 @@ class LockstepPool:
                         _copy(outcome.part.columns, slot.columns(*self.engine.columns[index]))
                     continue
                 attempts[index] += 1
-                again = request._replace(attempt=attempts[index])
-                alone = not waiting and not answers
-                if config.on_loss == "collect_again" or alone:
-                    waiting |= {index} if self.supervisor.send(index, again, waits=True) else set()
+                if self._collects_again or not (waiting or answers):
+                    due[index] = request._replace(attempt=attempts[index])
         for index in waiting:
             self.supervisor.give_up(index)
         return self._rollout(request, slot, [answers[index] for index in sorted(answers)])

@@ -229,7 +229,10 @@ def serve(descriptor: int) -> None:
                     _become(request, descriptors)
                 os.setpgid(answer["pid"], 0)  # as the child does itself, but before its id is known
             else:
-                answer["code"] = _code(request["ended"], codes)
+                with contextlib.suppress(
+                    ChildProcessError
+                ):  # an earlier nursery's, which was killed
+                    answer["code"] = _code(request["ended"], codes)
         except Exception:  # the child's connection closes, which tells its parent
             traceback.print_exc()
         for descriptor in descriptors:

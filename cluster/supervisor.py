@@ -106,7 +106,8 @@ class Supervisor:
         """Ask a sampler, if it is there and idle; whether an outcome of it will come.
 
         Args:
-            waits: ask one that is being replaced too, which answers once it has started.
+            waits: ask one that is being replaced too, which answers once it has started; but none that
+                has no place to run.
         """
         with self._lock:
             if self.engine.request(index) is not None or index in self._due:
@@ -114,7 +115,7 @@ class Supervisor:
             if index not in self._away and self.engine.is_missed(index):
                 self._away[index] = time.monotonic()
                 self._fresh.add(index)
-            if index in self._away and not waits:
+            if index in self._away and (not waits or self.engine.is_missed(index)):
                 return False
             if index in self._fresh:
                 request = request._replace(reset=True, restore=None)

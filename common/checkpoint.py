@@ -127,8 +127,9 @@ def save(
 ) -> None:
     """Write the checkpoint of an update, point `last` at it, and keep the newest `KEEP`.
 
-    Checkpoints of later updates were passed over when the run was resumed, as they are corrupt:
-    they are set aside as `corrupt-<update>`.
+    Checkpoints of later updates are set aside: as `corrupt-<update>` where they are, and so were
+    passed over when the run was resumed; as `superseded-<update>` where a sample store came back empty
+    and the run went on from older weights.
 
     Raises:
         CannotWrite: for a full disk and the like; the earlier checkpoints are still there.
@@ -139,11 +140,11 @@ def save(
     try:
         folders = _updates(checkpoints)
         place = folders.index(folder) + 1
-        for corrupt in folders[place:]:
-            aside = corrupt.with_name(corrupt.name.replace("update-", "corrupt-"))
-            if corrupt.exists():
+        for later in folders[place:]:
+            if later.exists():
+                aside = later.with_name(later.name.replace("update", _why_aside(later)))
                 _remove(aside)
-                corrupt.rename(aside)
+                later.rename(aside)
         for earlier in folders[: max(0, place - KEEP)]:
             _remove(earlier)
             _remove(_old(earlier))
@@ -153,6 +154,14 @@ def save(
             f" {error.filename}; the newest, {folder.name}, is whole",
             error,
         ) from None
+
+
+def _why_aside(folder: Path) -> str:
+    try:
+        load(folder)
+    except BadCheckpoint:
+        return "corrupt"
+    return "superseded"
 
 
 def save_best(

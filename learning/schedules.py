@@ -59,11 +59,11 @@ class Schedules:
         desired = self.config.desired_kl
         if self.config.learning_rate_schedule == "kl":
             if kl > 2 * desired:
-                self.learning_rate = max(self.learning_rate / 1.5, 1e-6)
+                self.learning_rate = max(self.learning_rate / 1.5, min(self.learning_rate, 1e-6))
             elif kl < desired / 2:
-                self.learning_rate = min(self.learning_rate * 1.5, 1e-2)
+                self.learning_rate = min(self.learning_rate * 1.5, max(self.learning_rate, 1e-2))
         if self.config.kl_penalty == "adaptive":
             if kl > 1.5 * desired:
-                self.kl_coefficient = min(self.kl_coefficient * 2, 1e4)
+                self.kl_coefficient = min(self.kl_coefficient * 2, max(self.kl_coefficient, 1e4))
             elif kl < desired / 1.5:
-                self.kl_coefficient = max(self.kl_coefficient / 2, 1e-4)
+                self.kl_coefficient = max(self.kl_coefficient / 2, min(self.kl_coefficient, 1e-4))

@@ -136,10 +136,11 @@ class Config(
     def default_samplers(self, available: int) -> int:
         """Of one trainer, as many as its `available` processors allow; asynchronous ones share
         environments evenly."""
-        most = min(self.env_num // self.trainers // self.envs_together, available)
+        shares = self.env_num // self.trainers // self.envs_together
+        most = min(shares, available)
         if self.policy_lag <= 1:
             return most
-        return max((n for n in range(1, most + 1) if self.env_num % n == 0), default=1)
+        return max((n for n in range(1, most + 1) if shares % n == 0), default=1)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as YAML and JSON can hold them."""

@@ -68,15 +68,16 @@ def _samplers(config: Config) -> Iterator[str]:
                 f"ray_address is {config.ray_address!r}, but must be auto or HOST:PORT, such as"
                 f" 10.0.0.1:6379, which `ray start --head` prints"
             )
-    if samplers and config.policy_lag > 1 and env_num % samplers:
+    pairs = " in pairs" if config.envs_together > 1 else ""
+    if samplers and config.policy_lag > 1 and env_num % (samplers * config.envs_together):
+        even = config.trainers * config.default_samplers(max(1, samplers // config.trainers))
         yield (
             f"policy_lag {config.policy_lag} needs equally many environments in each sampler, but"
-            f" {samplers} samplers do not divide env_num {env_num}: give --samplers"
-            f" {config.default_samplers(samplers)}, or another --env_num"
+            f" {samplers} samplers do not divide env_num {env_num}{pairs}: give --samplers {even}, or"
+            f" another --env_num"
         )
     most = env_num // config.envs_together
     if samplers is not None and samplers > most:
-        pairs = " in pairs" if config.envs_together > 1 else ""
         yield (
             f"samplers is {samplers}, but there are only {env_num} environments{pairs}"
             f" to spread over them: give --samplers {most} or fewer, or a larger --env_num"
@@ -166,6 +167,11 @@ def _trainers(config: Config) -> Iterator[str]:
 
 def _alone(config: Config) -> Iterator[str]:
     """Where each trainer steps when it likes."""
+    if config.normalize_value:
+        yield (
+            "normalize_value scales the critic by statistics of one trainer, but those of trainer_mode"
+            " hogwild move them side by side: give --no_normalize_value"
+        )
     share = config.steps_per_update // config.trainers
     if share % config.minibatch_size:
         yield (

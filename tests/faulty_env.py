@@ -42,6 +42,7 @@ FAULTS: dict[str, Callable[[], object]] = {
     "sleep": lambda: time.sleep(LONG_S),
     "gil": _hold_the_gil,
     "raise": _raise,
+    "sigterm": lambda: os.kill(os.getpid(), signal.SIGTERM),
     "nan": lambda: None,
 }
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,3 +28,10 @@ def test_reset_rows_are_no_steps():
     rollout.valid[:] = True
     rollout.valid[1, 2] = False
     assert rollout.steps == 11
+
+
+def test_carried_rows_are_no_steps_again_but_those_of_a_sampler_that_began_anew_are():
+    rollout = Rollout.empty(RolloutSpec(5, (2,), "float32", (1,), "float32"), 4)
+    rollout.valid[:] = True
+    rollout.carried, rollout.reset = 3, np.array([False, False, True, True])
+    assert rollout.steps == 2 * 2 + 2 * 5

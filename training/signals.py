@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Stopped(Exception):
-    """A signal asked the run to end."""
+class Stopped(BaseException):
+    """A signal asked the run to end. It is no Exception, so that no environment's code takes it for one."""
 
     def __init__(self, number: int):
         super().__init__(number)

@@ -28,6 +28,7 @@ from cluster.store.status import Status
 from common import launched
 from common.checkpoint import CannotWrite
 from common.cores import usable_cores
+from common.errors import UserError
 from evaluation.follow import read_line, record
 from learning.merging import merge
 from learning.trainers import Joined, Shared, Trainers
@@ -115,10 +116,20 @@ class StoreTrainers(Trainers):
         return self._pool
 
     def join(self, shared: Shared) -> Joined | None:
-        """Wait until the run's normaliser has seen observations."""
+        """Wait until the run's normaliser has seen observations.
+
+        Raises:
+            UserError: where this trainer joins a run whose weights do not fit its network: it would
+                publish its own over them.
+        """
         pool = self._open
         while True:
             newest = pool.weights.newest()
+            if newest is None and not self.leads:
+                raise UserError(
+                    "the run's weights cannot be taken over, so this trainer cannot join it: give it the"
+                    " code of the run's network, or join again where the weights were damaged"
+                )
             counts = [] if newest is None else _counts(newest.arrays)
             if all(counts):
                 break

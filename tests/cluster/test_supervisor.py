@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import time
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from rollout import Rollout, Weights
 from settings.config import Config
 from tests.cluster.pools import assert_equal, copy_of, make_engine
 from tests.conftest import wait_until
+from training.signals import STOPS, Stopped, StopSignals
 
 pytestmark = pytest.mark.slow  # these start processes
 
@@ -133,6 +136,32 @@ def test_the_part_of_a_lost_sampler_is_collected_again(folder):
         assert lost_columns(rollout) == []
         assert sorted(rollout.reset.tolist()) == [False, False, True, True]
         assert (run.pool.restarts, run.pool.rows_lost) == (1, 0)
+
+
+def test_a_sampler_that_is_lost_between_two_fragments_is_waited_for_too(folder):
+    with Watched(on_loss="collect_again") as run:
+        run.collect()
+        psutil.Process(run.pids()[1]).kill()
+        wait_until(lambda: run.told, 20, "the loss to be noticed")
+        rollout = run.collect()
+        assert lost_columns(rollout) == []
+        assert rollout.reset.tolist() == [False, False, True, True]
+        assert (run.pool.restarts, run.pool.rows_lost) == (1, 0)
+
+
+def test_a_signal_while_the_learners_own_sampler_steps_is_no_loss(folder):
+    before = {number: signal.getsignal(number) for number in (*STOPS, signal.SIGALRM)}
+    try:
+        signals = StopSignals(abort=sys.exit)
+        with Watched(samplers=0) as run:
+            run.collect()
+            (folder / "sigterm").touch()
+            with pytest.raises(Stopped), signals.interrupting():
+                run.collect()
+            assert (run.pool.restarts, run.told) == (0, [])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_the_only_sampler_is_waited_for(folder):

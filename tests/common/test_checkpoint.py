@@ -72,6 +72,14 @@ def test_corrupt_checkpoints_take_no_room_of_good_ones(tmp_path):
     assert (newest.path.name, complaints) == ("update-00000025", [])
 
 
+def test_a_whole_checkpoint_of_a_later_update_is_set_aside_and_not_called_corrupt(tmp_path):
+    checkpoint.save(tmp_path, 30, ARRAYS, {})
+    checkpoint.save(tmp_path, 20, ARRAYS, {})
+    assert sorted(path.name for path in tmp_path.glob("*-*")) == [
+        "superseded-00000030", "update-00000020",
+    ]  # fmt: skip
+
+
 def test_old_checkpoints_that_cannot_be_removed_are_said(tmp_path, monkeypatch):
     for update in (1, 2, 3):
         checkpoint.save(tmp_path, update, ARRAYS, {})

@@ -11,7 +11,9 @@ import torch
 from agent import PPOAgent
 from cluster.lockstep import LockstepPool
 from learning.batches import Batches
+from learning.schedules import Schedules
 from rollout import Rollout
+from settings.config import Config
 from tests.test_agent import make, small
 
 
@@ -67,6 +69,24 @@ def test_an_adaptive_penalty_follows_the_kl_of_the_update_alone():
     )
     agent.learn(rollout, 0.0)
     assert agent.schedules.kl_coefficient == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("start", [1e-8, 1e-3, 0.5])
+@pytest.mark.parametrize(("kl", "factor"), [(0.0, 1.5), (1.0, 1 / 1.5)])
+def test_a_learning_rate_beyond_the_usual_bounds_is_never_moved_the_wrong_way(start, kl, factor):
+    config = Config(learning_rate_schedule="kl", learning_rate=start)
+    schedules = Schedules(config)
+    schedules.adapt(kl)
+    moved = schedules.learning_rate / start
+    assert moved == pytest.approx(factor) or moved == 1.0
+    assert (start == 1e-3) <= (moved != 1.0)
+
+
+@pytest.mark.parametrize(("kl", "start"), [(0.0, 0.0), (1.0, 1e5)])
+def test_a_penalty_beyond_the_usual_bounds_is_not_moved_the_wrong_way(kl, start):
+    schedules = Schedules(Config(kl_penalty="adaptive", kl_coefficient=start))
+    schedules.adapt(kl)
+    assert schedules.kl_coefficient == start
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import pytest
 
 from cluster import wire
-from cluster.store.pool import RunEnded
+from cluster.store.pool import RunEnded, StorePool
+from cluster.store.run import Record
+from common.errors import UserError
+from learning.trainers import Shared
 from rollout import RolloutSpec, Weights
+from settings.config import Config
 from tests.cluster.sealed import sealed
 from tests.cluster.store.stores import (
+    CONFIG,
     SPEC,
     WEIGHTS,
     founded,
@@ -22,6 +28,7 @@ from tests.cluster.store.stores import (
     run_at,
 )
 from tests.conftest import wait_until
+from training.store_trainers import StoreTrainers
 
 
 def rewards(rollout: Any) -> list[float]:
@@ -65,6 +72,18 @@ def test_two_trainers_learn_from_each_fragment_once(any_server):
     status = store.status()
     assert (status.learned, status.depth, status.version) == (20, 0, 10)
     assert [trainer.learned for trainer in status.trainers.values()] == [10, 10]
+
+
+def test_a_trainer_whose_network_is_another_does_not_join_and_overwrites_nothing(any_server):
+    store, record = founded(any_server.url), Record(CONFIG.to_dict(), 2)
+    wider, said = Weights(0, {"w": np.zeros(5, np.float32)}), []
+    with closing(StorePool(store, record, CONFIG, SPEC, wider, None, said.append)) as pool:
+        trainers = StoreTrainers(lambda run: run_at(any_server.url, run), Config(join=store.run))
+        trainers._pool = pool
+        with pytest.raises(UserError, match="this trainer cannot join it"):
+            trainers.join(Shared([], [], []))
+    assert "in the store are refused" in said[0]
+    assert store.version() == 0
 
 
 def test_what_was_not_published_is_gathered_again(any_server):
