@@ -184,6 +184,7 @@ def test_a_game_whose_last_units_die_in_one_step_is_a_draw_for_both_sides(tmp_pa
     game = Game((SELF, SELF), (0, 1), str(tmp_path / "duel.xml"))
     venv = MicrortsEnvs("microrts-8x8", 2, game)
     venv.reset()
+    assert venv.action_mask is not None
     attack, first_target = 5, sum(COMPONENTS[:-1])
     actions = np.zeros((2, 64, 7), np.int64)
     for side, cells in enumerate(venv.action_mask.reshape(2, 64, CHOICES)):
