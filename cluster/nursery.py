@@ -229,9 +229,8 @@ def serve(descriptor: int) -> None:
                     _become(request, descriptors)
                 os.setpgid(answer["pid"], 0)  # as the child does itself, but before its id is known
             else:
-                with contextlib.suppress(
-                    ChildProcessError
-                ):  # an earlier nursery's, which was killed
+                # it may be an earlier nursery's, which was killed
+                with contextlib.suppress(ChildProcessError):
                     answer["code"] = _code(request["ended"], codes)
         except Exception:  # the child's connection closes, which tells its parent
             traceback.print_exc()

@@ -164,7 +164,7 @@ _NOT_LEARNING = {"seed", "compile", "continuous_action", "preset"} | {
     if owner is not owners.Machine
     for field in dataclasses.fields(owner)
 }
-# how is learned: what a published recipe says, and no preset of an environment beside it
+# how a run learns: a published recipe says it, and no preset of an environment beside it
 OF_LEARNING = {
     field.name
     for owner in (owners.Rewards, owners.Batch, owners.Ppo)

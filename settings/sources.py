@@ -1,7 +1,7 @@
 """Where a run's settings come from: presets, a file, the command line.
 
 Precedence: dataclass default < preset of the env's family < preset of the env < `--preset NAME`
-< `--config FILE` < flags. With `--preset NAME` the first two say nothing of learning. Every field of `Config` is a flag of its own name.
+< `--config FILE` < flags. Every field of `Config` is a flag of its own name.
 """
 
 from __future__ import annotations
@@ -145,8 +145,7 @@ def preset(env: str, recipe: str | None = None) -> Config:
     """The defaults for an env: those of its family, then its own (`presets/<family>.yaml`).
 
     Args:
-        recipe: one of `presets/recipes/`, over what they say of the task, its length and its networks:
-            how it is learned is the recipe's alone.
+        recipe: one of `presets/recipes/`, over all but what they say of learning.
 
     Raises:
         ConfigError: where there is no such recipe, or it says nothing of this family.

@@ -42,8 +42,8 @@ def run_folder(config: Config) -> Iterator[Path]:
             ) from None
         if config.resume is None and (run_dir / "config.yaml").exists():
             raise ConfigError(
-                f"run_dir {run_dir} already holds a run: go on with it by --resume {shlex.quote(str(run_dir))}, name"
-                f" another folder, or delete this one"
+                f"run_dir {run_dir} already holds a run: go on with it by --resume"
+                f" {shlex.quote(str(run_dir))}, name another folder, or delete this one"
             )
         if config.resume is None:
             write_config(run_dir, config)

@@ -11,7 +11,7 @@ STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(BaseException):
-    """A signal asked the run to end. It is no Exception, so that no environment's code takes it for one."""
+    """A signal asked the run to end. No environment's code takes it for an Exception."""
 
     def __init__(self, number: int):
         super().__init__(number)

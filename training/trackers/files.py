@@ -20,7 +20,8 @@ class Format(NamedTuple):
     """How a tracker's files are written. Each function returns whole records.
 
     `file_name` is a file's in the tracker's folder; `page` the command that shows all runs of a
-    folder, whose name is quoted for a shell. `begin` has the run's settings as numbers and text, `gif` a film as a moving image.
+    folder, whose name is quoted for a shell. `begin` has the run's settings as numbers and text, `gif`
+    a film as a moving image.
     """
 
     file_name: Callable[[], str]

@@ -94,9 +94,8 @@ class Wandb:
 
     def _ended(self, why: str) -> TrackerEnded:
         self._child.kill()
-        return TrackerEnded(
-            f"{why}; `wandb sync {shlex.quote(f'{self._folder}/latest-run')}` uploads what it has in its files"
-        )
+        latest = shlex.quote(f"{self._folder}/latest-run")
+        return TrackerEnded(f"{why}; `wandb sync {latest}` uploads what it has in its files")
 
 
 def _earlier_id(folder: Path) -> str | None:
