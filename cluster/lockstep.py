@@ -92,10 +92,10 @@ class LockstepPool:
         config, slot = self.engine.config, self._slots[request.fragment % 2]
         answers: dict[int, Outcome] = {}
         attempts: Counter[int] = Counter()
-        waiting, missed = self._asked, self.engine.is_missed
-        # that are to be asked as soon as they can be: those whose replacement does not start, too
-        due = dict.fromkeys(set(range(self.samplers)) - waiting, request)
-        due = {i: r for i, r in due.items() if self._collects_again and not missed(i)}
+        waiting = self._asked
+        # who is to be asked as soon as that can be done: those whose replacement does not start, too
+        unasked = set(range(self.samplers)) - waiting if self._collects_again else set()
+        due = {i: request for i in unasked if not self.engine.is_missed(i)}
         enough = self.samplers * (config.straggler_share or 1.0)
         while not answers or (
             len(answers) < enough and (waiting or (due and self._collects_again))
