@@ -11,6 +11,7 @@ without valid rows. The others are learned from at once.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -93,13 +94,11 @@ class LockstepPool:
         answers: dict[int, Outcome] = {}
         attempts: Counter[int] = Counter()
         waiting = self._asked
-        # who is to be asked as soon as that can be done: those whose replacement does not start, too
+        # who is to be asked as soon as that can be done
         unasked = set(range(self.samplers)) - waiting if self._collects_again else set()
-        due = {i: request for i in unasked if not self.engine.is_missed(i)}
+        due = dict.fromkeys(unasked, request)
         enough = self.samplers * (config.straggler_share or 1.0)
-        while not answers or (
-            len(answers) < enough and (waiting or (due and self._collects_again))
-        ):
+        while not answers or (len(answers) < enough and (waiting or self._waits_for(due))):
             waiting |= {i for i, again in due.items() if self.supervisor.send(i, again, True)}
             if not (waiting or answers):  # all were lost: whoever is there again
                 waiting = self._ask(request)
@@ -118,6 +117,9 @@ class LockstepPool:
         for index in waiting:
             self.supervisor.give_up(index)
         return self._rollout(request, slot, [answers[index] for index in sorted(answers)])
+
+    def _waits_for(self, due: Iterable[int]) -> bool:
+        return self._collects_again and any(map(self.supervisor.may_come, due))
 
     def _rollout(self, request: Request, slot: Rollout, answers: list[Outcome]) -> Rollout:
         """The fragment, of the answers in the order of the samplers."""

@@ -1,7 +1,7 @@
 """The sampler: a vector environment and a policy that turn `Weights` into a `Rollout`.
 
-The same class runs in every pool. What it collects is a function of the weights, the seed, the
-fragment's number and the environments' indices alone: noise is drawn for all environments of the
+The same class runs in every pool. What it collects is a function of the weights, the environments'
+state, the seed, the fragment's number and the environments' indices alone: noise is drawn for all environments of the
 run and each sampler takes its columns, so neither the pool nor the number of samplers shows.
 """
 

@@ -11,6 +11,7 @@ during a long update too.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ LONGEST_LOOK_S = 2.0  # what is beyond this between two looks is no silence of a
 SAME_ERROR_LIMIT = 5  # the same error at the same step, without a fragment between
 LOSS_LIMIT = 20  # losses of any kind, without a fragment between
 LONGEST_PAUSE_S = 30.0  # before a sampler that cannot be started is tried again
+PLACING_S = 10.0  # within which a cluster gives a replacement the CPU of the lost sampler, or another
 
 
 class Outcome(NamedTuple):
@@ -77,6 +79,7 @@ class Supervisor:
         self._rows: dict[int, _Row] = {}
         self._away: dict[int, float] = {}  # since when a sampler has not been there to work
         self._due: dict[int, float] = {}  # when one that could not be started is tried again
+        self._restarted: dict[int, float] = {}  # when a replacement was last started
         self._fresh: set[int] = set()  # begin with a reset when they are next asked
         self._given_up: set[int] = set()  # nobody waits for their answers any more
         self._told: set[str] = set()  # errors that the user has seen in full
@@ -122,6 +125,12 @@ class Supervisor:
                 self._fresh.remove(index)
             self.engine.send(index, request)
             return True
+
+    def may_come(self, index: int) -> bool:
+        """Whether a sampler that cannot be asked yet has a place to run, or should soon have one."""
+        with self._lock:
+            since = time.monotonic() - self._restarted.get(index, -math.inf)
+            return since < PLACING_S or not self.engine.is_missed(index)
 
     def give_up(self, index: int) -> None:
         """Wait no longer for the answer of a sampler: it is dropped when it comes, or has come."""
@@ -241,6 +250,7 @@ class Supervisor:
             self._due[index] = time.monotonic() + LONGEST_PAUSE_S
             return
         self.restarts += 1
+        self._restarted[index] = time.monotonic()
         self._fresh.add(index)
 
     def _note_those_back(self) -> None:

@@ -1,7 +1,7 @@
 """Classes of the user's own, named on the command line as `module:Class`.
 
-The user's folder and this project both have modules, and some have the same names: `model`,
-`config`, `errors`. So that neither hides the other's, the modules of the folder worked in are
+The user's folder and this project both have modules, and some have the same names, such as
+`model`. So that neither hides the other's, the modules of the folder worked in are
 loaded into a package that the user never sees: `my_env.py` becomes the module `_own.my_env`.
 Within it `import model` looks in the user's folder first, as it does where Python runs `my_env.py`
 itself. Everything else, and every other module's imports, are Python's ordinary ones.

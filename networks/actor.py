@@ -62,7 +62,7 @@ class Actor:
     def __init__(self, model: Policy):
         self._model = model
         self._compiled: CompiledPolicy | None = None
-        self._perceptron: Perceptron | None = None  # what `_compiled` computes, if it is one
+        self._layers: Perceptron | LstmPolicy | None = None  # what `_compiled` computes
         self._packed_as: torch.dtype | None = None  # None before `pack`
         self.packed: PackedNetwork | None = None  # what it acts by images by, after `pack`
 
@@ -72,7 +72,7 @@ class Actor:
         Changes in place, as the optimiser's and `set_weights`'s, show in the next action; but after
         `pack` those of `set_weights` alone.
         """
-        self._compiled = self._perceptron = self._packed_as = self.packed = None
+        self._compiled = self._layers = self._packed_as = self.packed = None
 
     def pack(self, dtype: torch.dtype) -> None:
         """Act by a copy of the weights of now, where the network is made for it.
@@ -83,8 +83,8 @@ class Actor:
         model, self._packed_as = self._model, dtype
         if model.trunk.acts_packed and model.device.type == "cpu" and mkldnn.is_available():
             self.packed = PackedNetwork(model.actor, dtype)
-        if self.compiled is not None and self._perceptron is not None:
-            self._perceptron.pack()
+        if self.compiled is not None and self._layers is not None:
+            self._layers.pack()
 
     def weights_changed(self) -> None:
         """Must be called when weights have been set: a copy of them is made anew."""
@@ -104,9 +104,10 @@ class Actor:
         model, scaling = self._model, self._model.observations
         if isinstance(model.actor, Lstm) and isinstance(model.critic, Lstm):
             lstms = [model.actor, model.critic][: len(model.state_sizes)]
-            return LstmPolicy(scaling.moments, scaling.clip, lstms, model.policy_head)
+            self._layers = lstm = LstmPolicy(scaling.moments, scaling.clip, lstms, model.policy_head)
+            return lstm
         layers = [*model.actor.children(), model.policy_head]
-        self._perceptron = perceptron = Perceptron(scaling.moments, scaling.clip, layers)
+        self._layers = perceptron = Perceptron(scaling.moments, scaling.clip, layers)
         return lambda obs, _: (perceptron(obs), None)
 
     def __call__(

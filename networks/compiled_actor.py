@@ -41,12 +41,12 @@ class Perceptron:
         self._packed: tuple[np.ndarray, ...] | None = None
 
     def pack(self) -> None:
-        """Keep the weights of now in the layout that acting reads, until the next call."""
+        """Keep the weights of now in the layout that acting reads. Must be called anew when they change."""
         self._packed = self._by_input()
 
     def _by_input(self) -> tuple[np.ndarray, ...]:
         # transposed, so that the innermost loop runs over outputs that are neighbours in memory
-        return tuple([np.ascontiguousarray(weight.T) for weight in self._weights])
+        return tuple([np.array(weight.T, order="C") for weight in self._weights])
 
     def __call__(self, obs: np.ndarray) -> np.ndarray:
         """Raw observations [B, inputs or more], the rest being the critic's -> [B, outputs] float32."""

@@ -33,6 +33,12 @@ class LstmPolicy:
         ]
         self._head = Perceptron(None, clip, [head])
 
+    def pack(self) -> None:
+        """As `Perceptron.pack`, of the encoders and the head."""
+        for encoder, *_ in self._lstms:
+            encoder.pack()
+        self._head.pack()
+
     def __call__(self, obs: np.ndarray, state: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Raw observations [B, inputs] and the state [B, S] -> the head's output, the next state."""
         assert state is not None

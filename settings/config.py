@@ -164,12 +164,13 @@ _NOT_LEARNING = {"seed", "compile", "continuous_action", "preset"} | {
     if owner is not owners.Machine
     for field in dataclasses.fields(owner)
 }
-# how a run learns: a published recipe says it, and no preset of an environment beside it
+# how a run learns, and by what kind of network: a published recipe says it, and no preset of an environment
+# beside it; which network fits the observations is the environment's matter
 OF_LEARNING = {
     field.name
-    for owner in (owners.Rewards, owners.Batch, owners.Ppo)
+    for owner in (owners.Networks, owners.Rewards, owners.Batch, owners.Ppo)
     for field in dataclasses.fields(owner)
-}
+} - {"network", "memory_steps"}
 # What a trainer that joins a run decides for itself.
 MAY_CHANGE_ON_JOIN = {"trust", "store", "join", "store_timeout"} | {
     field.name for field in dataclasses.fields(owners.Machine)

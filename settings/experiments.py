@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,8 @@ def group(run_dirs: Sequence[Path], labels: Sequence[str] = ()) -> dict[str, dic
         ConfigError: where a folder is not that of a run, or the labels are too few or too many.
     """
     runs: dict[str, list[tuple[dict[str, str], Path]]] = defaultdict(list)
-    for run_dir in {folder.resolve(): folder for folder in run_dirs}.values():
+    # (Path.resolve raises for links that lead to themselves)
+    for run_dir in {os.path.realpath(folder): folder for folder in run_dirs}.values():
         config = load_run(run_dir)
         settings = {k: str(v) for k, v in config.to_dict().items() if k not in _WITHIN_EXPERIMENT}
         runs[config.env].append((settings, run_dir))

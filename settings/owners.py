@@ -40,7 +40,8 @@ class Task:
     seed: Natural = 1
     """Seed of the weights, environments, actions and shuffling. 0 is a seed."""
     preset: str | None = None
-    """A published recipe by name, over the environment's own preset: see presets/recipes/."""
+    """A published recipe by name (presets/recipes/), instead of the environment's own settings of
+    learning."""
 
 
 @dataclass
@@ -338,4 +339,5 @@ class Ppo:
     max_grad_norm: Positive = 0.5
     """Bound of the gradient's norm."""
     target_kl: NotNegative | None = None
-    """Stop an update's epochs once the mean approximate KL of one exceeds this. Default: never."""
+    """Stop an update's epochs once the mean KL of one from the policy at the update's start (the metric
+    update_kl) exceeds this. Default: never."""

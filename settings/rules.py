@@ -1,7 +1,7 @@
 """The rules that the settings of a run keep together, each with its remedy.
 
 What a setting may be by itself, and the settings without which it has no effect, stands in its
-annotation: see `settings.config`.
+annotation: see `settings.owners`.
 """
 
 from __future__ import annotations
@@ -70,11 +70,14 @@ def _samplers(config: Config) -> Iterator[str]:
             )
     pairs = " in pairs" if config.envs_together > 1 else ""
     if samplers and config.policy_lag > 1 and env_num % (samplers * config.envs_together):
-        even = config.trainers * config.default_samplers(max(1, samplers // config.trainers))
+        # trainers of a store share no samplers
+        one = dataclasses.replace(config, trainers=1) if config.store is not None else config
+        even = one.trainers * one.default_samplers(max(1, samplers // one.trainers))
+        fits = env_num % (even * config.envs_together) == 0
         yield (
             f"policy_lag {config.policy_lag} needs equally many environments in each sampler, but"
-            f" {samplers} samplers do not divide env_num {env_num}{pairs}: give --samplers {even}, or"
-            f" another --env_num"
+            f" {samplers} samplers do not divide env_num {env_num}{pairs}: give"
+            f" {f'--samplers {even}, or ' if fits else ''}another --env_num"
         )
     most = env_num // config.envs_together
     if samplers is not None and samplers > most:

@@ -152,14 +152,20 @@ def test_a_sampler_acts_by_packed_images_as_the_learner_computes(network, dtype,
     np.testing.assert_allclose(acted.log_prob, expected[:, 0], atol=tolerance)
 
 
-def test_a_sampler_of_vectors_acts_by_the_weights_that_were_set_last():
-    learner, sampler = (make_model(Spaces(VECTOR, CONTINUOUS, 0), Config(seed=s)) for s in (1, 2))
+@pytest.mark.parametrize("network", ["mlp", "lstm"])
+def test_a_sampler_of_vectors_acts_by_the_weights_that_were_set_last(network):
+    settings = [Config(network=network, seed=seed) for seed in (1, 2)]
+    learner, sampler = (make_model(Spaces(VECTOR, CONTINUOUS, 0), config) for config in settings)
     sampler.prepare_to_act()
     obs = np.random.default_rng(0).normal(size=(7, *VECTOR.shape)).astype(np.float32)
+    state = np.random.default_rng(1).normal(size=(7, learner.state_size)).astype(np.float32)
     for _ in range(2):
         sampler.set_weights(learner.get_weights())
-        np.testing.assert_array_equal(sampler.act(obs, None).action, learner.act(obs, None).action)
+        mine, theirs = (model.act(obs, None, None, state) for model in (sampler, learner))
+        np.testing.assert_array_equal(mine.action, theirs.action)
         with torch.no_grad():
+            for parameter in learner.actor.parameters():
+                parameter.mul_(-2)
             learner.policy_head.get_parameter("weight").mul_(-2)
 
 

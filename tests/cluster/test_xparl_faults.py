@@ -211,13 +211,26 @@ def test_samplers_for_which_there_is_no_cpu_yet_join_later(cluster, monkeypatch)
         worker.kill()
         worker.wait()
     cluster.wait_for_cpus(2, 30)
-    settings = {"xparl_addr": cluster.address, "wait_for_cpus": 5.0}
+    settings = {
+        "xparl_addr": cluster.address, "wait_for_cpus": 5.0, "on_loss": "collect_again",
+    }  # fmt: skip
     with Watched(samplers=3, engine_name="xparl", **settings) as run:
         assert lost_columns(run.collect())
         assert "1 of 3 samplers have no CPU yet" in run.told[0]
         cluster.connect()
         collect_until_all_are_there(run, 2 * REPLACED_S)
         assert (run.pool.restarts, run.pool.samplers_alive) == (0, 3)
+        job_of(run, 2).kill()
+        while not run.pool.restarts:
+            assert lost_columns(run.collect()) == []  # there is a CPU for the next one
+        # there is none any more: the others go on
+        killed = worker_of(run, 2)
+        next(worker for worker in cluster.workers if worker.pid == killed).kill()
+        start = time.monotonic()
+        while not lost_columns(run.collect()):
+            assert time.monotonic() - start < REPLACED_S
+    cluster.connect()
+    cluster.wait_for_cpus(4, 60)
 
 
 def test_a_run_goes_on_without_its_master_and_with_the_next_one(run, cluster):

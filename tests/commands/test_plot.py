@@ -105,6 +105,10 @@ def test_a_folder_that_is_given_twice_counts_once_and_a_seed_of_two_runs_is_name
     assert group([one, again])["CartPole-v1"] == {"PPO": [again]}
     plot.plot(plot.Arguments([one, two], tmp_path / "curves.png"))
     assert "PPO has more than one run of seed 1" in capsys.readouterr().err
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    with pytest.raises(ConfigError, match="loop is not the folder of a run"):
+        group([loop])
 
 
 def test_a_policy_without_its_run_has_no_metrics_to_draw(tmp_path):

@@ -41,6 +41,15 @@ from settings.sources import defaults, parse, recipes
             "4 samplers do not divide env_num 12 in pairs: give --samplers 3",
         ),
         (
+            ["--env_num", "9", "--store", "embedded", "--trainers", "2", "--samplers", "2"],
+            "2 samplers do not divide env_num 9: give --samplers 1, or another --env_num",
+        ),
+        (
+            ["--env_num", "10", "--trainers", "3", "--trainer_mode", "hogwild", "--samplers", "3"]
+            + ["--policy_lag", "2"],
+            "3 samplers do not divide env_num 10: give another --env_num",
+        ),
+        (
             ["--trainers", "2", "--trainer_mode", "hogwild", "--normalize_value"],
             "give --no_normalize_value",
         ),

@@ -158,7 +158,7 @@ def test_every_recipe_is_valid_for_the_families_it_names(recipe):
 
 @pytest.mark.parametrize(
     ("recipe", "env"),
-    [("cleanrl", "Ant-v4"), ("heess", "HalfCheetah-v4"), ("ddrl", "CartPole-v1"),
+    [("cleanrl", "Ant-v4"), ("heess", "Hopper-v4"), ("ppo-paper", "Humanoid-v4"), ("ddrl", "CartPole-v1"),
      ("ddrl", "MountainCarContinuous-v0"), ("ppo-paper", "PongNoFrameskip-v4"),
      ("dppo-2301.10919", "microrts-10x10")],
 )  # fmt: skip
@@ -168,6 +168,8 @@ def test_with_a_recipe_the_presets_of_the_env_do_not_say_how_it_is_learned(recip
     config, defaults = parse(["--env", env, "--preset", recipe]), Config()
     assert config.train_total_steps == preset(env).train_total_steps
     for name in set(OF_LEARNING) - set(says) - {"batch_size"}:  # which follows from the others
+        assert getattr(config, name) == getattr(defaults, name)
+    for name in {"shared_trunk", "scale_action", "initial_log_std", "gamma", "normalize_value"} - set(says):
         assert getattr(config, name) == getattr(defaults, name)
 
 
