@@ -128,7 +128,9 @@ class PPOAgent(parl.Agent):
                     estimates = estimate(
                         config, rollout, rewards, batches.values(alg.value), log_rho
                     )
-                batches.put(**estimates._asdict())
+                # recomputed values are the targets' and advantages': the change that --value_clip bounds is
+                # that of the whole update
+                batches.put(**estimates._replace(old_value=first.old_value)._asdict())
                 if model.rnd is not None:
                     batches.draw_predicted(self._stream("rnd", epoch))
                 order = self._stream("shuffle", epoch)

@@ -246,7 +246,7 @@ def main() -> None:
         evaluate(arguments)
     except UserError as error:
         complain(str(error))
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -70,10 +70,11 @@ class RolloutSpec:
     def arrays(self, envs: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Name -> (shape, dtype) of the arrays of a rollout of `envs` environments."""
         t, n = self.steps, envs
+        per_sub_action = (self.sub_actions,) if self.sub_actions else ()
         shapes = {
             "obs": ((t + 1, n, *self.obs_shape), self.obs_dtype),
             "action": ((t, n, *self.action_shape), self.action_dtype),
-            "behaviour_log_prob": ((t, n, *[self.sub_actions][: self.sub_actions]), "float32"),
+            "behaviour_log_prob": ((t, n, *per_sub_action), "float32"),
             "reward": ((t, n), "float32"),
             "terminated": ((t, n), "bool"),
             "truncated": ((t, n), "bool"),
@@ -100,7 +101,7 @@ class Rollout:
     name; first axis N.
     `elsewhere`: environment steps of this fragment that other trainers have.
     `env_ranges` are the run's environments [first, last) whose columns stand side by side. One
-    environment can be there twice; what stands to the right then came later.
+    environment can be there twice: then the columns further right are of later steps.
     """
 
     obs: np.ndarray

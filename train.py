@@ -133,7 +133,7 @@ def begin(
 
     state = trainers.from_first(first)
     assert state is not None
-    shared = Config(**state[1]["config"])
+    shared = Config(**state[1]["config"] | {"run_dir": state[1]["run_dir"]})
     env_spaces = env_spaces or spaces_of(shared.env, **shared.env_options())
     return shared, Path(state[1]["run_dir"]), env_spaces
 

@@ -17,7 +17,9 @@ def sources() -> dict[str, bytes]:
     paths = [*ROOT.glob("*.py"), *ROOT.glob("presets/**/*.yaml")]
     for folder in FOLDERS:
         paths += (ROOT / folder).rglob("*.py")
-    return {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in sorted(paths)}
+    # an editor's lock on a file is a link, such as .#agent.py, that leads nowhere
+    paths = [path for path in sorted(paths) if not path.name.startswith(".")]
+    return {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in paths}
 
 
 def digest(files: dict[str, bytes]) -> str:

@@ -7,6 +7,14 @@ from torch import Tensor
 
 from settings.config import Config
 
+# of a log-ratio: beyond it, e to its power overflows sooner or later, and a clipped row's gradient is NaN
+MOST_LOG_RATIO = 20.0
+
+
+def ratio_of(log_ratio: Tensor) -> Tensor:
+    """e^x, with x within `MOST_LOG_RATIO`, where every sensible ratio is."""
+    return log_ratio.clamp(-MOST_LOG_RATIO, MOST_LOG_RATIO).exp()
+
 
 def clipped_surrogate(
     ratio: Tensor, advantage: Tensor, clip_range: Tensor, dual_clip: float | None
@@ -47,10 +55,10 @@ def joint_surrogate(
         return clipped_surrogate(ratio, each, clip_range, config.dual_clip)
 
     if config.joint_loss == "compound":
-        return surrogate(log_ratio.exp())
+        return surrogate(ratio_of(log_ratio))
     chose = (behaviour != 0).float()
     share = chose / chose.sum(-1, keepdim=True).clamp(min=1.0)
-    ratio, joint, weight = log_ratio.exp(), log_ratio.sum(-1).exp(), config.mix_weight
+    ratio, joint, weight = ratio_of(log_ratio), ratio_of(log_ratio.sum(-1)), config.mix_weight
     if config.joint_loss == "mix_ratio":
         ratio = weight * ratio + (1 - weight) * joint.unsqueeze(-1)
     by_sub_action = (surrogate(ratio) * share).sum(-1)

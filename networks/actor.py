@@ -104,7 +104,9 @@ class Actor:
         model, scaling = self._model, self._model.observations
         if isinstance(model.actor, Lstm) and isinstance(model.critic, Lstm):
             lstms = [model.actor, model.critic][: len(model.state_sizes)]
-            self._layers = lstm = LstmPolicy(scaling.moments, scaling.clip, lstms, model.policy_head)
+            self._layers = lstm = LstmPolicy(
+                scaling.moments, scaling.clip, lstms, model.policy_head
+            )
             return lstm
         layers = [*model.actor.children(), model.policy_head]
         self._layers = perceptron = Perceptron(scaling.moments, scaling.clip, layers)

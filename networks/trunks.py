@@ -201,10 +201,11 @@ def make_trunk(config: Config, obs_shape: tuple[int, ...], noisy: bool = False) 
         )
     try:
         return trunk.make(obs_shape, config, noisy)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # a class of the user's own may raise anything
         raise WrongNetwork(
-            f"network {config.network} cannot be made for observations of shape {obs_shape}: {error}"
-        ) from None
+            f"network {config.network} cannot be made for observations of shape {obs_shape}:"
+            f" {type(error).__name__}: {error}"
+        ) from error
 
 
 def state_size_of(trunk: Trunk, module: nn.Module, name: str) -> int:
@@ -237,10 +238,11 @@ def features_of(
     try:
         with torch.no_grad():
             features = trunk.run(module, torch.zeros(2, *obs_shape), past)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # as above
         raise WrongNetwork(
-            f"network {name} fails on observations [2, {', '.join(map(str, obs_shape))}]: {error}"
-        ) from None
+            f"network {name} fails on observations [2, {', '.join(map(str, obs_shape))}]:"
+            f" {type(error).__name__}: {error}"
+        ) from error
     whole: Any = features.whole
     if not isinstance(whole, Tensor) or whole.dim() != 2 or len(whole) != 2:
         raise WrongNetwork(

@@ -25,20 +25,21 @@ def validate(config: Config) -> None:
         ConfigError: for the first rule that is broken.
         WrongOption: for the first that the environment's family has.
     """
-    for broken in (_samplers, _batch, _contradictions, _trainers, _store):
+    for broken in (_samplers, _contradictions, _store):
         for message in broken(config):
             raise ConfigError(message)
     family(config.env).validate(config)
 
 
-def validate_trainers(config: Config) -> None:
-    """Check that the trainers can share what the settings say, once these have been fitted.
+def validate_sizes(config: Config) -> None:
+    """Check what minibatches and trainers share, once the batch has been fitted.
 
     Raises:
-        ConfigError: where they cannot.
+        ConfigError: for the first rule that is broken.
     """
-    for message in _trainers(config):
-        raise ConfigError(message)
+    for broken in (_batch, _trainers):
+        for message in broken(config):
+            raise ConfigError(message)
 
 
 def _samplers(config: Config) -> Iterator[str]:
@@ -55,6 +56,12 @@ def _samplers(config: Config) -> Iterator[str]:
                 f"samplers 0 puts the environments in the learner's own process, but {name}"
                 f" {address} asks for a cluster: leave one of them out"
             )
+    at_cluster = config.xparl_addr is not None or config.ray_address is not None
+    if at_cluster and config.wait_for_cpus is not None and samplers is None:
+        yield (
+            f"wait_for_cpus is {config.wait_for_cpus:g}, but without samplers a run has as many as there are"
+            f" free CPUs at its start: give --samplers too"
+        )
     if config.ray_address is not None:
         if config.xparl_addr is not None:
             yield (

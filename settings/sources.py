@@ -36,7 +36,7 @@ from settings.dry_run import DRY_RUN, print_settings
 from settings.flags import read_flags, unknown
 from settings.help import print_help
 from settings.layers import Layer, merged
-from settings.rules import validate, validate_trainers
+from settings.rules import validate, validate_sizes
 from settings.stored_run import refuse_the_runs_own, store_defaults
 from settings.trust import refuse_strangers_code
 
@@ -99,7 +99,7 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
     validate(config)
     if config.resume is None:
         config = _fitted(config, given)
-        validate_trainers(config)
+    validate_sizes(config)
     if DRY_RUN in arguments:
         print_settings(config, layers)
     return config
@@ -306,10 +306,11 @@ def _fitted(config: Config, given: Collection[str]) -> Config:
         given: names of the settings that the user gave.
     """
     follow = family(config.env).following(config, given)
-    off = config.steps_per_update / config.batch_size
-    if config.rollout_steps is None and not 1 / MOST_OFF <= off <= MOST_OFF:
+    off, sequences = config.steps_per_update / config.batch_size, config.network == "lstm"
+    cut = sequences and config.minibatch_size % config.steps_per_rollout > 0
+    if config.rollout_steps is None and (cut or not 1 / MOST_OFF <= off <= MOST_OFF):
         follow["batch_size"], follow["minibatch_size"] = nearest_batch(
-            config.env_num, config.batch_size, config.minibatch_size, config.network == "lstm"
+            config.env_num, config.batch_size, config.minibatch_size, sequences
         )
     return dataclasses.replace(config, **follow)
 

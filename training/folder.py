@@ -40,7 +40,7 @@ def run_folder(config: Config) -> Iterator[Path]:
             raise ConfigError(
                 f"run_dir cannot be used: {error.strerror}: {error.filename}; give another --run_dir"
             ) from None
-        if config.resume is None and (run_dir / "config.yaml").exists():
+        if config.resume is None and _has_begun(run_dir):
             raise ConfigError(
                 f"run_dir {run_dir} already holds a run: go on with it by --resume"
                 f" {shlex.quote(str(run_dir))}, name another folder, or delete this one"
@@ -109,6 +109,14 @@ class Place:
 
     def close(self) -> None:
         self._opened.close()
+
+
+def _has_begun(run_dir: Path) -> bool:
+    """Whether there is something of a run: one that could not start has left its settings at most."""
+    if not (run_dir / "config.yaml").exists():
+        return False
+    metrics = run_dir / "metrics.jsonl"
+    return (run_dir / "checkpoints").exists() or (metrics.exists() and metrics.stat().st_size > 0)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common import launched
-from common.errors import TrainerLost
+from common.errors import TrainerLost, UserError
 from settings.config import Config
 from settings.stored_run import kept_id
 from settings.trust import names_code
@@ -172,7 +172,9 @@ class _Group:
         deadline, numbers = None, [signal.SIGTERM, signal.SIGKILL]
         while None in (codes := [process.poll() for process in self.processes]):
             if deadline is None and (any(codes) or codes[0] is not None):
-                deadline = time.monotonic() + _PATIENCE_S
+                # whoever refuses what the user gave has not begun what the others would wait for
+                refused = UserError.exit_code in codes
+                deadline = time.monotonic() + (_LOOKS_EVERY_S if refused else _PATIENCE_S)
             if deadline is not None and time.monotonic() > deadline and numbers:
                 self.send(numbers.pop(0))
                 deadline = time.monotonic() + _KILLED_AFTER_S

@@ -174,15 +174,15 @@ class Run(Trainer):
     def summarize(self) -> None:
         """Write summary.json and say how the run ended."""
         mean_return, _ = self.report.means()
-        rate = 0.0
+        rate = None  # of a run that ended with its first update
         if self._rate_from is not None:
             then, step = self._rate_from
             rate = (self.global_step - step) / max(self._update_end - then, 1e-9)
         seconds = round(self.report.time_s, 3)
         shown = "none" if mean_return is None else f"{mean_return:.1f}"
         self.report.say(
-            f"{self.exit_reason}: {self.global_step:,} steps in {seconds:.1f} s, {rate:,.0f}"
-            f" steps/s, mean return of the last episodes {shown}; {self.run_dir}"
+            f"{self.exit_reason}: {self.global_step:,} steps in {seconds:.1f} s,"
+            f"{'' if rate is None else f' {rate:,.0f} steps/s,'} mean return of the last episodes {shown}; {self.run_dir}"
         )
         content = {
             "global_step": self.global_step,

@@ -50,7 +50,8 @@ class ClusterError(UserError):
 
 def _split(address: str) -> tuple[str, int]:
     host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdigit():
+    is_port = port.isascii() and port.isdigit() and 0 < int(port) < 65536
+    if not colon or not host or not is_port:
         raise ClusterError(f"xparl_addr {address!r} is not IP:PORT, such as localhost:8010")
     return host, int(port)
 

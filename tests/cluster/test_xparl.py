@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.engines.xparl import cluster_cpus
+from cluster.engines.xparl import ClusterError, choose_key, cluster_cpus
 from parl_compat import keys
 from tests.common.test_user_class import write_users_folder
 from tests.conftest import ROOT, run_command, wait_until
@@ -109,10 +109,10 @@ def test_what_is_no_master_is_said():
     assert "does not answer as an xparl master" in done.stderr
 
 
-def test_an_address_without_a_port_is_refused():
-    done = run_command("train.py", "--env", "CartPole-v1", "--xparl_addr", "localhost")
-    assert done.returncode == 2
-    assert "is not IP:PORT" in done.stderr
+@pytest.mark.parametrize("address", ["localhost", "localhost:\u00b2", "localhost:99999", ":8010"])
+def test_an_address_without_a_port_is_refused(address):
+    with pytest.raises(ClusterError, match="is not IP:PORT"):
+        choose_key(None, address)
 
 
 def test_nan_in_a_remote_environment_names_its_place(xparl_cluster, tmp_path):

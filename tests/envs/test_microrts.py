@@ -207,7 +207,9 @@ def test_where_both_sides_are_played_an_evaluation_meets_each_bot_from_both():
     assert sorted(zip(game.opponents, game.sides, strict=True)) == [
         (bot, side) for bot in bots for side in (0, 1)
     ]
-    few = evaluation_game(config, range(4), ("coacAI", "lightRushAI", "passiveAI", "randomAI", "rojo"))
+    few = evaluation_game(
+        config, range(4), ("coacAI", "lightRushAI", "passiveAI", "randomAI", "rojo")
+    )
     assert sorted(few.sides) == [0, 0, 1, 1]
 
 

@@ -79,6 +79,9 @@ def test_a_video_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(BadVideo, match="cannot be written"):
         film(model, config, tmp_path / "file" / "episode.mp4", 0, True)
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(BadVideo, match="is a folder"):
+        film(model, config, tmp_path / "folder.mp4", 0, True)
 
 
 def test_any_seed_can_be_filmed():

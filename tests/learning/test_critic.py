@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from algorithm import PPO
+from learning.batches import Minibatch
 from settings.sources import parse
 from tests.test_agent import collect, make, small
 
@@ -47,6 +49,23 @@ def test_what_only_the_critic_sees_does_not_reach_the_policy():
     assert not torch.equal(
         agent.model.value(torch.from_numpy(obs)), agent.model.value(torch.from_numpy(other))
     )
+    pool.close()
+
+
+def test_value_clip_bounds_the_change_of_a_whole_update_where_values_are_recomputed_too():
+    seen = []
+
+    class Watched(PPO):
+        def learn(self, *shares: Minibatch) -> torch.Tensor:
+            seen.append(torch.cat([share.old_value for share in shares]).sort().values)
+            return super().learn(*shares)
+
+    one_step = {"minibatch_size": 256, "update_epochs": 3, "learning_rate": 0.01}
+    config = small("CartPole-v1", value_clip=0.2, recompute_advantages=True, **one_step)
+    agent, pool = make(config, Watched)
+    agent.learn(collect(agent, pool), 0.0)
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[0], seen[2])
     pool.close()
 
 

@@ -26,7 +26,7 @@ from learning.trainers import Joined, Refused, Trainers
 from model import make_model
 from rollout import Rollout
 from settings.config import Config, ConfigError
-from settings.rules import validate_trainers
+from settings.rules import validate_sizes
 from tests.test_agent import small
 
 STATISTICS = {
@@ -194,5 +194,5 @@ def test_what_the_first_trainer_makes_or_refuses_is_told_to_the_others(tmp_path,
 )  # fmt: skip
 def test_what_cannot_be_shared_is_refused(settings, complaint):
     with pytest.raises(ConfigError) as error:
-        validate_trainers(small("CartPole-v1", trainer_mode="hogwild", **settings))
+        validate_sizes(small("CartPole-v1", trainer_mode="hogwild", **settings))
     assert complaint in str(error.value)

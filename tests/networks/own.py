@@ -49,6 +49,24 @@ class Pictures(nn.Module):
         return self.dense(self.layers(obs))
 
 
+class Planes(nn.Module):
+    """Takes for granted what it is given."""
+
+    def __init__(self, obs_shape: tuple[int, ...]):
+        super().__init__()
+        self.dense = nn.Linear(obs_shape[2], 32)
+
+
+class Asserts(nn.Module):
+    def __init__(self, obs_shape: tuple[int, ...]):
+        super().__init__()
+        self.dense = nn.Linear(obs_shape[0], 32)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        assert obs.dim() == 4, "images only"
+        return self.dense(obs)
+
+
 class Branches(nn.Module):
     """What it computes depends on what it sees."""
 

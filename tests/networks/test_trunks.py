@@ -100,6 +100,8 @@ def test_a_class_of_ones_own_is_recurrent_where_its_forward_takes_a_state():
         (f"{OWN}:WrongSize", r"(?s)fails on observations|state \[2, 32\]"),
         (f"{OWN}:Tensor", "is no subclass of nn.Module"),
         (f"{OWN}:Pictures", "cannot be made for observations of shape .5,."),
+        (f"{OWN}:Planes", "cannot be made for .*: IndexError: tuple index out of range"),
+        (f"{OWN}:Asserts", "fails on observations .*: AssertionError: images only"),
     ],
 )
 def test_a_network_that_cannot_be_used_says_why(name, complaint):

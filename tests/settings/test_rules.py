@@ -45,8 +45,22 @@ from settings.sources import defaults, parse, recipes
             "2 samplers do not divide env_num 9: give --samplers 1, or another --env_num",
         ),
         (
-            ["--env_num", "10", "--trainers", "3", "--trainer_mode", "hogwild", "--samplers", "3"]
-            + ["--policy_lag", "2"],
+            ["--xparl_addr", "localhost:8010", "--wait_for_cpus", "5"],
+            "without samplers a run has as many as there are free CPUs at its start: give --samplers",
+        ),
+        (
+            [
+                "--env_num",
+                "10",
+                "--trainers",
+                "3",
+                "--trainer_mode",
+                "hogwild",
+                "--samplers",
+                "3",
+                "--policy_lag",
+                "2",
+            ],
             "3 samplers do not divide env_num 10: give another --env_num",
         ),
         (

@@ -169,7 +169,13 @@ def test_with_a_recipe_the_presets_of_the_env_do_not_say_how_it_is_learned(recip
     assert config.train_total_steps == preset(env).train_total_steps
     for name in set(OF_LEARNING) - set(says) - {"batch_size"}:  # which follows from the others
         assert getattr(config, name) == getattr(defaults, name)
-    for name in {"shared_trunk", "scale_action", "initial_log_std", "gamma", "normalize_value"} - set(says):
+    for name in {
+        "shared_trunk",
+        "scale_action",
+        "initial_log_std",
+        "gamma",
+        "normalize_value",
+    } - set(says):
         assert getattr(config, name) == getattr(defaults, name)
 
 

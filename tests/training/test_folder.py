@@ -39,6 +39,9 @@ def test_two_runs_never_share_a_folder(tmp_path):
             run_folder(config).__enter__()
         with pytest.raises(ConfigError, match="still runs"):
             run_folder(dataclasses.replace(config, resume=config.run_dir)).__enter__()
+    with run_folder(dataclasses.replace(config, gamma=0.5)) as folder:  # nothing had begun in it
+        assert load_run(folder).gamma == 0.5
+        (folder / "checkpoints").mkdir()
     with pytest.raises(
         ConfigError, match=f"already holds a run: go on with it by --resume {tmp_path}"
     ):
