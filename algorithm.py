@@ -87,7 +87,10 @@ class PPO(parl.Algorithm):
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         device = self.parameters[0].device
         self.learning_rate = torch.tensor(config.learning_rate, device=device)
-        self.adam = Adam(self.parameters, self.learning_rate, config.adam_eps)
+        faster = (config.value_learning_rate or config.learning_rate) / config.learning_rate
+        self.adam = Adam(
+            self.parameters, self.learning_rate, config.adam_eps, model.value_parameters(), faster
+        )
         self.clip_range = torch.tensor(config.clip_range, device=device)
         self.entropy_coefficient = torch.tensor(config.entropy_coefficient, device=device)
         self.kl_coefficient = torch.tensor(config.kl_coefficient, device=device)

@@ -94,6 +94,11 @@ class ActorCritic(parl.Model):
         """Whether there are statistics of observations to update."""
         return self.moments is not None or self.rnd is not None
 
+    def value_parameters(self) -> list[nn.Parameter]:
+        """Those of the value function alone."""
+        own = [self.value_head] if self.shared else [self.critic, self.value_head]
+        return [parameter for part in own for parameter in part.parameters()]
+
     def update_normalizer(self, obs: Tensor, gather: Gathered = alone) -> None:
         """Merge a batch of raw observations [B, ...] into the running statistics.
 

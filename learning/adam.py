@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ class Adam:
         parameters: that it changes, in place, on one device.
         learning_rate: of the next steps; its value is set in place.
         eps: what is added to the root of the mean square.
+        others, factor: parameters that have `factor` times this learning rate.
 
     Attributes:
         moments: running means of the gradient and of its square [2, n], for all n parameters, flat
@@ -24,7 +25,14 @@ class Adam:
         decay: both betas to the power of the steps so far [2].
     """
 
-    def __init__(self, parameters: Sequence[Tensor], learning_rate: Tensor, eps: float):
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        learning_rate: Tensor,
+        eps: float,
+        others: Iterable[Tensor] = (),
+        factor: float = 1.0,
+    ):
         self._parameters, self._learning_rate, self._eps = parameters, learning_rate, eps
         self._sizes = [p.numel() for p in parameters]
         device = learning_rate.device
@@ -33,6 +41,11 @@ class Adam:
         self._mean, self._square = self.moments
         self.decay = torch.ones(2, device=device)
         self._betas = torch.tensor(_BETAS, device=device)
+        self._factors: Tensor | None = None
+        if factor != 1.0:
+            places = {id(p) for p in others}
+            factors = [torch.full_like(p, factor if id(p) in places else 1.0) for p in parameters]
+            self._factors = torch.cat([part.detach().flatten() for part in factors])
 
     def step(self, gradient: Tensor) -> None:
         """Algorithm 1 of the paper, for one gradient [n]. It is not to be differentiated."""
@@ -42,5 +55,7 @@ class Adam:
         square.lerp_(gradient * gradient, 1 - beta2)
         denominator = (square / (1 - self.decay[1])).sqrt() + self._eps
         change = mean / denominator * (self._learning_rate / (1 - self.decay[0]))
+        if self._factors is not None:
+            change = change * self._factors
         for parameter, part in zip(self._parameters, change.split(self._sizes), strict=True):
             parameter.sub_(part.view_as(parameter))

@@ -266,6 +266,9 @@ class Ppo:
 
     learning_rate: Positive = 3e-4
     """Adam's learning rate, at the start."""
+    value_learning_rate: Positive | None = None
+    """The same for the value function's own layers; it follows the same schedule. Default:
+    learning_rate."""
     learning_rate_schedule: Literal["constant", "linear", "kl"] = "linear"
     """linear: to 0 over the run. kl: multiplied or divided by 1.5 after each update whose KL leaves
     [desired_kl / 2, 2 desired_kl]."""

@@ -255,10 +255,17 @@ def test_a_step_goes_down_and_reports_the_norm_before_clipping():
     assert max(norms) > 0.1
 
 
-def test_a_step_is_clipping_and_adam_as_torch_has_them():
-    config = Config(learning_rate=1e-2, max_grad_norm=0.1, compile="off")
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("values_rate", [None, 2e-3])
+def test_a_step_is_clipping_and_adam_as_torch_has_them(values_rate, shared):
+    config = Config(learning_rate=1e-2, value_learning_rate=values_rate, shared_trunk=shared,
+                    max_grad_norm=0.1, compile="off")  # fmt: skip
     ppo, reference = (PPO(make_model(Spaces(OBS, BOX, 0), config), config) for _ in range(2))
-    optimizer = torch.optim.Adam(reference.parameters, lr=1e-2, eps=config.adam_eps)
+    critics = [p for name, p in reference.model.named_parameters()
+               if name.startswith(("value_head", "critic")) and not (shared and "critic" in name)]  # fmt: skip
+    others = [p for p in reference.parameters if not any(p is critic for critic in critics)]
+    groups = [{"params": others}, {"params": critics, "lr": values_rate or 1e-2}]
+    optimizer = torch.optim.Adam(groups, lr=1e-2, eps=config.adam_eps)
     for seed in range(5):
         batch = random_batch(ppo, seed=seed)
         ppo.learn(batch)

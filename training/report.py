@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -56,6 +57,7 @@ class Report:
         state: dict[str, Any] | None = None,
     ):
         self.writes = Writes(self.say)
+        self._log = Appended(run_dir / "log.txt")
         self._run_dir = run_dir
         self._metrics = Appended(run_dir / "metrics.jsonl")
         self._trackers = make_trackers(config, run_dir)
@@ -156,17 +158,21 @@ class Report:
         self._track(lambda tracker: tracker.film(path, step))
 
     def say(self, text: str) -> None:
-        """Print a line, above the panel where there is one.
+        """Print a line, above the panel where there is one, and keep it in log.txt.
 
         Whoever reads it may be gone, or write it to a disk that is full: the run goes on.
         """
         with self.writes.attempt(OUTPUT):
             self._terminal.say(text)
+        with self.writes.attempt("log.txt"):
+            self._log.append(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode())
 
     def reopen(self) -> None:
         """Go on in new files, as the run's folder was made anew."""
         with self.writes.attempt("metrics.jsonl"):
             self._metrics.reopen()
+        with self.writes.attempt("log.txt"):
+            self._log.reopen()
         self._track(lambda tracker: tracker.reopen())
 
     def close(self) -> None:
@@ -175,6 +181,8 @@ class Report:
         self._track(lambda tracker: tracker.close())
         with self.writes.attempt(OUTPUT):
             self._terminal.close()
+        with contextlib.suppress(OSError):  # whatever is said of that could not be kept
+            self._log.close()
 
 
 def _terminal(config: Config) -> Terminal:

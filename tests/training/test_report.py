@@ -32,6 +32,16 @@ def test_metrics_are_one_object_a_line_and_what_is_unknown_is_null(tmp_path, cap
     assert re.fullmatch(line.format("100/100 steps 100%", "0:00:00", "15.0"), printed[1])
 
 
+def test_what_is_said_is_kept_in_the_run_folder(tmp_path, capsys):
+    report = make(tmp_path)
+    report.say("sampler 1 is lost: why\nanother sampler 1 is starting")
+    report.close()
+    first, second = (tmp_path / "log.txt").read_text().splitlines()
+    assert re.fullmatch(r"\d{4}(-\d\d){2} \d\d(:\d\d){2} sampler 1 is lost: why", first)
+    assert second == "another sampler 1 is starting"
+    assert "sampler 1 is lost: why" in capsys.readouterr().out
+
+
 def test_the_mean_is_of_the_last_hundred_episodes(tmp_path):
     report = make(tmp_path)
     report.add_episodes([Episode(1000.0, 1)] * 50 + [Episode(1.0, 1)] * 100)
