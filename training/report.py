@@ -114,6 +114,8 @@ class Report:
             **{f"episode/{k}": v for k, v in mean_extras(e.extras for e in self.returns).items()},
             **self._usage.measure(),
         }
+        with self.writes.attempt("log.txt"):
+            self._log.append(b"")  # what the disk has not taken yet
         line = json.dumps({k: _plain(v) for k, v in metrics.items()}) + "\n"
         with self.writes.attempt("metrics.jsonl"):
             self._metrics.append(line.encode())
