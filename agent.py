@@ -50,7 +50,7 @@ class PPOAgent(parl.Agent):
         self.rewards = RewardTransform(config, self.trainers)
         self.ages = RowAges(config)
         self._epochs = EpochMemory()
-        self._undo = Undo(self._tensors, self._numbers, self._load_numbers)
+        self.undo = Undo(self._tensors, self._numbers, self._load_numbers)
 
     @property
     def model(self) -> ActorCritic:
@@ -110,7 +110,7 @@ class PPOAgent(parl.Agent):
                 as before the call.
         """
         config, alg, model, trainers = self.config, self.alg, self.model, self.trainers
-        with self._undo.on_failure():
+        with self.undo.on_failure():
             alg.set_coefficients(self.schedules.at(progress, self.update))
             shares = alg.threads.shares
             batches = Batches(config, rollout, model.device, trainers, shares, self._epochs)
@@ -176,9 +176,9 @@ class PPOAgent(parl.Agent):
         rollout.env_ranges = [(first, last)]
         rollout.reset = np.ones(last - first, bool)
         # made-up numbers may be too unlikely for floats; the step is compiled then too
-        with contextlib.suppress(NotFinite), self._undo.on_failure():
+        with contextlib.suppress(NotFinite), self.undo.on_failure():
             self.learn(rollout, 0.0)
-            self._undo.go_back()
+            self.undo.go_back()
 
     def initialize_normalizer(self, rollout: Rollout) -> None:
         """Give the normaliser its first statistics, before anything is learned."""
@@ -207,8 +207,8 @@ class PPOAgent(parl.Agent):
         Within an update it is the state from before it: see `Undo.state`. It holds no random state,
         because all noise is a function of the seed and of counters.
         """
-        if self._undo.keeps:
-            return self._undo.state()
+        if self.undo.keeps:
+            return self.undo.state()
         arrays, counters = self._numbers()
         tensors = {name: tensor.cpu().numpy().copy() for name, tensor in self._tensors().items()}
         return tensors | arrays, counters

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from torch import nn
 
+from learning.reward_scale import SCALES
 from networks.layers import RunningMoments
 
 Arrays = Mapping[str, np.ndarray]
+Moments = Sequence[np.ndarray] | np.ndarray
 
 
 def merge(model: nn.Module, before: Arrays, mine: Arrays, theirs: Arrays) -> dict[str, np.ndarray]:
     """Weights with the changes of both.
 
-    To parameters both changes are added. Running moments are those of the rows of both. What else there
-    is, such as noise, is this trainer's.
+    To parameters both changes are added. Running moments, and scales of rewards, are those of the rows of
+    both. What else there is, such as noise, is this trainer's.
 
     Args:
         model: whose parameters and buffers the arrays are.
@@ -33,16 +35,16 @@ def merge(model: nn.Module, before: Arrays, mine: Arrays, theirs: Arrays) -> dic
             names = [f"{name}.{part}" for part in ("count", "mean", "var")]
             moments = _add(*([of[n] for n in names] for of in (before, mine, theirs)))
             merged |= dict(zip(names, moments, strict=True))
+    for name in mine.keys() & set(SCALES):
+        merged[name] = np.array(_add(before[name], mine[name], theirs[name]))
     return merged
 
 
-def _add(
-    before: list[np.ndarray], mine: list[np.ndarray], theirs: list[np.ndarray]
-) -> list[np.ndarray]:
+def _add(before: Moments, mine: Moments, theirs: Moments) -> list[np.ndarray]:
     """`theirs` and the rows by which `mine` has more than `before`; each is count, mean, variance."""
     count = mine[0] - before[0]
     if not count:
-        return theirs
+        return list(theirs)
     # the rows that were added, backwards by the formula of Chan et al. 1979
     mean = (mine[0] * mine[1] - before[0] * before[1]) / count
     spread = mine[0] * mine[2] - before[0] * before[2]

@@ -13,6 +13,8 @@ from learning.trainers import Trainers
 from rollout import Rollout
 from settings.config import Config
 
+SCALES = "scales/reward", "scales/bonus"
+
 
 class Rewards(NamedTuple):
     """The rewards that are learned from."""
@@ -53,6 +55,16 @@ class RewardTransform:
         never = np.zeros(error.shape, bool)
         there = np.broadcast_to(rollout.valid.any(0), error.shape)  # no sampler was lost
         return Rewards(reward, self.bonus_scaler(error, never, there, reset, ranges, carried))
+
+    def scales(self) -> dict[str, np.ndarray]:
+        """A copy of the moments of discounted returns [3], by `SCALES`, as trainers of a store share them."""
+        moments = self.scaler.moments, self.bonus_scaler.moments
+        return {name: of.copy() for name, of in zip(SCALES, moments, strict=True)}
+
+    def set_scales(self, scales: Mapping[str, np.ndarray]) -> None:
+        """Go on from what `scales` returned, of this trainer or another."""
+        for name, scaler in zip(SCALES, (self.scaler, self.bonus_scaler), strict=True):
+            scaler.moments[:] = scales[name]
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The running scales: arrays, and counters that JSON can hold."""

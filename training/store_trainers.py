@@ -33,6 +33,7 @@ from evaluation.follow import read_line, record
 from learning.merging import merge
 from learning.trainers import Joined, Shared, Trainers
 from learning.undo import State
+from rollout import Weights
 from settings.config import Config
 from settings.flags import read_flags
 from settings.store_url import RUN_ID_CHARACTERS
@@ -94,7 +95,7 @@ class StoreTrainers(Trainers):
             steps: environment steps that the run has taken so far.
         """
         self._say, self._run_dir = say, run_dir
-        spec, weights = spec_of(agent.model, config), agent.weights()
+        spec, weights = spec_of(agent.model, config), Weights(agent.update, _shared(agent))
         if self._joined is not None:
             assert self._record is not None
             self._pool = join_pool(self._joined, self._record, config, spec, weights, say)
@@ -148,32 +149,33 @@ class StoreTrainers(Trainers):
         if pool.version != self._version:
             newest = pool.weights.newest()
             if newest is not None:
-                agent.model.set_weights(newest.arrays)
+                _take(agent, newest.arrays)
         self._version = agent.update = pool.version
-        before = agent.weights().arrays
-        try:
-            yield
-        except NotFinite:
-            pool.refuse("not_finite")
-            raise
-        mine = arrays = agent.weights().arrays
-        expected = self._version
-        while True:
-            published = pool.weights.publish(arrays, expected)
-            if published.outcome != "conflict":
-                break
-            newest, expected = pool.weights.newest(), pool.version
-            if newest is not None:
-                arrays = merge(agent.model, before, mine, newest.arrays)
-        if published.outcome == "done":
-            if arrays is not mine:
-                agent.model.set_weights(arrays)
-            self._version = agent.update = published.version
-            return
-        self._say(
-            "an update is forgotten: this trainer was taken for dead, others have its fragments"
-        )
-        agent.model.set_weights(before)
+        before = _shared(agent)
+        with agent.undo.on_failure():
+            try:
+                yield
+            except NotFinite:
+                pool.refuse("not_finite")
+                raise
+            mine = arrays = _shared(agent)
+            expected = self._version
+            while True:
+                published = pool.weights.publish(arrays, expected)
+                if published.outcome != "conflict":
+                    break
+                newest, expected = pool.weights.newest(), pool.version
+                if newest is not None:
+                    arrays = merge(agent.model, before, mine, newest.arrays)
+            if published.outcome == "done":
+                if arrays is not mine:
+                    _take(agent, arrays)
+                self._version = agent.update = published.version
+                return
+            self._say(
+                "an update is forgotten: this trainer was taken for dead, others have its fragments"
+            )
+            agent.undo.go_back()
         self._version = -1
 
     def count(self, before: int, steps: int, times: Mapping[str, float]) -> int:
@@ -226,6 +228,16 @@ class StoreTrainers(Trainers):
     def _open(self) -> StorePool:
         assert self._pool is not None, "the pool has not been opened"
         return self._pool
+
+
+def _shared(agent: PPOAgent) -> dict[str, np.ndarray]:
+    """What the trainers of a store have in common: the weights, and the scales of rewards."""
+    return agent.weights().arrays | agent.rewards.scales()
+
+
+def _take(agent: PPOAgent, shared: Mapping[str, np.ndarray]) -> None:
+    agent.model.set_weights(shared)
+    agent.rewards.set_scales(shared)
 
 
 def run_id(run_dir: Path) -> str:

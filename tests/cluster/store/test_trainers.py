@@ -1,0 +1,84 @@
+"""What the trainers of a store have in common, and what becomes of an update that comes too late."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from agent import PPOAgent, make_agent
+from cluster.sampler import spec_of
+from cluster.store.make import found_pool
+from cluster.store.pool import StorePool
+from cluster.store.run import RunStore
+from settings.config import Config
+from tests.cluster.store.stores import message, run_at
+from tests.conftest import wait_until
+from training.store_trainers import StoreTrainers
+
+CONFIG = Config(
+    env="CartPole-v1", env_num=4, samplers=2, rollout_steps=4, minibatch_size=16, policy_lag=9,
+    reward_transform="return_std", compile="off",
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def trainer(store: RunStore) -> Iterator[tuple[StoreTrainers, PPOAgent, StorePool]]:
+    """A trainer of a run, which it founds where it is not there, without samplers."""
+    agent, trainers = make_agent(CONFIG), StoreTrainers(lambda _: store, CONFIG, print)
+    shared = agent.weights()._replace(arrays=agent.weights().arrays | agent.rewards.scales())
+    pool = found_pool(store, CONFIG, spec_of(agent.model, CONFIG), shared, 2, 0, 0, True, print)
+    trainers._pool = pool
+    with contextlib.closing(pool):
+        yield trainers, agent, pool
+
+
+def append(store: RunStore, agent: PPOAgent, numbers: range) -> None:
+    for number in numbers:
+        for sampler in range(2):
+            made: Any = message(sampler, number, spec=spec_of(agent.model, CONFIG))
+            store.stream.append(sampler, number, made)
+
+
+def test_trainers_scale_rewards_alike_by_the_returns_of_both(server):
+    store = run_at(server.url)
+    with trainer(store) as (one, agent, pool), \
+            trainer(run_at(server.url, store.run)) as (two, other, others):  # fmt: skip
+        append(store, agent, range(1))
+        mine = pool.gather()
+        append(store, agent, range(1, 2))
+        theirs = others.gather()
+        with one.updating(agent):
+            agent.learn(mine, 0.0)
+            alone = agent.rewards.scales()["scales/reward"]
+            with two.updating(other):
+                other.learn(theirs, 0.0)
+        count, mean, _ = agent.rewards.scales()["scales/reward"]
+        both = [alone, other.rewards.scales()["scales/reward"]]
+        assert count == 32
+        assert mean == np.mean([part[1] for part in both])
+        append(store, agent, range(2, 3))
+        others.gather()
+        with two.updating(other):
+            taken = other.rewards.scales()["scales/reward"]
+            np.testing.assert_array_equal(taken, agent.rewards.scales()["scales/reward"])
+
+
+def test_an_update_that_is_forgotten_leaves_nothing_behind(server):
+    store = run_at(server.url)
+    with trainer(store) as (trainers, agent, pool):
+        append(store, agent, range(1))
+        rollout = pool.gather()
+        wait_until(lambda: store.status().trainers, 20, "a heartbeat; the next one is 2 s away")
+        before = agent.state()
+        with trainers.updating(agent):
+            agent.learn(rollout, 0.0)
+            store.leave("trainer", pool.trainer)
+            first, *_ = sorted(store.stream.claim("other"))
+            store.stream.drop("other", "dropped:old", [first])
+        arrays, counters = agent.state()
+        assert counters == before[1]
+        for name, array in before[0].items():
+            np.testing.assert_array_equal(arrays[name], array, err_msg=name)
