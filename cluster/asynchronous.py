@@ -176,6 +176,7 @@ class AsynchronousPool:
             arrays = {name: array.copy() for name, array in arrays.items()}
         rollout = Rollout.of(arrays)
         rollout.policy_version = request.version
+        rollout.carried = 0 if request.reset else self.engine.config.carried_steps
         rollout.reset = np.full(last_env - first_env, request.reset)
         rollout.episodes, rollout.env_ranges = in_order(part.episodes), [(first_env, last_env)]
         with self._changed:
@@ -190,6 +191,7 @@ def merge(parts: list[Rollout]) -> Rollout:
     """Fragments side by side, in their order of arrival."""
     arrays = [part.arrays() for part in parts]
     merged = Rollout.of({name: np.concatenate([a[name] for a in arrays], 1) for name in arrays[0]})
+    merged.carried = max(part.carried for part in parts)  # none, where all have been reset
     merged.reset = np.concatenate([part.reset for part in parts])
     merged.policy_version = float(np.mean([part.policy_version for part in parts]))
     merged.episodes = [episode for part in parts for episode in part.episodes]

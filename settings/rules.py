@@ -108,11 +108,6 @@ def _batch(config: Config) -> Iterator[str]:
             f" {config.rollout_steps} x env_num {config.env_num} = {config.steps_per_update} steps:"
             f" give a divisor, or leave --rollout_steps out"
         )
-    if config.carried_steps and config.policy_lag > 1:
-        yield (
-            f"carried_steps is {config.carried_steps}, but policy_lag 2 or more cannot carry steps"
-            f" over: leave it out"
-        )
     first_fragment = config.fragment_steps * config.env_num
     if config.warms_up and config.train_total_steps <= first_fragment:
         yield (
@@ -254,6 +249,11 @@ def _store(config: Config) -> Iterator[str]:
         yield (
             "normalize_value scales the critic by statistics of one trainer, but the trainers of a"
             " store move them side by side: give --no_normalize_value"
+        )
+    if config.carried_steps:
+        yield (
+            f"carried_steps is {config.carried_steps}, but the fragment that they are carried to may be"
+            f" another trainer's: leave it out"
         )
     if config.trainer_mode == "hogwild":
         yield (

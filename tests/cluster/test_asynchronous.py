@@ -115,9 +115,13 @@ def test_a_slow_learner_drops_nothing():
     assert 0 < np.mean(ages[3:]) <= 2
 
 
-def test_fragments_of_one_sampler_follow_one_another():
-    """Steps of an episode go on where the sampler's fragment before ended."""
-    pool, weights = make_asynchronous("Counter", 2, 2, distribution="normal", batch_size=32)
+@pytest.mark.parametrize("carried", [0, 3])
+def test_fragments_of_one_sampler_follow_one_another(carried):
+    """Steps of an episode go on where the sampler's fragment before ended, or with the rows that it
+    carries over."""
+    pool, weights = make_asynchronous(
+        "Counter", 2, 2, distribution="normal", batch_size=32, carried_steps=carried
+    )
     seen: dict[tuple[int, int], list[np.ndarray]] = {(0, 2): [], (2, 4): []}
     try:
         for update in range(6):
@@ -126,8 +130,12 @@ def test_fragments_of_one_sampler_follow_one_another():
             for at, columns in enumerate(rollout.env_ranges):
                 part = slice(2 * at, 2 * at + 2)
                 if seen[columns]:
-                    np.testing.assert_array_equal(seen[columns][-1], rollout.obs[0, part])
-                seen[columns].append(rollout.obs[-1, part])
+                    np.testing.assert_array_equal(seen[columns][-1], rollout.obs[: carried + 1, part])
+                seen[columns].append(rollout.obs[-1 - carried :, part])
+                assert rollout.reset[part].all() == (len(seen[columns]) == 1)
+            new = rollout.valid.copy()
+            new[:carried, ~rollout.reset] = False
+            assert rollout.steps == new.sum()
     finally:
         pool.close()
 

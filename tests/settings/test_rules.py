@@ -102,7 +102,6 @@ def test_bad_settings_name_the_value_and_the_rule(flags, complaint):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--carried_steps", "8", "--policy_lag", "2"], "cannot carry"),
         (["--joint_loss", "mix_loss", "--kl_penalty", "fixed"], "give one of them"),
         (["--mix_weight", "2"], "from 0 to 1"),
         (["--dual_clip", "3", "--kl_penalty", "fixed"], "give one of them"),
