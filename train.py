@@ -80,25 +80,10 @@ def check(config: Config) -> Spaces:
             f" {env_spaces.action}: leave the flag out"
         )
     refuse_unfit(env_spaces, config)
-    address = config.xparl_addr or config.ray_address
-    if address is not None and config.samplers != 0:
-        if config.xparl_addr is not None:
-            from cluster.engines.xparl import choose_key, cluster_cpus
+    if config.samplers != 0 and (config.xparl_addr is not None or config.ray_address is not None):
+        from cluster.make import choose_samplers
 
-            choose_key(config.key, address)
-        else:
-            from cluster.engines.ray import cluster_cpus
-        adds = "xparl connect" if config.xparl_addr is not None else "ray start --address"
-        wanted = config.samplers or config.trainers if config.wait_for_cpus is None else 0
-        free, total = cluster_cpus(address, wanted)
-        if free < wanted:
-            raise ConfigError(
-                f"samplers is {wanted}, but the cluster at {address} has {total} CPUs, {free} of"
-                f" them free: give fewer --samplers, or add CPUs with `{adds}`"
-            )
-        if config.samplers is None:
-            each = config.default_samplers(max(1, free // config.trainers))
-            config.samplers = each * config.trainers
+        choose_samplers(config)
     return env_spaces
 
 

@@ -16,7 +16,7 @@ from common import launched
 from common.cores import usable_cores
 from model import ActorCritic
 from rollout import Weights
-from settings.config import Config
+from settings.config import Config, ConfigError
 
 
 def make_pool(
@@ -42,6 +42,36 @@ def make_pool(
     if config.policy_lag > 1 and config.samplers != 0:
         return AsynchronousPool(supervisor, config.policy_lag)
     return LockstepPool(supervisor)
+
+
+def choose_samplers(config: Config) -> None:
+    """Ask the cluster that the settings name for its CPUs; it decides `samplers`, unless they are given.
+
+    Raises:
+        ConfigError: where it has too few.
+        UserError: where it cannot be reached, or does not accept the key.
+    """
+    address = config.xparl_addr
+    if address is not None:
+        from cluster.engines.xparl import choose_key, cluster_cpus
+
+        choose_key(config.key, address)
+        adds = "xparl connect"
+    else:
+        from cluster.engines.ray import cluster_cpus
+
+        address, adds = config.ray_address, "ray start --address"
+    assert address is not None
+    wanted = config.samplers or config.trainers if config.wait_for_cpus is None else 0
+    free, total = cluster_cpus(address, wanted)
+    if free < wanted:
+        raise ConfigError(
+            f"samplers is {wanted}, but the cluster at {address} has {total} CPUs, {free} of"
+            f" them free: give fewer --samplers, or add CPUs with `{adds}`"
+        )
+    if config.samplers is None:
+        each = config.default_samplers(max(1, free // config.trainers))
+        config.samplers = each * config.trainers
 
 
 def make_engine(

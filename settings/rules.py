@@ -197,8 +197,8 @@ def _together(config: Config) -> Iterator[str]:
     if not config.loss_sums_over_rows:
         yield (
             f"trainers is {trainers}, but the penalty of kl_excess_coefficient"
-            f" {config.kl_excess_coefficient} is no sum over rows, and cannot be shared: leave it"
-            f" out, or leave --trainers out"
+            f" {config.kl_excess_coefficient} is no sum over rows, and cannot be shared: give"
+            f" --kl_excess_coefficient 0, or leave --trainers out"
         )
 
 

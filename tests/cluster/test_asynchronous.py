@@ -130,7 +130,9 @@ def test_fragments_of_one_sampler_follow_one_another(carried):
             for at, columns in enumerate(rollout.env_ranges):
                 part = slice(2 * at, 2 * at + 2)
                 if seen[columns]:
-                    np.testing.assert_array_equal(seen[columns][-1], rollout.obs[: carried + 1, part])
+                    np.testing.assert_array_equal(
+                        seen[columns][-1], rollout.obs[: carried + 1, part]
+                    )
                 seen[columns].append(rollout.obs[-1 - carried :, part])
                 assert rollout.reset[part].all() == (len(seen[columns]) == 1)
             new = rollout.valid.copy()
