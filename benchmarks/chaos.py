@@ -36,9 +36,9 @@ class Arguments:
     """Disturb runs, and print what became of them."""
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """The experiments; none: all of them."""
+    """The experiments; without any: all of them. Those of networks and machines need root."""
     times: int | None = None
-    """How often each is done; None: as often as it is by default."""
+    """How often each is done. Default: as its table says."""
 
 
 class Phase(NamedTuple):

@@ -94,7 +94,9 @@ def samplers() -> list[psutil.Process]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pool", choices=("local", "xparl"), default="local")
     parser.add_argument("--kills", type=float, default=0.0, help="seconds")
     arguments = parser.parse_args()

@@ -43,7 +43,7 @@ from settings.experiments import group
 from settings.sources import parse
 
 PUBLISHED = "best public PPO figure we know of"
-# by the steps of a run
+# by the steps of a run; docs/results.md says whose they are
 FIGURES: dict[int, dict[str, float]] = {
     1_000_000: {
         "HalfCheetah-v4": 5784, "Hopper-v4": 2680, "Walker2d-v4": 3927, "Ant-v4": 3258,

@@ -29,12 +29,14 @@ PATIENCE_S = 180.0
 
 @dataclass
 class Arguments:
-    """What is started."""
+    """Measure how long a run takes to its first update, and what its processes hold."""
 
     env: str = "HalfCheetah-v4"
+    """What is trained."""
     flags: str = ""
     """More flags of train.py."""
     turns: int = 3
+    """How often it is measured."""
     cold: bool = False
     """Begin each turn with empty caches of compiled steps: torch's, and that of kept steps."""
 

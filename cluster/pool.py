@@ -81,7 +81,7 @@ class SamplerPool(Protocol):
     """Samplers over all environments of a run: consumes `Weights`, produces `Rollout`s.
 
     Attributes:
-        name: where the samplers run: inline, local, xparl or ray.
+        name: where the samplers run: inline, local, xparl, ray or store.
         samplers: how many there are.
         spec: shapes of the rollouts.
     """

@@ -1,4 +1,4 @@
-"""A network of your own: `python train.py --env Pendulum-v1 --network my_network:Residual`."""
+"""A network of your own: `python ../train.py --env Pendulum-v1 --network my_network:Residual`."""
 
 import torch
 from torch import Tensor, nn

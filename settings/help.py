@@ -27,7 +27,8 @@ def print_help(program: str, config: Config, layers: Sequence[Layer]) -> NoRetur
     where = (
         "A default that a preset, a file or a flag has changed is followed by its place."
         if layers
-        else f"Environments have presets with other defaults: see `{program} --env ID --help`."
+        else "The defaults are those before any preset; environments have presets with others, also the one"
+        f" that is trained by default: see `{program} --env ID --help`."
     )
     print(f"usage: {program} [--env ID] [--NAME VALUE]...\n")
     _print_wrapped(

@@ -1,7 +1,7 @@
 """The tags under which trackers show the metrics: `group/name`.
 
-Pages show the groups by the alphabet, and the first one is open: episode, eval, loss, system, time,
-train. So a page opens with the return.
+Pages show the groups by the alphabet, and the first one is open: episode, eval, loss, store, system,
+time, train, trainer. So a page opens with the return.
 """
 
 from __future__ import annotations
