@@ -16,7 +16,7 @@ from learning.compiled_step import Compiled
 from learning.gradient_steps import GradientSteps, summed
 from learning.hardware import choose_compile, choose_threads
 from learning.schedules import Coefficients
-from learning.surrogate import joint_surrogate, ratio_of
+from learning.surrogate import bounded, joint_surrogate
 from learning.trainers import Trainers
 from learning.value_loss import value_error
 from model import ActorCritic
@@ -167,8 +167,8 @@ class PPO(parl.Algorithm):
         if behaviour.dim() == 1:
             log_prob = log_prob.sum(-1)
         log_ratio = counted(log_prob - behaviour)
-        joint_log_ratio = log_ratio if behaviour.dim() == 1 else log_ratio.sum(-1)
-        joint_ratio = ratio_of(joint_log_ratio)
+        joint_log_ratio = bounded(log_ratio if behaviour.dim() == 1 else log_ratio.sum(-1))
+        joint_ratio = joint_log_ratio.exp()
         # Schulman's low-variance, non-negative estimate of KL(behaviour || policy); its gradient's
         # expectation is that of the KL
         divergence = joint_ratio - 1 - joint_log_ratio
@@ -192,8 +192,8 @@ class PPO(parl.Algorithm):
             update_kl = kl
             if batch.start_log_prob is not None:
                 joint = log_prob if behaviour.dim() == 1 else log_prob.sum(-1)
-                change = counted(joint - batch.start_log_prob)
-                update_kl = mean(ratio_of(change) - 1 - change)
+                change = bounded(counted(joint - batch.start_log_prob))
+                update_kl = mean(change.exp() - 1 - change)
             return total, {
                 "policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy,
                 "approx_kl": kl, "update_kl": update_kl, "clip_fraction": mean(clipped.float()),

@@ -9,11 +9,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from distributions.base import Distribution, WrongDistribution
+from distributions.base import Distribution
 from distributions.compiled import sample_normal
-
-# bounds of a log standard deviation that depends on the observation; beyond them it has no gradient
-LOWEST_LOG_STD, HIGHEST_LOG_STD = -5.0, 2.0
 
 
 class _Box(Distribution):
@@ -66,11 +63,6 @@ class Normal(_Box):
     ):
         super().__init__(space)
         self.scaled, self.initial_log_std = scaled, initial_log_std
-        if state_dependent_std and not LOWEST_LOG_STD < initial_log_std < HIGHEST_LOG_STD:
-            raise WrongDistribution(
-                f"initial_log_std is {initial_log_std:g}, but with state_dependent_std it is bounded, and does"
-                f" not learn there: give one between {LOWEST_LOG_STD:g} and {HIGHEST_LOG_STD:g}"
-            )
         if not state_dependent_std:
             self.outputs = self.sub_actions
             self.own = torch.full((self.sub_actions,), initial_log_std)
@@ -79,9 +71,7 @@ class Normal(_Box):
         if own is not None:
             return torch.cat([output, own.expand_as(output)], -1)
         mean, log_std = output.chunk(2, -1)
-        return torch.cat(
-            [mean, (log_std + self.initial_log_std).clamp(LOWEST_LOG_STD, HIGHEST_LOG_STD)], -1
-        )
+        return torch.cat([mean, (log_std + self.initial_log_std).clamp(-5.0, 2.0)], -1)
 
     def sample_compiled(
         self, output: np.ndarray, own: Tensor | None, noise: np.ndarray

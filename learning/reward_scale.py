@@ -62,9 +62,9 @@ class RewardTransform:
         return {name: of.copy() for name, of in zip(SCALES, moments, strict=True)}
 
     def set_scales(self, scales: Mapping[str, np.ndarray]) -> None:
-        """Go on from what `scales` returned, of this trainer or another."""
+        """Go on from what `scales` returned, of this trainer or another, as far as it is there."""
         for name, scaler in zip(SCALES, (self.scaler, self.bonus_scaler), strict=True):
-            scaler.moments[:] = scales[name]
+            scaler.moments[:] = scales.get(name, scaler.moments)
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The running scales: arrays, and counters that JSON can hold."""
@@ -85,13 +85,19 @@ class RewardTransform:
 
 @numba.njit(cache=True)
 def _discounted_returns(
-    reward: np.ndarray, ended: np.ndarray, valid: np.ndarray, gamma: float, running: np.ndarray
-) -> np.ndarray:
-    """G_t = gamma G_{t-1} + r_t [T, N] float64; `running` [N] is G_{-1}, and becomes G_{T-1}."""
+    reward: np.ndarray, ended: np.ndarray, valid: np.ndarray, first: np.ndarray, gamma: float,
+    running: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """G_t = gamma G_{t-1} + r_t [T, N] float64, from row `first` [N] of each environment on.
+
+    `running` [N] is G of the row before it, and becomes G_{T-1}.
+    """
     steps, envs = reward.shape
-    returns = np.empty((steps, envs), np.float64)
+    returns = np.zeros((steps, envs), np.float64)
     for t in range(steps):
         for n in range(envs):
+            if t < first[n]:
+                continue
             running[n] = gamma * running[n] + reward[t, n] if valid[t, n] else 0.0
             returns[t, n] = running[n]
             if ended[t, n]:
@@ -139,8 +145,8 @@ class ReturnScaler:
             reset: [N] bool, the environments whose streams begin anew.
             env_ranges: the environments [first, last) of the columns, from left to right and from
                 earlier to later.
-            carried: how many of the first rows an earlier fragment had too. They were counted
-                then, so they are only scaled now.
+            carried: how many of the first rows an earlier fragment had too, unless the environment was
+                reset. They were counted then, so they are only scaled now.
         """
         for array in (ended, valid):
             if array.shape != reward.shape or array.dtype != bool:
@@ -150,19 +156,20 @@ class ReturnScaler:
         if width != reward.shape[1]:
             raise ValueError(f"env_ranges {env_ranges} has {width} environments, but the rewards"
                              f" have {reward.shape[1]} columns")  # fmt: skip
-        new = slice(carried, None)
+        begins = np.where(reset, 0, carried)
+        new = valid & (np.arange(len(reward))[:, None] >= begins)
         parts, left = [], 0
         for first, last in env_ranges:
             columns = slice(left, left + last - first)
             self.running[first:last][reset[columns]] = 0.0
             parts.append(
                 _discounted_returns(
-                    reward[new, columns], ended[new, columns], valid[new, columns],
+                    reward[:, columns], ended[:, columns], valid[:, columns], begins[columns],
                     self.gamma, self.running[first:last],
                 )
             )  # fmt: skip
             left = columns.stop
-        self._add(np.concatenate(parts, 1)[valid[new]], env_ranges)
+        self._add(np.concatenate(parts, 1)[new], env_ranges)
         scaled = reward / np.sqrt(self.moments[2] + 1e-8)
         return np.clip(scaled, -self.clip, self.clip).astype(np.float32)
 

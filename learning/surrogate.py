@@ -11,9 +11,9 @@ from settings.config import Config
 MOST_LOG_RATIO = 20.0
 
 
-def ratio_of(log_ratio: Tensor) -> Tensor:
-    """e^x, with x within `MOST_LOG_RATIO`, where every sensible ratio is."""
-    return log_ratio.clamp(-MOST_LOG_RATIO, MOST_LOG_RATIO).exp()
+def bounded(log_ratio: Tensor) -> Tensor:
+    """The log-ratio within `MOST_LOG_RATIO`, where every sensible one is."""
+    return log_ratio.clamp(-MOST_LOG_RATIO, MOST_LOG_RATIO)
 
 
 def clipped_surrogate(
@@ -55,10 +55,11 @@ def joint_surrogate(
         return clipped_surrogate(ratio, each, clip_range, config.dual_clip)
 
     if config.joint_loss == "compound":
-        return surrogate(ratio_of(log_ratio))
+        return surrogate(bounded(log_ratio).exp())
     chose = (behaviour != 0).float()
     share = chose / chose.sum(-1, keepdim=True).clamp(min=1.0)
-    ratio, joint, weight = ratio_of(log_ratio), ratio_of(log_ratio.sum(-1)), config.mix_weight
+    ratio, joint = bounded(log_ratio).exp(), bounded(log_ratio.sum(-1)).exp()
+    weight = config.mix_weight
     if config.joint_loss == "mix_ratio":
         ratio = weight * ratio + (1 - weight) * joint.unsqueeze(-1)
     by_sub_action = (surrogate(ratio) * share).sum(-1)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
 from common.user_class import find
 from envs import Spaces
 from networks.grid import GridNet
@@ -201,6 +202,8 @@ def make_trunk(config: Config, obs_shape: tuple[int, ...], noisy: bool = False) 
         )
     try:
         return trunk.make(obs_shape, config, noisy)
+    except UserError:
+        raise
     except Exception as error:  # a class of the user's own may raise anything
         raise WrongNetwork(
             f"network {config.network} cannot be made for observations of shape {obs_shape}:"

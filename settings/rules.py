@@ -25,7 +25,7 @@ def validate(config: Config) -> None:
         ConfigError: for the first rule that is broken.
         WrongOption: for the first that the environment's family has.
     """
-    for broken in (_samplers, _contradictions, _store):
+    for broken in (_samplers, _minibatch, _contradictions, _store):
         for message in broken(config):
             raise ConfigError(message)
     family(config.env).validate(config)
@@ -94,7 +94,7 @@ def _samplers(config: Config) -> Iterator[str]:
         )
 
 
-def _batch(config: Config) -> Iterator[str]:
+def _minibatch(config: Config) -> Iterator[str]:
     minibatch = config.minibatch_size
     if config.rollout_steps is None and config.batch_size % minibatch:
         divisible = minibatch * max(1, round(config.batch_size / minibatch))
@@ -102,6 +102,10 @@ def _batch(config: Config) -> Iterator[str]:
             f"minibatch_size {minibatch} does not divide batch_size {config.batch_size}: give a"
             f" divisor, or --batch_size {divisible}"
         )
+
+
+def _batch(config: Config) -> Iterator[str]:
+    minibatch = config.minibatch_size
     if config.steps_per_update % minibatch:
         yield (
             f"minibatch_size {minibatch} does not divide the batch of rollout_steps"
@@ -126,6 +130,16 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield (
             f"dual_clip {config.dual_clip} bounds a clipped loss, but kl_penalty"
             f" {config.kl_penalty} clips nothing: give one of them"
+        )
+    # an older run is resumed as it was
+    if (
+        config.state_dependent_std
+        and config.resume is None
+        and not -5 <= config.initial_log_std <= 2
+    ):
+        yield (
+            f"initial_log_std is {config.initial_log_std:g}, but with state_dependent_std it is bounded, and does"
+            f" not learn there: give one from -5 to 2"
         )
     if "none" in config.track and len(set(config.track)) > 1:
         yield (

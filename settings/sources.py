@@ -307,7 +307,8 @@ def _fitted(config: Config, given: Collection[str]) -> Config:
     """
     follow = family(config.env).following(config, given)
     off, sequences = config.steps_per_update / config.batch_size, config.network == "lstm"
-    cut = sequences and config.minibatch_size % config.steps_per_rollout > 0
+    free = not {"batch_size", "minibatch_size"} & set(given)
+    cut = sequences and free and config.minibatch_size % config.steps_per_rollout > 0
     if config.rollout_steps is None and (cut or not 1 / MOST_OFF <= off <= MOST_OFF):
         follow["batch_size"], follow["minibatch_size"] = nearest_batch(
             config.env_num, config.batch_size, config.minibatch_size, sequences
@@ -328,7 +329,7 @@ def nearest_batch(
         the batch's size, within a factor `MOST_OFF` of `batch_size` where `env_num` allows it; the
         minibatch's.
     """
-    steps, most = batch_size / env_num, 4 * batch_size // minibatch_size
+    steps, most = batch_size / env_num, max(1, 4 * batch_size // minibatch_size)
 
     def candidates() -> Iterator[tuple[float, int, int]]:
         for step in range(max(1, math.ceil(steps / MOST_OFF)), max(1, int(steps * MOST_OFF)) + 1):

@@ -120,10 +120,12 @@ def test_a_saved_agent_is_restored_to_the_bit(tmp_path):
         np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.parametrize("joint_loss", ["compound", "mix_ratio"])
+@pytest.mark.parametrize(
+    "loss", [{}, {"joint_loss": "mix_ratio"}, {"kl_penalty": "fixed", "kl_coefficient": 1.0}]
+)
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
-def test_an_action_that_has_become_all_too_likely_harms_no_update(joint_loss, advantage):
-    agent, pool = make(small("HalfCheetah-v4", joint_loss=joint_loss))
+def test_an_action_that_has_become_all_too_likely_harms_no_update(loss, advantage):
+    agent, pool = make(small("HalfCheetah-v4", **loss))
     rollout = collect(agent, pool)
     rollout.behaviour_log_prob[3, 0] = -200.0
     rollout.reward[3] = 1000.0 * advantage

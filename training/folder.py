@@ -40,7 +40,7 @@ def run_folder(config: Config) -> Iterator[Path]:
             raise ConfigError(
                 f"run_dir cannot be used: {error.strerror}: {error.filename}; give another --run_dir"
             ) from None
-        if config.resume is None and _has_begun(run_dir):
+        if config.resume is None and _has_begun(run_dir, config):
             raise ConfigError(
                 f"run_dir {run_dir} already holds a run: go on with it by --resume"
                 f" {shlex.quote(str(run_dir))}, name another folder, or delete this one"
@@ -111,11 +111,13 @@ class Place:
         self._opened.close()
 
 
-def _has_begun(run_dir: Path) -> bool:
+def _has_begun(run_dir: Path, config: Config) -> bool:
     """Whether there is something of a run: one that could not start has left its settings at most."""
-    if not (run_dir / "config.yaml").exists():
+    saved, metrics = run_dir / "config.yaml", run_dir / "metrics.jsonl"
+    if not saved.exists():
         return False
-    metrics = run_dir / "metrics.jsonl"
+    if config.config is not None and saved.samefile(config.config):
+        return True  # the user's own
     return (run_dir / "checkpoints").exists() or (metrics.exists() and metrics.stat().st_size > 0)
 
 

@@ -172,8 +172,9 @@ class _Group:
         deadline, numbers = None, [signal.SIGTERM, signal.SIGKILL]
         while None in (codes := [process.poll() for process in self.processes]):
             if deadline is None and (any(codes) or codes[0] is not None):
-                # whoever refuses what the user gave has not begun what the others would wait for
-                refused = UserError.exit_code in codes
+                # whoever refuses at once what the user gave begins nothing that others could finish
+                lived = time.monotonic() - min(self._started)
+                refused = UserError.exit_code in codes and lived < _SHORT_LIFE_S
                 deadline = time.monotonic() + (_LOOKS_EVERY_S if refused else _PATIENCE_S)
             if deadline is not None and time.monotonic() > deadline and numbers:
                 self.send(numbers.pop(0))

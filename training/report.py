@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -57,6 +58,7 @@ class Report:
         state: dict[str, Any] | None = None,
     ):
         self.writes = Writes(self.say)
+        self._saying = threading.RLock()  # several threads do
         self._log = Appended(run_dir / "log.txt")
         self._run_dir = run_dir
         self._metrics = Appended(run_dir / "metrics.jsonl")
@@ -114,7 +116,7 @@ class Report:
             **{f"episode/{k}": v for k, v in mean_extras(e.extras for e in self.returns).items()},
             **self._usage.measure(),
         }
-        with self.writes.attempt("log.txt"):
+        with self._saying, self.writes.attempt("log.txt"):
             self._log.append(b"")  # what the disk has not taken yet
         line = json.dumps({k: _plain(v) for k, v in metrics.items()}) + "\n"
         with self.writes.attempt("metrics.jsonl"):
@@ -164,16 +166,16 @@ class Report:
 
         Whoever reads it may be gone, or write it to a disk that is full: the run goes on.
         """
-        with self.writes.attempt(OUTPUT):
+        with self._saying, self.writes.attempt(OUTPUT):
             self._terminal.say(text)
-        with self.writes.attempt("log.txt"):
+        with self._saying, self.writes.attempt("log.txt"):
             self._log.append(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode())
 
     def reopen(self) -> None:
         """Go on in new files, as the run's folder was made anew."""
         with self.writes.attempt("metrics.jsonl"):
             self._metrics.reopen()
-        with self.writes.attempt("log.txt"):
+        with self._saying, self.writes.attempt("log.txt"):
             self._log.reopen()
         self._track(lambda tracker: tracker.reopen())
 

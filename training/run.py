@@ -175,7 +175,7 @@ class Run(Trainer):
         """Write summary.json and say how the run ended."""
         mean_return, _ = self.report.means()
         rate = None  # of a run that ended with its first update
-        if self._rate_from is not None:
+        if self._rate_from is not None and self._rate_from[1] < self.global_step:
             then, step = self._rate_from
             rate = (self.global_step - step) / max(self._update_end - then, 1e-9)
         seconds = round(self.report.time_s, 3)

@@ -33,7 +33,6 @@ from evaluation.follow import read_line, record
 from learning.merging import merge
 from learning.trainers import Joined, Shared, Trainers
 from learning.undo import State
-from rollout import Weights
 from settings.config import Config
 from settings.flags import read_flags
 from settings.store_url import RUN_ID_CHARACTERS
@@ -95,7 +94,7 @@ class StoreTrainers(Trainers):
             steps: environment steps that the run has taken so far.
         """
         self._say, self._run_dir = say, run_dir
-        spec, weights = spec_of(agent.model, config), Weights(agent.update, _shared(agent))
+        spec, weights = spec_of(agent.model, config), agent.weights()
         if self._joined is not None:
             assert self._record is not None
             self._pool = join_pool(self._joined, self._record, config, spec, weights, say)

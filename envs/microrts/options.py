@@ -57,7 +57,7 @@ def evaluation_game(
     bots = opponents or tuple(entry.partition(":")[0] for entry in config.opponents)
     playing = tuple(bots[i % len(bots)] for i in episodes)
     # sides alternate, and each bot is met from one side and then from the other
-    return _game(config, playing, [(i + i // len(bots)) % 2 for i in episodes])
+    return _game(config, playing, [(i % len(bots) + i // len(bots)) % 2 for i in episodes])
 
 
 def _game(config: MicrortsOptions, opponents: tuple[str, ...], turns: Sequence[int]) -> Game:

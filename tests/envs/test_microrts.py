@@ -201,12 +201,12 @@ def test_a_game_whose_last_units_die_in_one_step_is_a_draw_for_both_sides(tmp_pa
 
 
 def test_where_both_sides_are_played_an_evaluation_meets_each_bot_from_both():
-    bots = ("coacAI", "randomBiasedAI")
-    config = Config(env="microrts-8x8", env_num=2, opponents=bots, sides="both")
-    game = evaluation_game(config, range(4))
-    assert sorted(zip(game.opponents, game.sides, strict=True)) == [
-        (bot, side) for bot in bots for side in (0, 1)
-    ]
+    config = Config(env="microrts-8x8", env_num=2, sides="both")
+    for bots in (("coacAI",), ("coacAI", "rojo"), ("coacAI", "passiveAI", "rojo")):
+        game = evaluation_game(config, range(2 * len(bots)), bots)
+        assert sorted(zip(game.opponents, game.sides, strict=True)) == [
+            (bot, side) for bot in bots for side in (0, 1)
+        ]
     few = evaluation_game(
         config, range(4), ("coacAI", "lightRushAI", "passiveAI", "randomAI", "rojo")
     )

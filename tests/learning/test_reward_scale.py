@@ -80,3 +80,12 @@ def test_columns_and_ranges_that_do_not_fit_are_refused():
         scaler(ones, no, ~no, no[0], [(0, 3)])
     with pytest.raises(ValueError, match="must be bool"):
         scaler(ones, no[:4], ~no, no[0], [(0, 2)])
+
+
+def test_rows_are_counted_once_where_some_are_carried_over_and_some_environments_begin_anew():
+    """As in a merged batch of asynchronous samplers, one of which has just begun."""
+    ones, no = np.ones((8, 2), np.float32), np.zeros((8, 2), bool)
+    scaler = ReturnScaler(2, 1.0, 10.0)
+    scaler(ones, no, ~no, np.array([True, False]), [(0, 1), (1, 2)], carried=5)
+    assert scaler.running == pytest.approx([8, 3])
+    assert scaler.moments[0] == 8 + 3

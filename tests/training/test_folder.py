@@ -42,6 +42,13 @@ def test_two_runs_never_share_a_folder(tmp_path):
     with run_folder(dataclasses.replace(config, gamma=0.5)) as folder:  # nothing had begun in it
         assert load_run(folder).gamma == 0.5
         (folder / "checkpoints").mkdir()
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "config.yaml").write_text("gamma: 0.5\n")
+    with pytest.raises(ConfigError, match="already holds"):
+        run_folder(
+            dataclasses.replace(config_for(own), config=str(own / "config.yaml"))
+        ).__enter__()
     with pytest.raises(
         ConfigError, match=f"already holds a run: go on with it by --resume {tmp_path}"
     ):

@@ -28,8 +28,8 @@ CONFIG = Config(
 def trainer(store: RunStore) -> Iterator[tuple[StoreTrainers, PPOAgent, StorePool]]:
     """A trainer of a run, which it founds where it is not there, without samplers."""
     agent, trainers = make_agent(CONFIG), StoreTrainers(lambda _: store, CONFIG, print)
-    shared = agent.weights()._replace(arrays=agent.weights().arrays | agent.rewards.scales())
-    pool = found_pool(store, CONFIG, spec_of(agent.model, CONFIG), shared, 2, 0, 0, True, print)
+    spec, weights = spec_of(agent.model, CONFIG), agent.weights()
+    pool = found_pool(store, CONFIG, spec, weights, 2, 0, 0, True, print)
     trainers._pool = pool
     with contextlib.closing(pool):
         yield trainers, agent, pool
