@@ -26,9 +26,7 @@ LONGEST_LOOK_S = 2.0  # what is beyond this between two looks is no silence of a
 SAME_ERROR_LIMIT = 5  # the same error at the same step, without a fragment between
 LOSS_LIMIT = 20  # losses of any kind, without a fragment between
 LONGEST_PAUSE_S = 30.0  # before a sampler that cannot be started is tried again
-PLACING_S = (
-    10.0  # within which a cluster gives a replacement the CPU of the lost sampler, or another
-)
+PLACING_S = 10.0  # in which a cluster gives a replacement a CPU: the lost sampler's, or another
 
 
 class Outcome(NamedTuple):
