@@ -118,13 +118,16 @@ test: dev video-libs
 quick: dev
 	$(PY) -m pytest -m "not slow" $(ARGS)
 
-# the numerical tests again, as other processors compute; the third pass is for BF16 and AMX, which
-# the second one switches off, and would repeat it where this processor has neither
+# the numerical tests again, as other processors compute; they wait for nothing, so two at once are
+# enough. The third pass is for BF16 and AMX, which the second one switches off, and would repeat it
+# where this processor has neither
+NUMERICAL = $(PY) -m pytest -m numerical --numprocesses 2 $(ARGS)
+
 test-processors: dev
-	env $(AVX2) TEST_THREADS=1 $(PY) -m pytest -m numerical $(ARGS)
-	env $(AVX512) TEST_THREADS=2 OMP_WAIT_POLICY=passive $(PY) -m pytest -m numerical $(ARGS)
+	env $(AVX2) TEST_THREADS=1 $(NUMERICAL)
+	env $(AVX512) TEST_THREADS=2 OMP_WAIT_POLICY=passive $(NUMERICAL)
 	if grep -qwE "avx512_bf16|amx_tile" /proc/cpuinfo; then \
-		env TEST_THREADS=2 OMP_WAIT_POLICY=passive $(PY) -m pytest -m numerical $(ARGS); fi
+		env TEST_THREADS=2 OMP_WAIT_POLICY=passive $(NUMERICAL); fi
 
 # formatters and linters are listed once, in .pre-commit-config.yaml
 lint: dev

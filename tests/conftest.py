@@ -31,14 +31,20 @@ USERS_CACHE = os.environ.get(COMPILERS_CACHE)
 ROOT = Path(__file__).resolve().parent.parent
 # the tests whose results depend on the processor's kernels, for `make test-processors`
 NUMERICAL = ("test_agent", "test_algorithm", "test_model", "learning", "distributions", "networks")
-NOT_NUMERICAL = "learning/test_trainers.py"  # of what processes exchange, and the slowest
+# of what processes exchange, or of what is learned in the end: the slowest
+NOT_NUMERICAL = (
+    "learning/test_trainers.py",
+    "test_agent.py::test_a_network_over_time_remembers_what_is_no_longer_seen",
+    "learning/test_advantages.py::test_endless_reward_cut_off_by_a_time_limit_is_worth_100",
+)
 BIN = Path(sys.executable).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         path = item.path.relative_to(ROOT / "tests")
-        if path.parts[0].removesuffix(".py") in NUMERICAL and str(path) != NOT_NUMERICAL:
+        numerical = path.parts[0].removesuffix(".py") in NUMERICAL
+        if numerical and not f"{path}::{item.name}".startswith(NOT_NUMERICAL):
             item.add_marker(pytest.mark.numerical)
 
 
