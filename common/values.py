@@ -218,3 +218,8 @@ def _bare(hint: Any) -> Any:
 
 def _is_optional(hint: Any) -> bool:
     return get_origin(hint) in (Union, UnionType)
+
+
+def is_port(text: str) -> bool:
+    """Whether a text is the number of a port that can be connected to."""
+    return text.isascii() and text.isdigit() and 0 < int(text) < 65536

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from gymnasium import spaces
 
-from common.values import needs
+from common.values import is_port, needs
 from envs import Spaces, family
 from settings.config import HINTS, MOST_OFF, Config, ConfigError
 from settings.store_url import EMBEDDED, RUN_ID, parse
@@ -69,8 +69,7 @@ def _samplers(config: Config) -> Iterator[str]:
                 f" clusters, but samplers run at one: leave one of them out"
             )
         host, _, port = config.ray_address.rpartition(":")
-        is_port = port.isascii() and port.isdigit() and 0 < int(port) < 65536
-        if config.ray_address != "auto" and not (host and is_port and "/" not in host):
+        if config.ray_address != "auto" and not (host and is_port(port) and "/" not in host):
             yield (
                 f"ray_address is {config.ray_address!r}, but must be auto or HOST:PORT, such as"
                 f" 10.0.0.1:6379, which `ray start --head` prints"

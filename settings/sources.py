@@ -7,10 +7,9 @@ Precedence: dataclass default < preset of the env's family < preset of the env <
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,18 +20,18 @@ from common import launched
 from common.sources import ROOT
 from common.terminal import allow_short_help
 from common.values import convert
-from envs import family, family_of, known_ids
+from envs import family_of, known_ids
 from settings.completion import COMPLETION, print_completion
 from settings.config import (
     FIELDS,
     HINTS,
     MAY_CHANGE_ON_RESUME,
-    MOST_OFF,
     OF_LEARNING,
     Config,
     ConfigError,
 )  # fmt: skip
 from settings.dry_run import DRY_RUN, print_settings
+from settings.fitting import fitted
 from settings.flags import read_flags, unknown
 from settings.help import print_help
 from settings.layers import Layer, merged
@@ -98,7 +97,7 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
         )
     validate(config)
     if config.resume is None:
-        config = _fitted(config, given)
+        config = fitted(config, given)
     validate_sizes(config)
     if DRY_RUN in arguments:
         print_settings(config, layers)
@@ -297,52 +296,6 @@ def _resumed(flags: dict[str, Any]) -> Config:
             f" {folder}: it may be raised, to train on; --max_minutes ends a run earlier"
         )
     return dataclasses.replace(saved, **flags | {"run_dir": folder})
-
-
-def _fitted(config: Config, given: Collection[str]) -> Config:
-    """The configuration with the settings that follow others.
-
-    Args:
-        given: names of the settings that the user gave.
-    """
-    follow = family(config.env).following(config, given)
-    off, sequences = config.steps_per_update / config.batch_size, config.network == "lstm"
-    free = not {"batch_size", "minibatch_size"} & set(given)
-    cut = sequences and free and config.minibatch_size % config.steps_per_rollout > 0
-    if config.rollout_steps is None and (cut or not 1 / MOST_OFF <= off <= MOST_OFF):
-        follow["batch_size"], follow["minibatch_size"] = nearest_batch(
-            config.env_num, config.batch_size, config.minibatch_size, sequences
-        )
-    return dataclasses.replace(config, **follow)
-
-
-def nearest_batch(
-    env_num: int, batch_size: int, minibatch_size: int, sequences: bool = False
-) -> tuple[int, int]:
-    """The batch of whole steps of all environments, and the minibatch that divides it, nearest to
-    the sizes asked for (by the sum of the logarithms of both ratios).
-
-    Args:
-        sequences: whether a minibatch must hold whole sequences, as an LSTM's does.
-
-    Returns:
-        the batch's size, within a factor `MOST_OFF` of `batch_size` where `env_num` allows it; the
-        minibatch's.
-    """
-    steps, most = batch_size / env_num, max(1, 4 * batch_size // minibatch_size)
-
-    def candidates() -> Iterator[tuple[float, int, int]]:
-        for step in range(max(1, math.ceil(steps / MOST_OFF)), max(1, int(steps * MOST_OFF)) + 1):
-            batch = step * env_num
-            for minibatches in range(1, most + 1):
-                if (env_num if sequences else batch) % minibatches == 0:
-                    minibatch = batch // minibatches
-                    off = abs(math.log(batch / batch_size))
-                    off += abs(math.log(minibatch / minibatch_size))
-                    yield off, batch, minibatch
-
-    _, batch, minibatch = min(candidates())
-    return batch, minibatch
 
 
 def defaults(config: Config) -> Config:

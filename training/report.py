@@ -166,10 +166,11 @@ class Report:
 
         Whoever reads it may be gone, or write it to a disk that is full: the run goes on.
         """
-        with self._saying, self.writes.attempt(OUTPUT):
-            self._terminal.say(text)
-        with self._saying, self.writes.attempt("log.txt"):
-            self._log.append(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode())
+        with self._saying:
+            with self.writes.attempt(OUTPUT):
+                self._terminal.say(text)
+            with self.writes.attempt("log.txt"):
+                self._log.append(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode())
 
     def reopen(self) -> None:
         """Go on in new files, as the run's folder was made anew."""

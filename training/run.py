@@ -180,9 +180,10 @@ class Run(Trainer):
             rate = (self.global_step - step) / max(self._update_end - then, 1e-9)
         seconds = round(self.report.time_s, 3)
         shown = "none" if mean_return is None else f"{mean_return:.1f}"
+        speed = "" if rate is None else f", {rate:,.0f} steps/s"
         self.report.say(
-            f"{self.exit_reason}: {self.global_step:,} steps in {seconds:.1f} s,"
-            f"{'' if rate is None else f' {rate:,.0f} steps/s,'} mean return of the last episodes {shown}; {self.run_dir}"
+            f"{self.exit_reason}: {self.global_step:,} steps in {seconds:.1f} s{speed}, mean return of the"
+            f" last episodes {shown}; {self.run_dir}"
         )
         content = {
             "global_step": self.global_step,

@@ -26,6 +26,7 @@ from cluster.pool import Lost, Request
 from cluster.session import pack_hello
 from common.errors import UserError
 from common.sources import digest, sources
+from common.values import is_port
 from envs import family_of
 from parl_compat import keys
 from parl_compat.placement import Placement
@@ -50,8 +51,7 @@ class ClusterError(UserError):
 
 def _split(address: str) -> tuple[str, int]:
     host, colon, port = address.rpartition(":")
-    is_port = port.isascii() and port.isdigit() and 0 < int(port) < 65536
-    if not colon or not host or not is_port:
+    if not colon or not host or not is_port(port):
         raise ClusterError(f"xparl_addr {address!r} is not IP:PORT, such as localhost:8010")
     return host, int(port)
 

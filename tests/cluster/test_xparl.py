@@ -115,6 +115,12 @@ def test_an_address_without_a_port_is_refused(address):
         choose_key(None, address)
 
 
+def test_a_run_with_such_an_address_says_so():
+    done = run_command("train.py", "--env", "CartPole-v1", "--xparl_addr", "localhost")
+    assert done.returncode == 2
+    assert "is not IP:PORT" in done.stderr
+
+
 def test_nan_in_a_remote_environment_names_its_place(xparl_cluster, tmp_path):
     process = start(xparl_cluster, tmp_path / "work", "--nan", "stop", nan_at=5)
     _, errors = process.communicate(timeout=90)

@@ -201,15 +201,14 @@ def test_a_game_whose_last_units_die_in_one_step_is_a_draw_for_both_sides(tmp_pa
 
 
 def test_where_both_sides_are_played_an_evaluation_meets_each_bot_from_both():
-    config = Config(env="microrts-8x8", env_num=2, sides="both")
-    for bots in (("coacAI",), ("coacAI", "rojo"), ("coacAI", "passiveAI", "rojo")):
-        game = evaluation_game(config, range(2 * len(bots)), bots)
+    for bots in (("coacAI",), ("coacAI", "randomBiasedAI"), ("coacAI", "passiveAI", "rojo")):
+        config = Config(env="microrts-8x8", env_num=2, opponents=bots, sides="both")
+        game = evaluation_game(config, range(2 * len(bots)))
         assert sorted(zip(game.opponents, game.sides, strict=True)) == [
             (bot, side) for bot in bots for side in (0, 1)
         ]
-    few = evaluation_game(
-        config, range(4), ("coacAI", "lightRushAI", "passiveAI", "randomAI", "rojo")
-    )
+    five = ("coacAI", "lightRushAI", "passiveAI", "randomAI", "rojo")
+    few = evaluation_game(config, range(4), five)
     assert sorted(few.sides) == [0, 0, 1, 1]
 
 

@@ -10,8 +10,9 @@ import yaml
 
 from envs import UnknownEnv, family_of
 from settings.config import FIELDS, OF_LEARNING, Config, ConfigError
+from settings.fitting import nearest_batch
 from settings.rules import validate
-from settings.sources import ROOT, load_run, nearest_batch, parse, parse_again, preset, recipes
+from settings.sources import ROOT, load_run, parse, parse_again, preset, recipes
 
 
 def test_precedence_default_family_env_file_flags(tmp_path):
@@ -169,13 +170,8 @@ def test_with_a_recipe_the_presets_of_the_env_do_not_say_how_it_is_learned(recip
     assert config.train_total_steps == preset(env).train_total_steps
     for name in set(OF_LEARNING) - set(says) - {"batch_size"}:  # which follows from the others
         assert getattr(config, name) == getattr(defaults, name)
-    for name in {
-        "shared_trunk",
-        "scale_action",
-        "initial_log_std",
-        "gamma",
-        "normalize_value",
-    } - set(says):
+    named = {"shared_trunk", "scale_action", "initial_log_std", "gamma", "normalize_value"}
+    for name in named - set(says):
         assert getattr(config, name) == getattr(defaults, name)
 
 

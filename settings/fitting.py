@@ -1,0 +1,56 @@
+"""Settings that follow others: the batch and the minibatch for a number of environments."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Iterator
+
+from envs import family
+from settings.config import MOST_OFF, Config
+
+
+def fitted(config: Config, given: Collection[str]) -> Config:
+    """The configuration with the settings that follow others.
+
+    Args:
+        given: names of the settings that the user gave.
+    """
+    follow = family(config.env).following(config, given)
+    off, sequences = config.steps_per_update / config.batch_size, config.network == "lstm"
+    free = not {"batch_size", "minibatch_size"} & set(given)
+    cut = sequences and free and config.minibatch_size % config.steps_per_rollout > 0
+    if config.rollout_steps is None and (cut or not 1 / MOST_OFF <= off <= MOST_OFF):
+        follow["batch_size"], follow["minibatch_size"] = nearest_batch(
+            config.env_num, config.batch_size, config.minibatch_size, sequences
+        )
+    return dataclasses.replace(config, **follow)
+
+
+def nearest_batch(
+    env_num: int, batch_size: int, minibatch_size: int, sequences: bool = False
+) -> tuple[int, int]:
+    """The batch of whole steps of all environments, and the minibatch that divides it, nearest to
+    the sizes asked for (by the sum of the logarithms of both ratios).
+
+    Args:
+        sequences: whether a minibatch must hold whole sequences, as an LSTM's does.
+
+    Returns:
+        the batch's size, within a factor `MOST_OFF` of `batch_size` where `env_num` allows it; the
+        minibatch's.
+    """
+    steps, most = batch_size / env_num, 4 * batch_size // minibatch_size
+
+    def candidates() -> Iterator[tuple[float, int, int]]:
+        for step in range(max(1, math.ceil(steps / MOST_OFF)), max(1, int(steps * MOST_OFF)) + 1):
+            batch = step * env_num
+            for minibatches in range(1, most + 1):
+                if (env_num if sequences else batch) % minibatches == 0:
+                    minibatch = batch // minibatches
+                    off = abs(math.log(batch / batch_size))
+                    off += abs(math.log(minibatch / minibatch_size))
+                    yield off, batch, minibatch
+
+    _, batch, minibatch = min(candidates())
+    return batch, minibatch
