@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from hypothesis import settings
@@ -85,9 +87,12 @@ def assert_runs_are_kept(command: Sequence[str], out: Path, files: str) -> None:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return probe.getsockname()[1]
+    """A free port below those that Linux gives to connections: no other test takes it meanwhile."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((host, port))
+            return port
 
 
 @pytest.fixture(scope="session")
@@ -133,6 +138,23 @@ def _processes() -> list[tuple[str, str]]:
 
 def processes_mentioning(text: str) -> list[int]:
     return [int(stat.split()[0]) for stat, command in _processes() if text in command]
+
+
+def still_running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """A dead process that init has not reaped yet does not run."""
+    running = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                running.append(process)
+    return running
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return bool(still_running([psutil.Process(pid)]))
+    except psutil.NoSuchProcess:
+        return False
 
 
 def wait_until(condition, timeout: float, what: str) -> None:

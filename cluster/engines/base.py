@@ -164,16 +164,18 @@ class Engine(abc.ABC):
         """
         return []
 
-    def overdue(self) -> dict[int, float]:
-        """Samplers that have been silent for too long, and for how long that is [s]."""
-        now = time.monotonic()
+    def overdue(self, now: float) -> dict[int, float]:
+        """Samplers that had been silent for too long at a moment, and for how long that is [s].
+
+        Args:
+            now: that moment, by the monotonic clock [s].
+        """
         limits = {i: self._patience(i) for i in self.starting | self._requests.keys()}
         late = {i: s for i, s in limits.items() if now - self._heard[i] > s}
         return {i: s for i, s in late.items() if i not in self._answers}
 
-    def excuse(self, seconds: float) -> None:
-        """Count so much less silence of all samplers [s], as nobody listened."""
-        now = time.monotonic()
+    def excuse(self, seconds: float, now: float) -> None:
+        """Count so much less silence of all samplers [s] until `now`, as nobody listened."""
         self._heard = {i: min(heard + seconds, now) for i, heard in self._heard.items()}
 
     def _patience(self, index: int) -> float:

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from cluster.child import Child, ChildEnded, close_all
-from tests.conftest import ROOT, wait_until
+from tests.conftest import ROOT, still_running, wait_until
 
 MODULE = "tests.cluster.obedient_child"
 
@@ -131,15 +131,16 @@ def test_a_child_ends_with_its_parent_and_so_does_what_it_has_started(message):
         text=True,
     )
     assert middle.stdout is not None
-    child, started = map(int, middle.stdout.readline().split())
-    nursery = psutil.Process(child).ppid()
-    assert nursery != middle.pid
+    child, started = map(psutil.Process, map(int, middle.stdout.readline().split()))
+    nursery = child.parent()
+    assert nursery is not None
+    assert nursery.pid != middle.pid
     middle.kill()
     # one that ends by itself leaves others to go on
-    all_of_them = (child, nursery, *([started] if message.startswith(b"sleep") else []))
-    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in all_of_them), 30, "all to end")
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(started, signal.SIGKILL)
+    all_of_them = [child, nursery, *([started] if message.startswith(b"sleep") else [])]
+    wait_until(lambda: not still_running(all_of_them), 30, "all to end")
+    with contextlib.suppress(psutil.NoSuchProcess):
+        started.kill()
     middle.communicate()
 
 

@@ -15,7 +15,7 @@ from rollout import Rollout, Weights
 from settings.config import Config
 from settings.sources import preset
 from tests.cluster.pools import assert_equal, copy_of, make, toy
-from tests.conftest import run_command, wait_until
+from tests.conftest import run_command, still_running, wait_until
 
 pytestmark = pytest.mark.slow  # these start runs, clusters or processes
 
@@ -180,13 +180,9 @@ def test_nan_names_environment_step_and_sampler(samplers, env, what):
 def test_closing_leaves_no_process():
     pool, _ = make(toy("Counter"), 2)
     assert isinstance(pool.engine, LocalEngine)
-    processes = [child.pid for child in pool.engine._children.values()]
+    processes = [psutil.Process(child.pid) for child in pool.engine._children.values()]
     pool.close()
-    wait_until(
-        lambda: not any(psutil.pid_exists(pid) for pid in processes if pid is not None),
-        5,
-        "samplers to end",
-    )
+    wait_until(lambda: not still_running(processes), 5, "samplers to end")
 
 
 def test_a_second_request_before_the_first_is_gathered_is_refused():

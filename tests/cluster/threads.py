@@ -1,4 +1,8 @@
-"""An engine for tests: samplers in threads of this process, reached by messages."""
+"""An engine for tests: samplers in threads of this process, reached by messages.
+
+The samplers answer one at a time. Elsewhere each has a process of its own, and some environments need
+that: the bots of microRTS that play at random exchange the one random generator of their JVM.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,18 @@ from settings.config import Config
 
 CLOSE_TIMEOUT_S = 2.0
 Call = Callable[[bytes], bytes]
+_ANSWERING = threading.Lock()
+
+
+def session() -> Call:
+    """What answers a sampler's messages."""
+    handle = Session().handle
+
+    def one_at_a_time(message: bytes) -> bytes:
+        with _ANSWERING:
+            return handle(message)
+
+    return one_at_a_time
 
 
 class Actor:
@@ -67,7 +83,7 @@ class SessionsInThreads(Engine):
             self.start(index)
 
     def _start(self, index: int) -> None:
-        start = self.starts.get(index, lambda: Session().handle)
+        start = self.starts.get(index, session)
         hello = pack_hello(self.config, *self.ranges[index], index)
         self._actors[index] = Actor(start, hello, self._done)
 

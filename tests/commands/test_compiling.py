@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.commands.test_train import children_of, start_training, still_running, summary_of
-from tests.conftest import wait_until
+from tests.commands.test_train import children_of, start_training, summary_of
+from tests.conftest import still_running, wait_until
 
 pytestmark = pytest.mark.slow  # these start runs
 

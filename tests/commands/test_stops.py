@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from common.checkpoint import load_newest
@@ -15,10 +14,9 @@ from tests.commands.test_train import (
     children_of,
     metrics_of,
     start_training,
-    still_running,
     summary_of,
 )
-from tests.conftest import ROOT, wait_until
+from tests.conftest import ROOT, still_running, wait_until
 from tests.screen import Terminal
 
 pytestmark = pytest.mark.slow  # these start runs
@@ -72,20 +70,24 @@ def test_a_run_that_is_stopped_for_a_while_goes_on_with_its_samplers(tmp_path):
         "--sampler_timeout", "2", "--train_total_steps", "1e8",
     )  # fmt: skip
     try:
-        for stop in (os.kill, os.killpg):
+        for everything in (False, True):
             lines = len(metrics_of(run_dir)) if (run_dir / "metrics.jsonl").exists() else 0
             wait_until(
                 lambda lines=lines: (run_dir / "metrics.jsonl").exists()
                 and len(metrics_of(run_dir)) > lines + 20,
                 90, "updates",
             )  # fmt: skip
-            stop(process.pid, signal.SIGSTOP)
+            stopped = [psutil.Process(process.pid), *(children_of(process) if everything else [])]
+            for one in stopped:
+                one.suspend()
             time.sleep(6)
-            stop(process.pid, signal.SIGCONT)
+            for one in stopped:
+                one.resume()
         lines = len(metrics_of(run_dir))
         wait_until(lambda: len(metrics_of(run_dir)) > lines + 20, 30, "the run to go on")
     finally:
-        os.killpg(process.pid, signal.SIGCONT)
+        for one in (psutil.Process(process.pid), *children_of(process)):
+            one.resume()
         process.terminate()
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output

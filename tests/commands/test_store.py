@@ -23,10 +23,9 @@ from tests.commands.test_train import (
     children_of,
     metrics_of,
     start_training,
-    still_running,
     summary_of,
 )
-from tests.conftest import ROOT, run_command, wait_until
+from tests.conftest import ROOT, run_command, still_running, wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -18,7 +17,7 @@ import pytest
 import yaml
 
 from common.checkpoint import load, load_newest
-from tests.conftest import ROOT, run_command, wait_until
+from tests.conftest import ROOT, run_command, still_running, wait_until
 
 pytestmark = pytest.mark.slow  # these start runs, clusters or processes
 
@@ -114,16 +113,6 @@ SMALL = {
 def children_of(process: subprocess.Popen) -> list[psutil.Process]:
     """The processes that a run has started: samplers and the evaluator."""
     return psutil.Process(process.pid).children(recursive=True)
-
-
-def still_running(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """A dead process that init has not reaped yet does not run."""
-    running = []
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if process.status() != psutil.STATUS_ZOMBIE:
-                running.append(process)
-    return running
 
 
 @pytest.mark.parametrize("env", SMALL)

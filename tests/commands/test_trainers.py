@@ -15,10 +15,9 @@ from tests.commands.test_train import (
     children_of,
     metrics_of,
     start_training,
-    still_running,
     summary_of,
 )
-from tests.conftest import ROOT, run_command, wait_until
+from tests.conftest import ROOT, run_command, still_running, wait_until
 from tests.training.runs import running, train_until
 
 pytestmark = [pytest.mark.xdist_group("xparl"), pytest.mark.slow]

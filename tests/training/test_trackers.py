@@ -13,7 +13,6 @@ from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
-import psutil
 import pytest
 
 from common.errors import UserError
@@ -21,7 +20,7 @@ from rollout import Episode
 from settings.config import ConfigError
 from settings.sources import parse
 from tests.browser import needs_chromium, page
-from tests.conftest import BIN, free_port, wait_until
+from tests.conftest import BIN, free_port, is_running, wait_until
 from tests.evaluation.untrained import untrained
 from train import check
 from training import usage
@@ -234,7 +233,7 @@ def test_a_report_goes_on_without_wandb_where_its_process_is_lost(
     why = "was killed by signal 9" if number == signal.SIGKILL else "its process hangs"
     assert why in lost[0]
     assert lost[0].endswith("uploads what it has in its files. The run goes on without it")
-    wait_until(lambda: not psutil.pid_exists(pid), 20, "the end of the process")
+    wait_until(lambda: not is_running(pid), 20, "the end of the process")
     assert report.pages == f"tensorboard --logdir {tmp_path}"
     report.write(LINE | {"update": 5, "global_step": 50})
     report.close()

@@ -30,7 +30,7 @@ from tests.cluster.store.stores import (
     run_at,
     started_again,
 )
-from tests.conftest import ROOT, wait_until
+from tests.conftest import ROOT, is_running, wait_until
 
 NEXT = Weights(1, WEIGHTS.arrays)
 
@@ -74,9 +74,7 @@ def test_a_store_that_came_back_empty_is_founded_anew(server):
         pool.weights.publish(WEIGHTS.arrays, 0)
         wait_until(lambda: pool.samplers_alive == 1, 20, "a heartbeat that has seen the sampler")
         os.kill(server.pid, signal.SIGKILL)
-        wait_until(
-            lambda: not psutil.pid_exists(server.pid) or is_zombie(server.pid), 20, "its end"
-        )
+        wait_until(lambda: not is_running(server.pid), 20, "its end")
         with contextlib.closing(started_again(server)):
             with in_a_thread(pool.gather) as gathered:
                 wait_until(lambda: store.record() is not None, 30, "the run")
@@ -104,12 +102,6 @@ def test_fragments_that_went_down_with_the_store_are_not_learned_from(server):
         published = pool.weights.publish(WEIGHTS.arrays, 0)
         assert (published.outcome, published.version) == ("lost", 0)
     assert store.status().learned == 0
-
-
-def is_zombie(pid: int) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    return False
 
 
 def test_a_store_that_is_away_for_longer_than_the_timeout_is_lost(server):
@@ -212,11 +204,11 @@ def test_the_server_ends_with_the_process_that_has_started_it(number):
     try:
         assert process.stdout is not None
         server = int(process.stdout.readline())
-        assert psutil.pid_exists(server)
+        assert is_running(server)
     finally:
         process.send_signal(number)
         process.communicate()
-    wait_until(lambda: not psutil.pid_exists(server) or is_zombie(server), 20, "the server's end")
+    wait_until(lambda: not is_running(server), 20, "the server's end")
 
 
 @pytest.mark.slow
