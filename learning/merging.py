@@ -35,7 +35,7 @@ def merge(model: nn.Module, before: Arrays, mine: Arrays, theirs: Arrays) -> dic
             names = [f"{name}.{part}" for part in ("count", "mean", "var")]
             moments = _add(*([of[n] for n in names] for of in (before, mine, theirs)))
             merged |= dict(zip(names, moments, strict=True))
-    for name in theirs.keys() & set(SCALES):  # an older version publishes none
+    for name in mine.keys() & set(SCALES):
         merged[name] = np.array(_add(before[name], mine[name], theirs[name]))
     return merged
 

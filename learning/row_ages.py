@@ -12,7 +12,8 @@ class RowAges:
     """Remembers under which weights carried rows were collected: older ones than the new rows.
 
     Attributes:
-        versions: of the weights of the rows that the next fragment will carry [carried_steps].
+        versions: of the weights of the rows that the next fragment will carry [carried_steps], the mean
+            over the environments.
     """
 
     def __init__(self, config: Config):
@@ -21,7 +22,9 @@ class RowAges:
 
     def __call__(self, rollout: Rollout, update: int) -> float:
         """The mean age, in updates, of the rows that update number `update` learns from."""
-        new = np.full(len(rollout.reward) - rollout.carried, float(rollout.policy_version))
-        versions = np.concatenate([self.versions[: rollout.carried], new])
+        versions = np.full(len(rollout.reward), float(rollout.policy_version))
+        if rollout.carried:  # environments that were reset have none of the fragment before
+            before = self.versions[: rollout.carried] - versions[: rollout.carried]
+            versions[: rollout.carried] += before * (1.0 - rollout.reset.mean())
         self.versions = versions[self._learned :]
         return float(update - versions[: self._learned].mean())

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from settings.config import Config
 
-# of a log-ratio: beyond it, e to its power overflows sooner or later, and a clipped row's gradient is NaN
+# of a log-ratio: above it, e to its power overflows sooner or later, and a clipped row's gradient is NaN
 MOST_LOG_RATIO = 20.0
 
 
 def bounded(log_ratio: Tensor) -> Tensor:
-    """The log-ratio within `MOST_LOG_RATIO`, where every sensible one is."""
-    return log_ratio.clamp(-MOST_LOG_RATIO, MOST_LOG_RATIO)
+    """The log-ratio, but at most `MOST_LOG_RATIO`, far above every sensible one."""
+    return log_ratio.clamp(max=MOST_LOG_RATIO)
 
 
 def clipped_surrogate(

@@ -13,7 +13,7 @@ from networks.sequence import Lstm
 
 
 class LstmPolicy:
-    """An actor and a critic, each an `Lstm`, computed from views of their weights.
+    """An actor and a critic, each an `Lstm`, computed from views of their weights, or packed copies.
 
     As in `Linear`, a row's bits depend on that row alone.
 

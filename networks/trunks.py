@@ -308,7 +308,7 @@ def _rules(trunk: Trunk, config: Config) -> Iterator[str]:
     if trunk.remembers and config.carried_steps:
         yield (
             f"carried_steps is {config.carried_steps}, but network {name} has a state and cannot"
-            f" carry steps over: leave it out"
+            f" carry steps over: give --carried_steps 0"
         )
     if trunk.remembers and config.precision == "bfloat16":
         yield (

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import ipaddress
 import os
+import re
 import socket
 import sys
 import types
@@ -107,7 +108,7 @@ def _reachable(connect: Callable[..., None]) -> Callable[..., None]:
 
     def connect_there(address: str, **options: Any) -> None:
         host, _, port = address.rpartition(":")
-        if not host or not port.isdigit():
+        if not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
             sys.exit(f"xparl: --address {address!r} is not IP:PORT, such as 10.0.0.1:8010")
         try:
             master = ipaddress.ip_address(socket.gethostbyname(host))

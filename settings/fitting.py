@@ -17,9 +17,13 @@ def fitted(config: Config, given: Collection[str]) -> Config:
         given: names of the settings that the user gave.
     """
     follow = family(config.env).following(config, given)
-    off, sequences = config.steps_per_update / config.batch_size, config.network == "lstm"
+    off, sequences = config.steps_per_update / config.batch_size, 0
+    if (
+        config.network == "lstm"
+    ):  # as many for each trainer; another number of environments is refused
+        sequences = math.gcd(config.env_num, config.trainers_in_step)
     free = not {"batch_size", "minibatch_size"} & set(given)
-    cut = sequences and free and config.minibatch_size % config.steps_per_rollout > 0
+    cut = free and sequences and config.minibatch_size % (sequences * config.steps_per_rollout) > 0
     if config.rollout_steps is None and (cut or not 1 / MOST_OFF <= off <= MOST_OFF):
         follow["batch_size"], follow["minibatch_size"] = nearest_batch(
             config.env_num, config.batch_size, config.minibatch_size, sequences
@@ -28,13 +32,14 @@ def fitted(config: Config, given: Collection[str]) -> Config:
 
 
 def nearest_batch(
-    env_num: int, batch_size: int, minibatch_size: int, sequences: bool = False
+    env_num: int, batch_size: int, minibatch_size: int, sequences: int = 0
 ) -> tuple[int, int]:
     """The batch of whole steps of all environments, and the minibatch that divides it, nearest to
-    the sizes asked for (by the sum of the logarithms of both ratios).
+    the sizes asked for (by the sum of the logarithms of both ratios, then by the batch's).
 
     Args:
-        sequences: whether a minibatch must hold whole sequences, as an LSTM's does.
+        sequences: a minibatch must hold a multiple of so many whole sequences, as an LSTM's does; 0: it
+            may hold any rows.
 
     Returns:
         the batch's size, within a factor `MOST_OFF` of `batch_size` where `env_num` allows it; the
@@ -42,15 +47,18 @@ def nearest_batch(
     """
     steps, most = batch_size / env_num, 4 * batch_size // minibatch_size
 
-    def candidates() -> Iterator[tuple[float, int, int]]:
+    def candidates() -> Iterator[tuple[float, float, int, int]]:
         for step in range(max(1, math.ceil(steps / MOST_OFF)), max(1, int(steps * MOST_OFF)) + 1):
             batch = step * env_num
             for minibatches in range(1, most + 1):
-                if (env_num if sequences else batch) % minibatches == 0:
+                if sequences and env_num % (minibatches * sequences):
+                    continue
+                if batch % minibatches == 0:
                     minibatch = batch // minibatches
-                    off = abs(math.log(batch / batch_size))
-                    off += abs(math.log(minibatch / minibatch_size))
-                    yield off, batch, minibatch
+                    batch_off = abs(math.log(batch / batch_size))
+                    off = batch_off + abs(math.log(minibatch / minibatch_size))
+                    # rounded, so that equal sums are equal
+                    yield round(off, 9), batch_off, batch, minibatch
 
-    _, batch, minibatch = min(candidates())
+    *_, batch, minibatch = min(candidates())
     return batch, minibatch

@@ -133,6 +133,7 @@ def _contradictions(config: Config) -> Iterator[str]:
     # an older run is resumed as it was
     if (
         config.state_dependent_std
+        and config.distribution in ("auto", "normal", "tanh_normal")
         and config.resume is None
         and not -5 <= config.initial_log_std <= 2
     ):
@@ -266,7 +267,7 @@ def _store(config: Config) -> Iterator[str]:
     if config.carried_steps:
         yield (
             f"carried_steps is {config.carried_steps}, but the fragment that they are carried to may be"
-            f" another trainer's: leave it out"
+            f" another trainer's: give --carried_steps 0"
         )
     if config.trainer_mode == "hogwild":
         yield (
@@ -287,12 +288,13 @@ def remarks(config: Config, defaults: Config, env_spaces: Spaces | None = None) 
     lines = without_effect(config, defaults, env_spaces)
     change = config.steps_per_update / defaults.steps_per_update
     fits = 1 / MOST_OFF <= change <= MOST_OFF and config.minibatch_size == defaults.minibatch_size
-    if config.env_num != defaults.env_num and not fits:
+    other_envs = config.env_num != defaults.env_num
+    if (other_envs or config.network != defaults.network) and not fits:
+        other = f"{defaults.env_num} environments" if other_envs else f"network {defaults.network}"
         lines.append(
             f"a batch is {config.env_num} environments x {config.steps_per_rollout} steps ="
-            f" {config.steps_per_update}, in minibatches of {config.minibatch_size}; with"
-            f" {defaults.env_num} environments it is {defaults.steps_per_update}, of"
-            f" {defaults.minibatch_size}"
+            f" {config.steps_per_update}, in minibatches of {config.minibatch_size}; with {other} it is"
+            f" {defaults.steps_per_update}, of {defaults.minibatch_size}"
         )
     return lines
 

@@ -163,8 +163,10 @@ def test_a_sampler_of_vectors_acts_by_the_weights_that_were_set_last(network):
         sampler.set_weights(learner.get_weights())
         mine, theirs = (model.act(obs, None, None, state) for model in (sampler, learner))
         np.testing.assert_array_equal(mine.action, theirs.action)
+        if network == "lstm":  # the critic's too
+            np.testing.assert_array_equal(mine.state, theirs.state)
         with torch.no_grad():
-            for parameter in learner.actor.parameters():
+            for parameter in [*learner.actor.parameters(), *learner.critic.parameters()]:
                 parameter.mul_(-2)
             learner.policy_head.get_parameter("weight").mul_(-2)
 

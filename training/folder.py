@@ -15,7 +15,7 @@ from pathlib import Path
 from common.checkpoint import CannotWrite
 from settings.config import Config, ConfigError
 from settings.trust import remember
-from training.summary import write_config
+from training.summary import is_run_config, write_config
 
 
 @contextlib.contextmanager
@@ -40,12 +40,8 @@ def run_folder(config: Config) -> Iterator[Path]:
             raise ConfigError(
                 f"run_dir cannot be used: {error.strerror}: {error.filename}; give another --run_dir"
             ) from None
-        if config.resume is None and _has_begun(run_dir, config):
-            raise ConfigError(
-                f"run_dir {run_dir} already holds a run: go on with it by --resume"
-                f" {shlex.quote(str(run_dir))}, name another folder, or delete this one"
-            )
         if config.resume is None:
+            _refuse_used(run_dir, config)
             write_config(run_dir, config)
         remember(run_dir, config)
         yield run_dir
@@ -111,14 +107,26 @@ class Place:
         self._opened.close()
 
 
-def _has_begun(run_dir: Path, config: Config) -> bool:
-    """Whether there is something of a run: one that could not start has left its settings at most."""
+def _refuse_used(run_dir: Path, config: Config) -> None:
+    """Refuse a folder with a run in it: one that could not start has left its settings at most.
+
+    Raises:
+        ConfigError: for such a folder, and for a config.yaml of the user's own.
+    """
     saved, metrics = run_dir / "config.yaml", run_dir / "metrics.jsonl"
     if not saved.exists():
-        return False
-    if config.config is not None and saved.samefile(config.config):
-        return True  # the user's own
-    return (run_dir / "checkpoints").exists() or (metrics.exists() and metrics.stat().st_size > 0)
+        return
+    if (run_dir / "checkpoints").exists() or (metrics.exists() and metrics.stat().st_size > 0):
+        raise ConfigError(
+            f"run_dir {run_dir} already holds a run: go on with it by --resume"
+            f" {shlex.quote(str(run_dir))}, name another folder, or delete this one"
+        )
+    given = config.config is not None and saved.samefile(config.config)
+    if given or not is_run_config(saved):
+        raise ConfigError(
+            f"run_dir {run_dir} has a config.yaml of your own, which that of the run would replace: name"
+            f" another folder, or give the file another name"
+        )
 
 
 @contextlib.contextmanager

@@ -105,17 +105,18 @@ def _launch(trainers: int, how: Callable[[int, int], _Start], needed: Collection
             group.send(number)
         if len(needed) < trainers:
             group.replace_killed(asked)
-        group.wait()
+        asked_to_end = group.wait()
     finally:
         group.send(signal.SIGKILL)
     codes = [process.wait() for process in group.processes]
     if len(needed) < trainers:  # what became of the others has been said
         codes = codes[:1]
     for rank, code in enumerate(codes):
-        if code < 0 and not asked:
+        if code < 0 and not asked and rank not in asked_to_end:
             print(f"train.py: trainer {rank} was killed by signal {-code}", file=sys.stderr)
     killed = 130 if asked else TrainerLost.exit_code  # asked before the run had begun
-    return next((killed if code < 0 else code for code in codes if code != 0), 0)
+    # what one that was not killed says is the reason
+    return next((code for code in codes if code > 0), killed if any(codes) else 0)
 
 
 class _Group:
@@ -167,9 +168,13 @@ class _Group:
         self.start(rank)
         return True
 
-    def wait(self) -> None:
-        """Wait for the end of all; those that hang on after another's end are asked to end."""
-        deadline, numbers = None, [signal.SIGTERM, signal.SIGKILL]
+    def wait(self) -> set[int]:
+        """Wait for the end of all; those that hang on after another's end are asked to end.
+
+        Returns:
+            the ranks of those.
+        """
+        deadline, numbers, asked_to_end = None, [signal.SIGTERM, signal.SIGKILL], set()
         while None in (codes := [process.poll() for process in self.processes]):
             if deadline is None and (any(codes) or codes[0] is not None):
                 # whoever refuses at once what the user gave begins nothing that others could finish
@@ -177,9 +182,11 @@ class _Group:
                 refused = UserError.exit_code in codes and lived < _SHORT_LIFE_S
                 deadline = time.monotonic() + (_LOOKS_EVERY_S if refused else _PATIENCE_S)
             if deadline is not None and time.monotonic() > deadline and numbers:
+                asked_to_end |= {rank for rank, code in enumerate(codes) if code is None}
                 self.send(numbers.pop(0))
                 deadline = time.monotonic() + _KILLED_AFTER_S
             time.sleep(_LOOKS_EVERY_S)
+        return asked_to_end
 
     def send(self, number: int) -> None:
         """Send a signal to all that live."""

@@ -169,8 +169,12 @@ class Report:
         with self._saying:
             with self.writes.attempt(OUTPUT):
                 self._terminal.say(text)
-            with self.writes.attempt("log.txt"):
-                self._log.append(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode())
+            self.log(text)
+
+    def log(self, text: str) -> None:
+        """Keep a line in log.txt alone."""
+        with self._saying, self.writes.attempt("log.txt"):
+            self._log.append(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode())
 
     def reopen(self) -> None:
         """Go on in new files, as the run's folder was made anew."""

@@ -215,6 +215,8 @@ class Run(Trainer):
             last.push(self._opened)
             last.callback(self.trainers.end_run)
             last.callback(self.summarize)
+            if isinstance(error, UserError):  # `main` prints it
+                last.callback(self.report.log, str(error))
             if not isinstance(error, WeightsDiffer):
                 last.callback(self.save)  # an update that failed has left no trace
         self.writes.failing.pop(OUTPUT, None)  # it is no part of what is saved

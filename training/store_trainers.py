@@ -33,6 +33,7 @@ from evaluation.follow import read_line, record
 from learning.merging import merge
 from learning.trainers import Joined, Shared, Trainers
 from learning.undo import State
+from rollout import Weights
 from settings.config import Config
 from settings.flags import read_flags
 from settings.store_url import RUN_ID_CHARACTERS
@@ -94,7 +95,8 @@ class StoreTrainers(Trainers):
             steps: environment steps that the run has taken so far.
         """
         self._say, self._run_dir = say, run_dir
-        spec, weights = spec_of(agent.model, config), agent.weights()
+        spec = spec_of(agent.model, config)
+        weights = Weights(agent.update, shared(agent))
         if self._joined is not None:
             assert self._record is not None
             self._pool = join_pool(self._joined, self._record, config, spec, weights, say)
@@ -150,14 +152,14 @@ class StoreTrainers(Trainers):
             if newest is not None:
                 _take(agent, newest.arrays)
         self._version = agent.update = pool.version
-        before = _shared(agent)
+        before = shared(agent)
         with agent.undo.on_failure():
             try:
                 yield
             except NotFinite:
                 pool.refuse("not_finite")
                 raise
-            mine = arrays = _shared(agent)
+            mine = arrays = shared(agent)
             expected = self._version
             while True:
                 published = pool.weights.publish(arrays, expected)
@@ -229,7 +231,7 @@ class StoreTrainers(Trainers):
         return self._pool
 
 
-def _shared(agent: PPOAgent) -> dict[str, np.ndarray]:
+def shared(agent: PPOAgent) -> dict[str, np.ndarray]:
     """What the trainers of a store have in common: the weights, and the scales of rewards."""
     return agent.weights().arrays | agent.rewards.scales()
 

@@ -170,9 +170,9 @@ def test_with_a_recipe_the_presets_of_the_env_do_not_say_how_it_is_learned(recip
     assert config.train_total_steps == preset(env).train_total_steps
     for name in set(OF_LEARNING) - set(says) - {"batch_size"}:  # which follows from the others
         assert getattr(config, name) == getattr(defaults, name)
-    named = {"shared_trunk", "scale_action", "initial_log_std", "gamma", "normalize_value"}
-    for name in named - set(says):
-        assert getattr(config, name) == getattr(defaults, name)
+    assert {"shared_trunk", "scale_action", "initial_log_std", "gamma", "normalize_value"} <= set(
+        OF_LEARNING
+    )
 
 
 def test_an_unknown_recipe_names_those_that_exist_and_a_misfit_the_families():
@@ -249,13 +249,19 @@ def test_minibatches_keep_their_size_where_the_batch_is_near_anyway():
 def test_an_lstm_learns_from_whole_sequences_with_any_number_of_environments():
     config = parse(["--env", "HalfCheetah-v4", "--network", "lstm", "--env_num", "100"])
     assert config.minibatch_size % config.steps_per_rollout == 0
+    shared = ["--network", "lstm", "--env_num", "6", "--trainers", "2"]
+    config = parse(["--env", "HalfCheetah-v4", *shared])
+    assert config.minibatch_size // config.steps_per_rollout % 2 == 0
 
 
 def test_the_nearest_batch():
     assert nearest_batch(33, 2048, 256) == (2112, 264)
     assert nearest_batch(5000, 2048, 256) == (5000, 250)
-    batch, minibatch = nearest_batch(33, 2048, 256, sequences=True)
-    assert minibatch % (batch // 33) == 0
+    assert nearest_batch(4, 4096, 256, sequences=1) == (4096, 1024)  # not 2732 and 683, as far off
+    for trainers in (1, 3, 11):
+        batch, minibatch = nearest_batch(33, 2048, 256, sequences=trainers)
+        assert batch % minibatch == 0
+        assert minibatch // (batch // 33) % trainers == 0
 
 
 def test_games_of_an_evaluation_are_as_long_as_those_of_the_training():

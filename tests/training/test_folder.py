@@ -45,10 +45,10 @@ def test_two_runs_never_share_a_folder(tmp_path):
     own = tmp_path / "own"
     own.mkdir()
     (own / "config.yaml").write_text("gamma: 0.5\n")
-    with pytest.raises(ConfigError, match="already holds"):
-        run_folder(
-            dataclasses.replace(config_for(own), config=str(own / "config.yaml"))
-        ).__enter__()
+    for given in (str(own / "config.yaml"), None):
+        with pytest.raises(ConfigError, match=r"has a config\.yaml of your own"):
+            run_folder(dataclasses.replace(config_for(own), config=given)).__enter__()
+    assert (own / "config.yaml").read_text() == "gamma: 0.5\n"
     with pytest.raises(
         ConfigError, match=f"already holds a run: go on with it by --resume {tmp_path}"
     ):

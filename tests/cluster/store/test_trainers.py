@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,10 +14,11 @@ from cluster.sampler import spec_of
 from cluster.store.make import found_pool
 from cluster.store.pool import StorePool
 from cluster.store.run import RunStore
+from rollout import Weights
 from settings.config import Config
 from tests.cluster.store.stores import message, run_at
 from tests.conftest import wait_until
-from training.store_trainers import StoreTrainers
+from training.store_trainers import StoreTrainers, shared
 
 CONFIG = Config(
     env="CartPole-v1", env_num=4, samplers=2, rollout_steps=4, minibatch_size=16, policy_lag=9,
@@ -28,7 +30,7 @@ CONFIG = Config(
 def trainer(store: RunStore) -> Iterator[tuple[StoreTrainers, PPOAgent, StorePool]]:
     """A trainer of a run, which it founds where it is not there, without samplers."""
     agent, trainers = make_agent(CONFIG), StoreTrainers(lambda _: store, CONFIG, print)
-    spec, weights = spec_of(agent.model, CONFIG), agent.weights()
+    spec, weights = spec_of(agent.model, CONFIG), Weights(0, shared(agent))
     pool = found_pool(store, CONFIG, spec, weights, 2, 0, 0, True, print)
     trainers._pool = pool
     with contextlib.closing(pool):
@@ -64,6 +66,19 @@ def test_trainers_scale_rewards_alike_by_the_returns_of_both(server):
         with two.updating(other):
             taken = other.rewards.scales()["scales/reward"]
             np.testing.assert_array_equal(taken, agent.rewards.scales()["scales/reward"])
+
+
+def test_a_run_that_goes_on_in_a_new_store_has_the_scales_that_it_had(server, tmp_path):
+    store, scale = run_at(server.url), np.array([1e6, 50.0, 400.0])
+    agent = make_agent(CONFIG)
+    agent.rewards.set_scales({"scales/reward": scale})
+    leader = StoreTrainers(lambda _: store, CONFIG, print)
+    config = dataclasses.replace(CONFIG, samplers=0)  # none is started
+    with contextlib.closing(leader.open_pool(config, tmp_path, agent, 1000, print)), \
+            trainer(run_at(server.url, store.run)) as (_, _, pool):  # fmt: skip
+        newest = pool.weights.newest()
+        assert newest is not None
+        np.testing.assert_array_equal(newest.arrays["scales/reward"], scale)
 
 
 def test_an_update_that_is_forgotten_leaves_nothing_behind(server):
