@@ -73,7 +73,7 @@ class Cluster:
     sampler_timeout: Positive = 60.0
     """A sampler that makes no step for so long [s] is lost: it is ended, and replaced."""
     wait_for_cpus: Annotated[NotNegative | None, Needs(xparl_addr=ON, ray_address=ON)] = None
-    """Where the cluster has fewer free CPUs than `samplers`, begin with those that are there after
+    """Give `samplers` too. Where the cluster has fewer free CPUs, begin with those that are there after
     so long [s]; the other samplers join as `xparl connect`, or `ray start --address`, brings CPUs.
     Default: an error."""
     master_timeout: Annotated[Positive, Needs(xparl_addr=ON, ray_address=ON)] = 60.0
