@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from learning.adam import Adam
+from learning.adam import Adam, among, clip
 from learning.batches import Minibatch, equal_parts, in_parts
 from learning.compiled_step import Compiled
 from learning.gradient_steps import GradientSteps, summed
@@ -68,7 +68,7 @@ class PPO(parl.Algorithm):
 
     Attributes:
         adam: the optimiser.
-        learning_rate, clip_range, entropy_coefficient, kl_coefficient: of the next steps
+        learning_rate, clip_range, entropy_coefficient, kl_coefficient, mix_weight: of the next steps
             (tensors; set their values in place).
         threads: in which a step is computed; each of a minibatch's shares has one. A subclass is given
             whole minibatches: its loss may be no sum over rows.
@@ -88,12 +88,16 @@ class PPO(parl.Algorithm):
         device = self.parameters[0].device
         self.learning_rate = torch.tensor(config.learning_rate, device=device)
         faster = (config.value_learning_rate or config.learning_rate) / config.learning_rate
+        critics = among(model.value_parameters(), self.parameters)
         self.adam = Adam(
-            self.parameters, self.learning_rate, config.adam_eps, model.value_parameters(), faster
-        )
+            self.parameters, self.learning_rate, config.adam_eps,
+            None if faster == 1.0 else torch.where(critics, faster, 1.0),
+        )  # fmt: skip
+        self._clipped_apart = critics if config.clip_gradients == "apart" else None
         self.clip_range = torch.tensor(config.clip_range, device=device)
         self.entropy_coefficient = torch.tensor(config.entropy_coefficient, device=device)
         self.kl_coefficient = torch.tensor(config.kl_coefficient, device=device)
+        self.mix_weight = torch.tensor(config.mix_weight, device=device)
         self.compiled, self.note = choose_compile(config, device.type)
         model.bfloat16 = choose_bfloat16(config, device)
         self.threads = choose_threads(config, device.type, self.trainers.size)
@@ -213,7 +217,9 @@ class PPO(parl.Algorithm):
         if config.kl_penalty == "none":
             behaviour = batch.behaviour_log_prob
             return -expected(
-                joint_surrogate(config, log_ratio, behaviour, advantage, self.clip_range)
+                joint_surrogate(
+                    config, log_ratio, behaviour, advantage, self.clip_range, self.mix_weight
+                )
             )
         excess = (kl - 2 * config.desired_kl).clamp(min=0.0)
         return (
@@ -268,7 +274,7 @@ class PPO(parl.Algorithm):
             total = summed(shares)
             gradient, statistics = total[:size], total[size:]
             norm = gradient.norm()
-            self.adam.step(gradient * (self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
+            self.adam.step(clip(gradient, norm, self.config.max_grad_norm, self._clipped_apart))
             return torch.cat([statistics, norm.reshape(1)])
 
 

@@ -10,6 +10,27 @@ from torch import Tensor
 _BETAS = 0.9, 0.999
 
 
+def among(some: Iterable[Tensor], parameters: Sequence[Tensor]) -> Tensor:
+    """Which of all n parameters, flat in their order, belong to some of the tensors: [n] bool."""
+    places = {id(p) for p in some}
+    return torch.cat(
+        [torch.full_like(p, id(p) in places, dtype=torch.bool).flatten() for p in parameters]
+    )
+
+
+def clip(gradient: Tensor, norm: Tensor, bound: float, apart: Tensor | None) -> Tensor:
+    """A gradient [n] of this norm, shortened where the norm is above the bound.
+
+    Args:
+        apart: parameters [n] bool; their gradient and that of the others are bounded each alone.
+    """
+    if apart is None:
+        return gradient * (bound / (norm + 1e-6)).clamp(max=1.0)
+    parts = torch.where(apart, gradient, 0.0), torch.where(apart, 0.0, gradient)
+    one, other = (clip(part, part.norm(), bound, None) for part in parts)
+    return one + other
+
+
 class Adam:
     """Adam (Kingma & Ba 2015, arXiv 1412.6980).
 
@@ -17,7 +38,7 @@ class Adam:
         parameters: that it changes, in place, on one device.
         learning_rate: of the next steps; its value is set in place.
         eps: what is added to the root of the mean square.
-        others, factor: parameters that have `factor` times this learning rate.
+        factors: of the learning rate, for each of the n parameters [n]. None: 1.
 
     Attributes:
         moments: running means of the gradient and of its square [2, n], for all n parameters, flat
@@ -30,8 +51,7 @@ class Adam:
         parameters: Sequence[Tensor],
         learning_rate: Tensor,
         eps: float,
-        others: Iterable[Tensor] = (),
-        factor: float = 1.0,
+        factors: Tensor | None = None,
     ):
         self._parameters, self._learning_rate, self._eps = parameters, learning_rate, eps
         self._sizes = [p.numel() for p in parameters]
@@ -41,11 +61,7 @@ class Adam:
         self._mean, self._square = self.moments
         self.decay = torch.ones(2, device=device)
         self._betas = torch.tensor(_BETAS, device=device)
-        self._factors: Tensor | None = None
-        if factor != 1.0:
-            places = {id(p) for p in others}
-            factors = [torch.full_like(p, factor if id(p) in places else 1.0) for p in parameters]
-            self._factors = torch.cat([part.detach().flatten() for part in factors])
+        self._factors = factors
 
     def step(self, gradient: Tensor) -> None:
         """Algorithm 1 of the paper, for one gradient [n]. It is not to be differentiated."""

@@ -14,6 +14,7 @@ class Coefficients(NamedTuple):
     clip_range: float
     entropy_coefficient: float
     kl_coefficient: float
+    mix_weight: float
 
 
 def controlled_by_kl(config: Config) -> bool:
@@ -42,12 +43,14 @@ class Schedules:
         config, left = self.config, 1.0 - progress
         linear_rate = config.learning_rate_schedule == "linear"
         linear_clip = config.clip_schedule == "linear"
+        mix_end = config.mix_weight if config.mix_weight_end is None else config.mix_weight_end
         entropy = {"constant": 1.0, "linear": left, "exponential": config.entropy_decay**update}
         return Coefficients(
             learning_rate=self.learning_rate * (left if linear_rate else 1.0),
             clip_range=config.clip_range * (left if linear_clip else 1.0),
             entropy_coefficient=config.entropy_coefficient * entropy[config.entropy_schedule],
             kl_coefficient=self.kl_coefficient,
+            mix_weight=config.mix_weight + progress * (mix_end - config.mix_weight),
         )
 
     def adapt(self, kl: float) -> None:

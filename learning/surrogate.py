@@ -34,8 +34,9 @@ def clipped_surrogate(
 
 
 def joint_surrogate(
-    config: Config, log_ratio: Tensor, behaviour: Tensor, advantage: Tensor, clip_range: Tensor
-) -> Tensor:
+    config: Config, log_ratio: Tensor, behaviour: Tensor, advantage: Tensor, clip_range: Tensor,
+    mix_weight: Tensor,
+) -> Tensor:  # fmt: skip
     """The clipped surrogate objective of each row [B] under `joint_loss`.
 
     With r_k the ratio of sub-action k and r = prod r_k (Song et al. 2023, arXiv 2301.10919):
@@ -48,6 +49,7 @@ def joint_surrogate(
 
     Args:
         log_ratio, behaviour: [B], or [B, K] unless compound.
+        mix_weight: w.
     """
 
     def surrogate(ratio: Tensor) -> Tensor:
@@ -59,10 +61,9 @@ def joint_surrogate(
     chose = (behaviour != 0).float()
     share = chose / chose.sum(-1, keepdim=True).clamp(min=1.0)
     ratio, joint = bounded(log_ratio).exp(), bounded(log_ratio.sum(-1)).exp()
-    weight = config.mix_weight
     if config.joint_loss == "mix_ratio":
-        ratio = weight * ratio + (1 - weight) * joint.unsqueeze(-1)
+        ratio = mix_weight * ratio + (1 - mix_weight) * joint.unsqueeze(-1)
     by_sub_action = (surrogate(ratio) * share).sum(-1)
     if config.joint_loss == "mix_loss":
-        return weight * by_sub_action + (1 - weight) * surrogate(joint)
+        return mix_weight * by_sub_action + (1 - mix_weight) * surrogate(joint)
     return by_sub_action

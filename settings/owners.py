@@ -300,7 +300,9 @@ class Ppo:
     """What is clipped where an action has K sub-actions (Song et al. 2023, arXiv 2301.10919): the
     ratio of the joint action, each sub-action's own, their mix, or the losses' mix."""
     mix_weight: Annotated[Share, Needs(joint_loss=("mix_ratio", "mix_loss"))] = 0.5
-    """Weight of the sub-actions in mix_ratio and mix_loss."""
+    """Weight of the sub-actions in mix_ratio and mix_loss, at the start."""
+    mix_weight_end: Annotated[Share | None, Needs(joint_loss=("mix_ratio", "mix_loss"))] = None
+    """The weight at the end of the run, to which it goes linearly. Default: it stays."""
     clip_range: Annotated[Positive, Needs(kl_penalty="none")] = 0.2
     """Clip of the probability ratio, at the start."""
     clip_from: Annotated[Literal["behaviour", "start"], Needs(policy_lag=ON, carried_steps=ON)] = (
@@ -341,6 +343,8 @@ class Ppo:
     """See entropy_schedule."""
     max_grad_norm: Positive = 0.5
     """Bound of the gradient's norm."""
+    clip_gradients: Literal["together", "apart"] = "together"
+    """What max_grad_norm bounds. apart: the norm of the critic's gradient, and that of all else."""
     target_kl: NotNegative | None = None
     """Stop an update's epochs once the mean KL of one from the policy at the update's start (the metric
     update_kl) exceeds this. Default: never."""

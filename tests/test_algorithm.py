@@ -168,8 +168,9 @@ def test_sub_actions_without_a_choice_count_in_no_mean():
     behaviour = torch.tensor([[-1.0, -2.0, 0.0, 0.0]])
     config = Config(joint_loss="sub_action")
     clip, advantage = torch.tensor(0.5), torch.tensor([2.0])
-    got = joint_surrogate(config, log_ratio, behaviour, advantage, clip)
-    expected = joint_surrogate(config, log_ratio[:, :2], behaviour[:, :2], advantage, clip)
+    weight = torch.tensor(config.mix_weight)
+    got = joint_surrogate(config, log_ratio, behaviour, advantage, clip, weight)
+    expected = joint_surrogate(config, log_ratio[:, :2], behaviour[:, :2], advantage, clip, weight)
     torch.testing.assert_close(got, expected)
 
 
@@ -256,10 +257,12 @@ def test_a_step_goes_down_and_reports_the_norm_before_clipping():
 
 
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("values_rate", [None, 2e-3])
-def test_a_step_is_clipping_and_adam_as_torch_has_them(values_rate, shared):
+@pytest.mark.parametrize(
+    ("values_rate", "clips"), [(None, "together"), (2e-3, "together"), (None, "apart")]
+)
+def test_a_step_is_clipping_and_adam_as_torch_has_them(values_rate, clips, shared):
     config = Config(learning_rate=1e-2, value_learning_rate=values_rate, shared_trunk=shared,
-                    max_grad_norm=0.1, compile="off")  # fmt: skip
+                    max_grad_norm=0.1, clip_gradients=clips, compile="off")  # fmt: skip
     ppo, reference = (PPO(make_model(Spaces(OBS, BOX, 0), config), config) for _ in range(2))
     critics = [p for name, p in reference.model.named_parameters()
                if name.startswith(("value_head", "critic")) and not (shared and "critic" in name)]  # fmt: skip
@@ -271,7 +274,8 @@ def test_a_step_is_clipping_and_adam_as_torch_has_them(values_rate, shared):
         ppo.learn(batch)
         optimizer.zero_grad()
         reference.loss(batch)[0].backward()
-        torch.nn.utils.clip_grad_norm_(reference.parameters, 0.1)
+        for clipped in [reference.parameters] if clips == "together" else [others, critics]:
+            torch.nn.utils.clip_grad_norm_(clipped, 0.1)
         optimizer.step()
         for ours, theirs in zip(ppo.parameters, reference.parameters, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
@@ -280,7 +284,7 @@ def test_a_step_is_clipping_and_adam_as_torch_has_them(values_rate, shared):
 EVERYTHING: dict[str, Any] = {
     "distribution": "tanh_normal", "state_dependent_std": True, "joint_loss": "mix_ratio",
     "dual_clip": 4.0, "normalize_value": True, "noisy_layers": True, "value_loss": "huber",
-    "rnd_coefficient": 0.5, "value_coefficient": 7.0,
+    "rnd_coefficient": 0.5, "value_coefficient": 7.0, "clip_gradients": "apart",
 }  # fmt: skip
 
 
