@@ -137,6 +137,7 @@ NO_EFFECT = [
     ("--c_clip 2", "c_clip 2.0", "estimator vtrace"),
     ("--estimator monte_carlo --gae_lambda 0.5", "gae_lambda 0.5", "estimator gae or td_lambda"),
     ("--mix_weight 0.2", "mix_weight 0.2", "joint_loss mix_ratio or mix_loss"),
+    ("--mix_weight_end 0.9", "mix_weight_end 0.9", "joint_loss mix_ratio or mix_loss"),
     ("--entropy_schedule linear", "entropy_schedule linear", "entropy_coefficient"),
     ("--entropy_decay 0.5", "entropy_decay 0.5", "entropy_schedule exponential"),
     ("--rnd_gamma 0.5", "rnd_gamma 0.5", "rnd_coefficient"),
