@@ -18,9 +18,8 @@ def fitted(config: Config, given: Collection[str]) -> Config:
     """
     follow = family(config.env).following(config, given)
     off, sequences = config.steps_per_update / config.batch_size, 0
-    if (
-        config.network == "lstm"
-    ):  # as many for each trainer; another number of environments is refused
+    if config.network == "lstm":
+        # as many for each trainer, whose environments they are; without equal shares it is refused
         sequences = math.gcd(config.env_num, config.trainers_in_step)
     free = not {"batch_size", "minibatch_size"} & set(given)
     cut = free and sequences and config.minibatch_size % (sequences * config.steps_per_rollout) > 0

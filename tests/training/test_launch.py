@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from training.launch import _launch, _Start
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code", "says"),
+    [
+        ("time.sleep(60)", "sys.exit(2)", 2, ""),  # it was still on its way to the same refusal
+        ("sys.exit(2)", "time.sleep(60)", 2, ""),
+        ("time.sleep(1); sys.exit(75)", "os.kill(os.getpid(), 9)", 75, "trainer 1 was killed by signal 9"),
+        ("sys.exit(0)", "sys.exit(0)", 0, ""),
+    ],
+)  # fmt: skip
+def test_the_exit_code_is_that_of_a_trainer_that_says_why(first, second, code, says, capsys):
+    programs = [f"import os, sys, time; {program}" for program in (first, second)]
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        got = _launch(2, lambda rank, _: _Start({}, (), ("-c", programs[rank])), {0, 1})
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    said = capsys.readouterr().err
+    assert got == code
+    assert says in said if says else said == ""
