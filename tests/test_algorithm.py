@@ -11,7 +11,6 @@ from gymnasium import spaces
 from algorithm import PPO, Statistics
 from envs import Spaces
 from learning.batches import Minibatch
-from learning.surrogate import joint_surrogate
 from model import make_model
 from networks.tanh import rational_tanh
 from settings.config import Config
@@ -151,27 +150,6 @@ def test_loss_is_the_papers(settings):
         - ppo.config.entropy_coefficient * expected["entropy"]
     )
     assert total.item() == pytest.approx(combined, rel=1e-4, abs=1e-5)
-
-
-@pytest.mark.parametrize("joint_loss", ["sub_action", "mix_ratio", "mix_loss"])
-def test_with_one_sub_action_every_joint_loss_is_the_compound_one(joint_loss):
-    one = spaces.Box(-1, 1, (1,), np.float32)
-    compound = make_ppo(one)
-    other = make_ppo(one, joint_loss=joint_loss)
-    batch = random_batch(compound)
-    by_sub_action = batch._replace(behaviour_log_prob=batch.behaviour_log_prob.unsqueeze(-1))
-    torch.testing.assert_close(compound.loss(batch), other.loss(by_sub_action))
-
-
-def test_sub_actions_without_a_choice_count_in_no_mean():
-    log_ratio = torch.tensor([[0.1, -0.1, 0.0, 0.0]])
-    behaviour = torch.tensor([[-1.0, -2.0, 0.0, 0.0]])
-    config = Config(joint_loss="sub_action")
-    clip, advantage = torch.tensor(0.5), torch.tensor([2.0])
-    weight = torch.tensor(config.mix_weight)
-    got = joint_surrogate(config, log_ratio, behaviour, advantage, clip, weight)
-    expected = joint_surrogate(config, log_ratio[:, :2], behaviour[:, :2], advantage, clip, weight)
-    torch.testing.assert_close(got, expected)
 
 
 def test_the_gradient_of_the_estimated_kl_is_that_of_the_kl():
