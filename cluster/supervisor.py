@@ -22,6 +22,7 @@ from cluster.pool import Lost, Request, SamplerError
 from rollout import Weights
 
 LOOK_S = 0.5  # between two looks at samplers that nobody waits for
+LONGEST_LOOK_S = 1.0  # what is beyond this between two looks is no silence of a sampler
 SAME_ERROR_LIMIT = 5  # the same error at the same step, without a fragment between
 LOSS_LIMIT = 20  # losses of any kind, without a fragment between
 LONGEST_PAUSE_S = 30.0  # before a sampler that cannot be started is tried again
@@ -188,11 +189,10 @@ class Supervisor:
                 assert request is not None
                 self._rows.pop(index, None)
                 self._keep(index, request, part)
-        # The learner's process may have been stopped, with its samplers or while they answered: a look
-        # counts as LOOK_S of silence at most. It may also be stopped between two of these lines, so one
-        # moment is for all of them.
+        # The learner's process may have been stopped, with its samplers or while they answered. It may
+        # also be stopped between two of these lines, so one moment is for all of them.
         now = time.monotonic()
-        self.engine.excuse(max(0.0, now - self._looked - LOOK_S), now)
+        self.engine.excuse(max(0.0, now - self._looked - LONGEST_LOOK_S), now)
         self._looked = now
         for index, seconds in self.engine.overdue(now).items():
             request = self.engine.request(index)

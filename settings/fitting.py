@@ -21,17 +21,20 @@ def fitted(config: Config, given: Collection[str]) -> Config:
     if config.network == "lstm":
         # as many for each trainer, whose environments they are; without equal shares it is refused
         sequences = math.gcd(config.env_num, config.trainers_in_step)
+    alone = config.trainers if config.trainer_mode == "hogwild" and config.store is None else 1
     free = not {"batch_size", "minibatch_size"} & set(given)
-    cut = free and sequences and config.minibatch_size % (sequences * config.steps_per_rollout) > 0
-    if config.rollout_steps is None and (cut or not 1 / MOST_OFF <= off <= MOST_OFF):
+    cut = sequences and config.minibatch_size % (sequences * config.steps_per_rollout) > 0
+    uneven = config.steps_per_update // config.minibatch_size % alone > 0
+    fits = 1 / MOST_OFF <= off <= MOST_OFF and not (free and (cut or uneven))
+    if config.rollout_steps is None and not fits:
         follow["batch_size"], follow["minibatch_size"] = nearest_batch(
-            config.env_num, config.batch_size, config.minibatch_size, sequences
+            config.env_num, config.batch_size, config.minibatch_size, sequences, alone
         )
     return dataclasses.replace(config, **follow)
 
 
 def nearest_batch(
-    env_num: int, batch_size: int, minibatch_size: int, sequences: int = 0
+    env_num: int, batch_size: int, minibatch_size: int, sequences: int = 0, shares: int = 1
 ) -> tuple[int, int]:
     """The batch of whole steps of all environments, and the minibatch that divides it, nearest to
     the sizes asked for (by the sum of the logarithms of both ratios, then by the batch's).
@@ -39,10 +42,11 @@ def nearest_batch(
     Args:
         sequences: a minibatch must hold a multiple of so many whole sequences, as an LSTM's does; 0: it
             may hold any rows.
+        shares: of the batch, of which each must be cut into whole minibatches.
 
     Returns:
-        the batch's size, within a factor `MOST_OFF` of `batch_size` where `env_num` allows it; the
-        minibatch's.
+        the batch's size, within a factor `MOST_OFF` of `batch_size` where `env_num` allows it, and the
+        minibatch's; those asked for, where none fit.
     """
     steps, most = batch_size / env_num, 4 * batch_size // minibatch_size
 
@@ -50,7 +54,7 @@ def nearest_batch(
         for step in range(max(1, math.ceil(steps / MOST_OFF)), max(1, int(steps * MOST_OFF)) + 1):
             batch = step * env_num
             for minibatches in range(1, most + 1):
-                if sequences and env_num % (minibatches * sequences):
+                if (sequences and env_num % (minibatches * sequences)) or minibatches % shares:
                     continue
                 if batch % minibatches == 0:
                     minibatch = batch // minibatches
@@ -59,5 +63,5 @@ def nearest_batch(
                     # rounded, so that equal sums are equal
                     yield round(off, 9), batch_off, batch, minibatch
 
-    *_, batch, minibatch = min(candidates())
+    *_, batch, minibatch = min(candidates(), default=(batch_size, minibatch_size))
     return batch, minibatch

@@ -15,6 +15,7 @@ from gymnasium import spaces
 from common.values import is_port, needs
 from envs import Spaces, family
 from settings.config import HINTS, MOST_OFF, Config, ConfigError
+from settings.fitting import fitted
 from settings.store_url import EMBEDDED, RUN_ID, parse
 
 
@@ -288,9 +289,15 @@ def remarks(config: Config, defaults: Config, env_spaces: Spaces | None = None) 
     lines = without_effect(config, defaults, env_spaces)
     change = config.steps_per_update / defaults.steps_per_update
     fits = 1 / MOST_OFF <= change <= MOST_OFF and config.minibatch_size == defaults.minibatch_size
-    other_envs = config.env_num != defaults.env_num
-    if (other_envs or config.network != defaults.network) and not fits:
-        other = f"{defaults.env_num} environments" if other_envs else f"network {defaults.network}"
+    other = f"{defaults.env_num} environments" if config.env_num != defaults.env_num else ""
+    if not other and config.network != defaults.network:
+        unfitted = dataclasses.replace(
+            config, batch_size=defaults.batch_size, minibatch_size=defaults.minibatch_size
+        )
+        own = fitted(unfitted, ())  # what follows from the network, and was not given
+        if (config.batch_size, config.minibatch_size) == (own.batch_size, own.minibatch_size):
+            other = f"network {defaults.network}"
+    if other and not fits:
         lines.append(
             f"a batch is {config.env_num} environments x {config.steps_per_rollout} steps ="
             f" {config.steps_per_update}, in minibatches of {config.minibatch_size}; with {other} it is"

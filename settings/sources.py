@@ -1,7 +1,7 @@
 """Where a run's settings come from: presets, a file, the command line.
 
 Precedence: dataclass default < preset of the env's family < preset of the env < `--preset NAME`
-< `--config FILE` < flags. Every field of `Config` is a flag of its own name.
+< what `--store` needs < `--config FILE` < flags. Every field of `Config` is a flag of its own name.
 """
 
 from __future__ import annotations
@@ -210,6 +210,15 @@ def load_run(folder: Path) -> Config:
     if unknown:
         _warn_once(f"{path}: this version has no {', '.join(unknown)}: left out")
     return Config(**_converted({n: v for n, v in settings.items() if n in FIELDS}, path))
+
+
+def is_run_config(path: Path) -> bool:
+    """Whether a file is the config.yaml of a run, as train.py writes it."""
+    try:
+        content = _load_yaml(path)
+    except ConfigError:
+        return False
+    return isinstance(content, dict) and {"config", "versions", "command"} <= content.keys()
 
 
 def _changes(resumes: Path) -> dict[str, Any]:

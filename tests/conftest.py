@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import signal
@@ -87,12 +88,19 @@ def assert_runs_are_kept(command: Sequence[str], out: Path, files: str) -> None:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A free port below those that Linux gives to connections: no other test takes it meanwhile."""
+    """A free port that nobody is likely to take meanwhile.
+
+    It is above those of Ray's workers (19,999), and below those that Linux gives to connections (32,768).
+    """
     while True:
-        port = random.SystemRandom().randrange(10_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((host, port))
-            return port
+        with socket.socket() as probe:
+            try:
+                probe.bind((host, random.SystemRandom().randrange(20_000, 32_000)))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

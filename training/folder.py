@@ -14,8 +14,9 @@ from pathlib import Path
 
 from common.checkpoint import CannotWrite
 from settings.config import Config, ConfigError
+from settings.sources import is_run_config
 from settings.trust import remember
-from training.summary import is_run_config, write_config
+from training.summary import write_config
 
 
 @contextlib.contextmanager
@@ -41,7 +42,7 @@ def run_folder(config: Config) -> Iterator[Path]:
                 f"run_dir cannot be used: {error.strerror}: {error.filename}; give another --run_dir"
             ) from None
         if config.resume is None:
-            _refuse_used(run_dir, config)
+            _refuse_used(run_dir)
             write_config(run_dir, config)
         remember(run_dir, config)
         yield run_dir
@@ -107,7 +108,7 @@ class Place:
         self._opened.close()
 
 
-def _refuse_used(run_dir: Path, config: Config) -> None:
+def _refuse_used(run_dir: Path) -> None:
     """Refuse a folder with a run in it: one that could not start has left its settings at most.
 
     Raises:
@@ -121,8 +122,7 @@ def _refuse_used(run_dir: Path, config: Config) -> None:
             f"run_dir {run_dir} already holds a run: go on with it by --resume"
             f" {shlex.quote(str(run_dir))}, name another folder, or delete this one"
         )
-    given = config.config is not None and saved.samefile(config.config)
-    if given or not is_run_config(saved):
+    if not is_run_config(saved):
         raise ConfigError(
             f"run_dir {run_dir} has a config.yaml of your own, which that of the run would replace: name"
             f" another folder, or give the file another name"

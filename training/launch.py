@@ -111,8 +111,9 @@ def _launch(trainers: int, how: Callable[[int, int], _Start], needed: Collection
     codes = [process.wait() for process in group.processes]
     if len(needed) < trainers:  # what became of the others has been said
         codes = codes[:1]
+    told = any(code > 0 for code in codes)  # why the others were asked to end
     for rank, code in enumerate(codes):
-        if code < 0 and not asked and rank not in asked_to_end:
+        if code < 0 and not asked and not (told and rank in asked_to_end):
             print(f"train.py: trainer {rank} was killed by signal {-code}", file=sys.stderr)
     killed = 130 if asked else TrainerLost.exit_code  # asked before the run had begun
     # what one that was not killed says is the reason

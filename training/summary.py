@@ -62,15 +62,6 @@ def write_config(run_dir: Path, config: Config) -> None:
     write_whole(run_dir / "config.yaml", yaml.safe_dump(content, sort_keys=False))
 
 
-def is_run_config(path: Path) -> bool:
-    """Whether a file was written by `write_config`."""
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError):
-        return False
-    return isinstance(content, dict) and {"config", "versions", "command"} <= content.keys()
-
-
 def note_resume(run_dir: Path, before: Config, now: Config) -> None:
     """Append to resumes.yaml what a resume was started with, and the settings that it changed.
 

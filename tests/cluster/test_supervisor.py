@@ -219,18 +219,18 @@ def test_a_loss_is_noticed_while_nobody_waits(folder):
 
 def test_a_learner_that_was_stopped_takes_no_sampler_for_lost(folder, monkeypatch):
     """At the worst moment: it has looked for answers and not yet at the clock, and they come meanwhile."""
-    with Watched(sampler_timeout=1.0) as run:
+    with Watched(sampler_timeout=2.0) as run:
         run.collect()
         engine = run.pool.engine
         answered = engine.answered
 
         def nothing_yet(timeout: float | None) -> list[int]:
-            time.sleep(1.5)
+            time.sleep(2.5)
             return []
 
         monkeypatch.setattr(engine, "answered", nothing_yet)
         run.pool.request(run.weights, 1, False)
-        time.sleep(2.5)  # one look of the supervisor's thread, or two
+        time.sleep(4.0)  # one look of the supervisor's thread, or two
         monkeypatch.setattr(engine, "answered", answered)
         run.pool.gather()
         assert (run.told, run.pool.restarts) == ([], 0)

@@ -254,10 +254,19 @@ def test_an_lstm_learns_from_whole_sequences_with_any_number_of_environments():
     assert config.minibatch_size // config.steps_per_rollout % 2 == 0
 
 
+@pytest.mark.parametrize("network", ["mlp", "lstm"])
+def test_a_share_of_each_hogwild_trainer_is_cut_into_whole_minibatches(network):
+    config = parse(["--env", "HalfCheetah-v4", "--network", network, "--env_num", "24", "--trainers", "3",
+                    "--trainer_mode", "hogwild"])  # fmt: skip
+    assert config.steps_per_update // 3 % config.minibatch_size == 0
+
+
 def test_the_nearest_batch():
     assert nearest_batch(33, 2048, 256) == (2112, 264)
     assert nearest_batch(5000, 2048, 256) == (5000, 250)
     assert nearest_batch(4, 4096, 256, sequences=1) == (4096, 1024)  # not 2732 and 683, as far off
+    assert nearest_batch(24, 2048, 256, shares=3) == (2088, 232)
+    assert nearest_batch(6, 2048, 256, sequences=1, shares=4) == (2048, 256)  # none fits
     for trainers in (1, 3, 11):
         batch, minibatch = nearest_batch(33, 2048, 256, sequences=trainers)
         assert batch % minibatch == 0

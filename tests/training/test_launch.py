@@ -4,6 +4,7 @@ import signal
 
 import pytest
 
+from training import launch
 from training.launch import _launch, _Start
 
 
@@ -13,10 +14,14 @@ from training.launch import _launch, _Start
         ("time.sleep(60)", "sys.exit(2)", 2, ""),  # it was still on its way to the same refusal
         ("sys.exit(2)", "time.sleep(60)", 2, ""),
         ("time.sleep(1); sys.exit(75)", "os.kill(os.getpid(), 9)", 75, "trainer 1 was killed by signal 9"),
+        ("sys.exit(0)", "time.sleep(60)", 75, "trainer 1 was killed by signal 15"),
         ("sys.exit(0)", "sys.exit(0)", 0, ""),
     ],
 )  # fmt: skip
-def test_the_exit_code_is_that_of_a_trainer_that_says_why(first, second, code, says, capsys):
+def test_the_exit_code_is_that_of_a_trainer_that_says_why(
+    first, second, code, says, capsys, monkeypatch
+):
+    monkeypatch.setattr(launch, "_PATIENCE_S", 0.5)
     programs = [f"import os, sys, time; {program}" for program in (first, second)]
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
