@@ -72,7 +72,7 @@ def test_environments_that_cannot_be_saved_say_so(env):
 
 def test_a_state_of_the_users_own_that_is_no_dictionary_of_numbers_is_refused():
     for env, message in (("SavingAList", "returns a list"), ("SavingText", "'name' of dtype <U")):
-        venv = make_vec_env(f"tests.toy_envs:{env}", 1)
+        venv = make_vec_env(f"tests.refused_envs:{env}", 1)
         venv.reset(seed=[1])
         with pytest.raises(BadEnvironment, match=message):
             venv.get_state()
