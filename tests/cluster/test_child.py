@@ -121,7 +121,8 @@ def test_a_module_in_the_folder_worked_in_does_not_hide_the_projects_own(tmp_pat
 def test_a_child_ends_with_its_parent_and_so_does_what_it_has_started(message):
     code = (
         f"from cluster.child import Child; child = Child({MODULE!r}); child.send(b'start sleep 600');"
-        f" print(child.pid, child.receive(60).decode(), flush=True); child.send({message!r}); input()"
+        f" started = child.receive(60).decode(); child.send({message!r});"
+        f" print(child.pid, started, flush=True); input()"
     )
     middle = subprocess.Popen(
         [sys.executable, "-c", code],
