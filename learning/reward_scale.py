@@ -62,9 +62,9 @@ class RewardTransform:
         return {name: of.copy() for name, of in zip(SCALES, moments, strict=True)}
 
     def set_scales(self, scales: Mapping[str, np.ndarray]) -> None:
-        """Go on from what `scales` returned, of this trainer or another, as far as it is there."""
+        """Go on from what `scales` returned, of this trainer or another."""
         for name, scaler in zip(SCALES, (self.scaler, self.bonus_scaler), strict=True):
-            scaler.moments[:] = scales.get(name, scaler.moments)
+            scaler.moments[:] = scales[name]
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The running scales: arrays, and counters that JSON can hold."""

@@ -71,7 +71,7 @@ def test_trainers_scale_rewards_alike_by_the_returns_of_both(server):
 def test_a_run_that_goes_on_in_a_new_store_has_the_scales_that_it_had(server, tmp_path):
     store, scale = run_at(server.url), np.array([1e6, 50.0, 400.0])
     agent = make_agent(CONFIG)
-    agent.rewards.set_scales({"scales/reward": scale})
+    agent.rewards.set_scales(agent.rewards.scales() | {"scales/reward": scale})
     leader = StoreTrainers(lambda _: store, CONFIG, print)
     config = dataclasses.replace(CONFIG, samplers=0)  # none is started
     with contextlib.closing(leader.open_pool(config, tmp_path, agent, 1000, print)), \
