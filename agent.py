@@ -16,6 +16,7 @@ from common import checkpoint
 from common.randomness import stream
 from learning.advantages import estimate, explained_variance, measure_start, normalize_values
 from learning.batches import Batches, EpochMemory, observations, to_device
+from learning.replay import Replay
 from learning.reward_scale import RewardTransform
 from learning.row_ages import RowAges
 from learning.schedules import Schedules
@@ -49,6 +50,7 @@ class PPOAgent(parl.Agent):
         self.schedules = Schedules(config)
         self.rewards = RewardTransform(config, self.trainers)
         self.ages = RowAges(config)
+        self.replay = Replay(config)
         self._epochs = EpochMemory()
         self.undo = Undo(self._tensors, self._numbers, self._load_numbers)
 
@@ -112,6 +114,7 @@ class PPOAgent(parl.Agent):
         config, alg, model, trainers = self.config, self.alg, self.model, self.trainers
         with self.undo.on_failure():
             alg.set_coefficients(self.schedules.at(progress, self.update))
+            rollout = self.replay(rollout, self.update)
             shares = alg.threads.shares
             batches = Batches(config, rollout, model.device, trainers, shares, self._epochs)
             with trainers.moving_statistics():
@@ -123,7 +126,10 @@ class PPOAgent(parl.Agent):
                 if config.normalize_value:
                     normalize_values(config, model, estimates, rollout.valid, trainers)
             epochs: list[Tensor] = []  # one table of `Statistics` each
-            for epoch in range(config.update_epochs):
+            policy_epochs, value_epochs = config.update_epochs, config.value_epochs or 0
+            for epoch in range(config.most_epochs):
+                alg.policy_learns.fill_(epoch < policy_epochs)
+                alg.value_learns.fill_(epoch < value_epochs)
                 if epoch > 0 and config.recompute_advantages:
                     estimates = estimate(
                         config, rollout, rewards, batches.values(alg.value), log_rho
@@ -137,6 +143,8 @@ class PPOAgent(parl.Agent):
                 epochs.append(alg.learn_all(batches.epoch(order)))
                 update_kl = Statistics.of(epochs[-1]).update_kl.mean()
                 if config.target_kl is not None and update_kl > config.target_kl:
+                    policy_epochs = epoch + 1
+                if epoch + 1 == max(policy_epochs, value_epochs):
                     break
             table = torch.cat(epochs).cpu()
             refuse_not_finite(table, self.update)
@@ -233,7 +241,8 @@ class PPOAgent(parl.Agent):
     def _numbers(self) -> State:
         """The part of the state that is in no tensor."""
         arrays, counters = self.rewards.state()
-        return arrays | {"carried_versions": self.ages.versions}, counters | {
+        replayed, versions = self.replay.state()
+        return arrays | replayed | {"carried_versions": self.ages.versions}, counters | versions | {
             "update": self.update,
             "learning_rate": self.schedules.learning_rate,
             "kl_coefficient": self.schedules.kl_coefficient,
@@ -241,6 +250,7 @@ class PPOAgent(parl.Agent):
 
     def _load_numbers(self, arrays: Mapping[str, np.ndarray], counters: Mapping[str, Any]) -> None:
         self.rewards.load(arrays, counters)
+        self.replay.load(arrays, counters)
         # older checkpoints do not have them
         self.ages.versions = arrays.get("carried_versions", self.ages.versions)
         self.schedules.learning_rate = counters["learning_rate"]

@@ -70,6 +70,8 @@ class PPO(parl.Algorithm):
         adam: the optimiser.
         learning_rate, clip_range, entropy_coefficient, kl_coefficient, mix_weight: of the next steps
             (tensors; set their values in place).
+        policy_learns, value_learns: whether all but the value function's own layers, and these, move in
+            the next steps (the same; read with `value_epochs` alone).
         threads: in which a step is computed; each of a minibatch's shares has one. A subclass is given
             whole minibatches: its loss may be no sum over rows.
     """
@@ -92,7 +94,12 @@ class PPO(parl.Algorithm):
         self.adam = Adam(
             self.parameters, self.learning_rate, config.adam_eps,
             None if faster == 1.0 else torch.where(critics, faster, 1.0),
+            some_rest=config.value_epochs is not None,
         )  # fmt: skip
+        self._critics = critics if config.value_epochs is not None else None
+        self.policy_learns, self.value_learns = (
+            torch.ones((), dtype=torch.bool, device=device) for _ in range(2)
+        )
         self._clipped_apart = critics if config.clip_gradients == "apart" else None
         self.clip_range = torch.tensor(config.clip_range, device=device)
         self.entropy_coefficient = torch.tensor(config.entropy_coefficient, device=device)
@@ -182,9 +189,12 @@ class PPO(parl.Algorithm):
         )
         value_loss = mean(value_error(config, value, batch, model.value_head.scale()))
         entropy = mean(model.distribution.entropy(params))
-        total = (
-            policy_loss + config.value_coefficient * value_loss - self.entropy_coefficient * entropy
-        )
+        value_part = config.value_coefficient * value_loss
+        if (
+            self._critics is not None
+        ):  # a trunk in common learns for the policy alone where the value rests
+            value_part = torch.where(self.value_learns, value_part, 0.0)
+        total = policy_loss + value_part - self.entropy_coefficient * entropy
         if batch.predicted is not None:
             assert model.rnd is not None
             share = batch.weight * batch.predicted
@@ -272,9 +282,13 @@ class PPO(parl.Algorithm):
         size = self.adam.moments.shape[1]
         with torch.no_grad():
             total = summed(shares)
-            gradient, statistics = total[:size], total[size:]
+            gradient, statistics, learns = total[:size], total[size:], None
+            if self._critics is not None:
+                learns = torch.where(self._critics, self.value_learns, self.policy_learns)
+                gradient = torch.where(learns, gradient, 0.0)
             norm = gradient.norm()
-            self.adam.step(clip(gradient, norm, self.config.max_grad_norm, self._clipped_apart))
+            clipped = clip(gradient, norm, self.config.max_grad_norm, self._clipped_apart)
+            self.adam.step(clipped, learns)
             return torch.cat([statistics, norm.reshape(1)])
 
 

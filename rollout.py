@@ -94,6 +94,7 @@ class Rollout:
     """One fragment of T steps of N environments. The arrays are those of `RolloutSpec.arrays`.
 
     `policy_version` is that of the weights that acted; where samplers had different ones, the mean.
+    The last `replayed` columns were in earlier fragments: they have been learned from before.
     The first `carried` rows were in the fragment before it too, but for environments that were reset.
     `reset` [N] bool: the environments that were reset before the first row.
     An environment whose sampler was lost has no valid row; its columns repeat another's.
@@ -115,6 +116,7 @@ class Rollout:
     action_mask: np.ndarray | None = None
     state: np.ndarray | None = None
     policy_version: float = -1
+    replayed: int = 0
     carried: int = 0
     reset: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     episodes: list[Episode] = field(default_factory=list)

@@ -6,10 +6,10 @@ from typing import Literal
 
 import numpy as np
 
-Purpose = Literal["reset", "action", "shuffle", "evaluation", "film", "rnd", "noisy"]
+Purpose = Literal["reset", "action", "shuffle", "evaluation", "film", "rnd", "noisy", "replay"]
 _NUMBER: dict[Purpose, int] = {
     "reset": 1, "action": 2, "shuffle": 3, "evaluation": 4, "film": 5, "rnd": 6,
-    "noisy": 7,
+    "noisy": 7, "replay": 8,
 }  # fmt: skip
 
 

@@ -39,11 +39,13 @@ class Adam:
         learning_rate: of the next steps; its value is set in place.
         eps: what is added to the root of the mean square.
         factors: of the learning rate, for each of the n parameters [n]. None: 1.
+        some_rest: whether there are steps in which some of the parameters rest.
 
     Attributes:
         moments: running means of the gradient and of its square [2, n], for all n parameters, flat
             in their order.
-        decay: both betas to the power of the steps so far [2].
+        decay: both betas to the power of the steps so far [2], or of each parameter's own [2, n] where
+            `some_rest`.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Adam:
         learning_rate: Tensor,
         eps: float,
         factors: Tensor | None = None,
+        some_rest: bool = False,
     ):
         self._parameters, self._learning_rate, self._eps = parameters, learning_rate, eps
         self._sizes = [p.numel() for p in parameters]
@@ -59,19 +62,31 @@ class Adam:
         self.moments = torch.zeros(2, sum(self._sizes), device=device)
         # one by one: the compiler would copy all of a tensor of which a step changes two rows
         self._mean, self._square = self.moments
-        self.decay = torch.ones(2, device=device)
+        self.decay = torch.ones_like(self.moments) if some_rest else torch.ones(2, device=device)
         self._betas = torch.tensor(_BETAS, device=device)
         self._factors = factors
 
-    def step(self, gradient: Tensor) -> None:
-        """Algorithm 1 of the paper, for one gradient [n]. It is not to be differentiated."""
+    def step(self, gradient: Tensor, learns: Tensor | None = None) -> None:
+        """Algorithm 1 of the paper, for one gradient [n]. It is not to be differentiated.
+
+        Args:
+            learns: which parameters make this step [n] bool, where `some_rest`; the others stay as they
+                are, with their moments. None: all.
+        """
         (beta1, beta2), mean, square = _BETAS, self._mean, self._square
-        self.decay.mul_(self._betas)
-        mean.lerp_(gradient, 1 - beta1)
-        square.lerp_(gradient * gradient, 1 - beta2)
+        if learns is None:
+            self.decay.mul_(self._betas)
+            mean.lerp_(gradient, 1 - beta1)
+            square.lerp_(gradient * gradient, 1 - beta2)
+        else:
+            self.decay.mul_(torch.where(learns, self._betas.unsqueeze(-1), 1.0))
+            mean.copy_(torch.where(learns, mean.lerp(gradient, 1 - beta1), mean))
+            square.copy_(torch.where(learns, square.lerp(gradient * gradient, 1 - beta2), square))
         denominator = (square / (1 - self.decay[1])).sqrt() + self._eps
         change = mean / denominator * (self._learning_rate / (1 - self.decay[0]))
         if self._factors is not None:
             change = change * self._factors
+        if learns is not None:
+            change = torch.where(learns, change, 0.0)
         for parameter, part in zip(self._parameters, change.split(self._sizes), strict=True):
             parameter.sub_(part.view_as(parameter))

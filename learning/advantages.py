@@ -62,7 +62,7 @@ def measure_start(
     Returns:
         log_rho [T, N] for the estimators of `OFF_POLICY`.
     """
-    stale = config.policy_lag > 0 or config.carried_steps > 0
+    stale = config.policy_lag > 0 or config.carried_steps > 0 or config.replay_fragments > 0
     off_policy, clips_from_start = config.estimator in OFF_POLICY, config.clip_from == "start"
     if off_policy or (clips_from_start and stale):
         start = batches.log_prob(model)

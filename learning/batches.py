@@ -151,6 +151,7 @@ class Batches:
         self._size = config.minibatch_size // self._trainers.size
         self._memory, self._fits = memory or EpochMemory(), False
         self.steps, self.envs = config.steps_per_rollout, rollout.reward.shape[1]
+        self._new_envs = self.envs - rollout.replayed
         self.obs = observations(rollout, device)
         self._fields = {
             "obs": _laid_out(self.obs, config),
@@ -179,8 +180,9 @@ class Batches:
 
     @property
     def valid_obs(self) -> Tensor:
-        """The observations [B, ...] of the valid rows that are learned from."""
-        return self.obs[: self.steps][self._fields["weight"][: self.steps] > 0]
+        """The observations [B, ...] of the valid rows that are learned from, but for replayed ones."""
+        rows = slice(self.steps), slice(self._new_envs)
+        return self.obs[rows][self._fields["weight"][rows] > 0]
 
     # --- forward passes over all rows
     @torch.no_grad()
@@ -190,8 +192,14 @@ class Batches:
         They are needed in numpy, where the estimators are: a download on a GPU, which
         `recompute_advantages` repeats in every epoch.
         """
-        values = value(self._fields["obs"].flatten(0, 1), self.past)
-        return values.unflatten(0, self.obs.shape[:2]).cpu().numpy()
+        # replayed fragments one by one: one compiled graph serves however many there are
+        fragments = self._fields["obs"].split(self._new_envs, 1)
+        if self.past is not None:
+            fragments = [self._fields["obs"]]
+        values = [
+            value(part.flatten(0, 1), self.past).unflatten(0, part.shape[:2]) for part in fragments
+        ]
+        return torch.cat(values, 1).cpu().numpy()
 
     @torch.no_grad()
     def log_prob(self, model: ActorCritic) -> Tensor:

@@ -43,12 +43,13 @@ class RewardTransform:
             error: RND's for obs[t + 1] [T, N], or None without it.
         """
         reward, ranges, carried = rollout.reward, rollout.env_ranges, rollout.carried
-        reset = rollout.reset
+        reset, new = rollout.reset, slice(reward.shape[1] - rollout.replayed)
         if self._transform == "sign":
             reward = np.sign(reward)
         elif self._transform == "return_std":
-            ended = rollout.terminated | rollout.truncated
-            reward = self.scaler(reward, ended, rollout.valid, reset, ranges, carried)
+            ended, valid = rollout.terminated | rollout.truncated, rollout.valid
+            self.scaler.add(reward[:, new], ended[:, new], valid[:, new], reset, ranges, carried)
+            reward = self.scaler.scaled(reward)
         if error is None:
             return Rewards(reward)
         # intrinsic returns go on over the ends of episodes: nothing is over for curiosity
@@ -138,7 +139,20 @@ class ReturnScaler:
         self, reward: np.ndarray, ended: np.ndarray, valid: np.ndarray, reset: np.ndarray,
         env_ranges: list[tuple[int, int]], carried: int = 0,
     ) -> np.ndarray:  # fmt: skip
-        """Update with a fragment's raw rewards [T, N]; return them scaled, float32.
+        """`add` a fragment's raw rewards [T, N]; return them `scaled`."""
+        self.add(reward, ended, valid, reset, env_ranges, carried)
+        return self.scaled(reward)
+
+    def scaled(self, reward: np.ndarray) -> np.ndarray:
+        """Raw rewards by the scale of now, and clipped, float32."""
+        scaled = reward / np.sqrt(self.moments[2] + 1e-8)
+        return np.clip(scaled, -self.clip, self.clip).astype(np.float32)
+
+    def add(
+        self, reward: np.ndarray, ended: np.ndarray, valid: np.ndarray, reset: np.ndarray,
+        env_ranges: list[tuple[int, int]], carried: int = 0,
+    ) -> None:  # fmt: skip
+        """Move the scale on by a fragment's raw rewards [T, N].
 
         Args:
             ended, valid: [T, N] bool; an invalid row's reward is not counted.
@@ -169,11 +183,9 @@ class ReturnScaler:
                 )
             )  # fmt: skip
             left = columns.stop
-        self._add(np.concatenate(parts, 1)[new], env_ranges)
-        scaled = reward / np.sqrt(self.moments[2] + 1e-8)
-        return np.clip(scaled, -self.clip, self.clip).astype(np.float32)
+        self._add_all(np.concatenate(parts, 1)[new], env_ranges)
 
-    def _add(self, returns: np.ndarray, env_ranges: list[tuple[int, int]]) -> None:
+    def _add_all(self, returns: np.ndarray, env_ranges: list[tuple[int, int]]) -> None:
         """Add discounted returns [B], and the other trainers', to the moments."""
         mine = {"count": returns.size, "envs": env_ranges}
         if returns.size:

@@ -80,6 +80,11 @@ class Config(
         return max(1, math.ceil(self.train_total_steps / self.steps_per_update))
 
     @property
+    def most_epochs(self) -> int:
+        """Passes over a batch, of the policy or of the value function alone too."""
+        return max(self.update_epochs, self.value_epochs or 0)
+
+    @property
     def warms_up(self) -> bool:
         """Whether the first fragment is not learned from, but initialises normalisers."""
         return self.normalize_observation or self.rnd_coefficient > 0

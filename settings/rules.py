@@ -142,10 +142,34 @@ def _contradictions(config: Config) -> Iterator[str]:
             f"initial_log_std is {config.initial_log_std:g}, but with state_dependent_std it is bounded, and does"
             f" not learn there: give one from -5 to 2"
         )
+    yield from _replay(config)
     if "none" in config.track and len(set(config.track)) > 1:
         yield (
             f"track is {' '.join(config.track)}, but none leaves the others out: give none alone, or"
             f" the others"
+        )
+
+
+def _replay(config: Config) -> Iterator[str]:
+    drawn, kept = config.replay_fragments, config.replay_size
+    if drawn == 0:
+        return
+    if kept is not None and kept < drawn:
+        yield (
+            f"replay_size is {kept}, but replay_fragments {drawn} are drawn from them: give"
+            f" --replay_size {drawn} or more, or leave it out"
+        )
+    for name in ("rnd_coefficient", "carried_steps"):
+        if getattr(config, name):
+            why = "is for what is new" if name == "rnd_coefficient" else "needs whole streams"
+            yield (
+                f"replay_fragments is {drawn}, but {name} {getattr(config, name)} {why}: give --{name}"
+                f" 0, or leave --replay_fragments out"
+            )
+    if config.trainers > 1:
+        yield (
+            f"replay_fragments is {drawn}, but trainers is {config.trainers}, and a checkpoint has the"
+            f" fragments of one: leave one of them out"
         )
 
 
