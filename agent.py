@@ -114,7 +114,7 @@ class PPOAgent(parl.Agent):
         config, alg, model, trainers = self.config, self.alg, self.model, self.trainers
         with self.undo.on_failure():
             alg.set_coefficients(self.schedules.at(progress, self.update))
-            rollout = self.replay(rollout, self.update)
+            rollout = self.replay(rollout, stream("replay", config.seed, self.update))
             shares = alg.threads.shares
             batches = Batches(config, rollout, model.device, trainers, shares, self._epochs)
             with trainers.moving_statistics():

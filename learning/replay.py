@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from common.randomness import stream
 from rollout import Rollout
 from settings.config import Config
 
@@ -24,19 +23,19 @@ class Replay:
     """
 
     def __init__(self, config: Config):
-        self._seed, self._drawn = config.seed, config.replay_fragments
+        self._drawn = config.replay_fragments
         self._kept = config.replay_size or config.replay_fragments
         self.fragments: list[Rollout] = []
 
-    def __call__(self, rollout: Rollout, update: int) -> Rollout:
-        """What update number `update` learns from: a new fragment [T, N], and kept ones to its right.
+    def __call__(self, rollout: Rollout, generator: np.random.Generator) -> Rollout:
+        """What an update learns from: a new fragment [T, N], and kept ones to its right.
 
         Those are drawn without replacement, all equally likely; at the run's start there are fewer.
         The new fragment is kept from now on.
         """
         if self._drawn == 0:
             return rollout
-        order = stream("replay", self._seed, update).permutation(len(self.fragments))
+        order = generator.permutation(len(self.fragments))
         drawn = [self.fragments[n] for n in order[: self._drawn]]
         own = {name: array.copy() for name, array in rollout.arrays().items()}
         kept = dataclasses.replace(Rollout.of(own), policy_version=rollout.policy_version)

@@ -259,10 +259,43 @@ def test_a_step_is_clipping_and_adam_as_torch_has_them(values_rate, clips, share
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_policy_and_value_function_learn_each_in_its_own_steps(shared):
+    """As if each had an optimiser of its own, which rests where the other learns alone."""
+    config = Config(learning_rate=1e-2, shared_trunk=shared, max_grad_norm=0.1, value_epochs=1,
+                    compile="off")  # fmt: skip
+    ppo, reference = (PPO(make_model(Spaces(OBS, BOX, 0), config), config) for _ in range(2))
+    critics = reference.model.value_parameters()
+    others = [p for p in reference.parameters if not any(p is critic for critic in critics)]
+    adams = [torch.optim.Adam(some, lr=1e-2, eps=config.adam_eps) for some in (others, critics)]
+    learning = [(True, True), (False, True), (True, True), (True, False), (False, True)]
+    for seed, learns in enumerate(learning):
+        batch = random_batch(ppo, seed=seed)
+        for algorithm in (ppo, reference):
+            algorithm.policy_learns.fill_(learns[0])
+            algorithm.value_learns.fill_(learns[1])
+        ppo.learn(batch)
+        for adam in adams:
+            adam.zero_grad()
+        total, parts = reference.loss(batch)
+        if not learns[1]:  # then a shared trunk learns for the policy alone
+            total = reference.loss(batch._replace(value_target=batch.value_target + 5))[0]
+        total.backward()
+        moving = [p for some, on in zip((others, critics), learns, strict=True) if on for p in some]
+        torch.nn.utils.clip_grad_norm_(moving, 0.1)
+        for adam, on in zip(adams, learns, strict=True):
+            if on:
+                adam.step()
+        for ours, theirs in zip(ppo.parameters, reference.parameters, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+        assert parts["value_loss"] > 0
+
+
 EVERYTHING: dict[str, Any] = {
     "distribution": "tanh_normal", "state_dependent_std": True, "joint_loss": "mix_ratio",
     "dual_clip": 4.0, "normalize_value": True, "noisy_layers": True, "value_loss": "huber",
     "rnd_coefficient": 0.5, "value_coefficient": 7.0, "clip_gradients": "apart",
+    "value_epochs": 3,
 }  # fmt: skip
 
 
@@ -288,6 +321,9 @@ def test_compiled_steps_are_the_eager_ones_of_each_learners_own_settings():
     for step in range(5):
         for eager, compiled, batch in learners:
             batch = batch._replace(advantage=batch.advantage + step)
+            for ppo in (eager, compiled):
+                ppo.policy_learns.fill_(step != 1)
+                ppo.value_learns.fill_(step != 2)
             with torch.no_grad():  # Adam makes much of a gradient's last bits, so begin alike
                 for ours, theirs in zip(state_of(compiled), state_of(eager), strict=True):
                     ours.copy_(theirs)

@@ -1,0 +1,53 @@
+"""Passes over a batch of the value function's own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.test_agent import collect, make, small
+
+
+def learned(updates: int = 1, **settings) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """The weights after some updates, and the last one's metrics."""
+    agent, pool = make(small("Pendulum-v1", clip_gradients="apart", **settings))
+    for update in range(updates):
+        metrics = agent.learn(collect(agent, pool, update), 0.0)
+    pool.close()
+    return agent.weights().arrays, metrics
+
+
+def differing(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> set[str]:
+    names = {name for name, array in one.items() if not np.array_equal(array, two[name])}
+    return {"value" if name.startswith(("critic", "value_head")) else "policy" for name in names}
+
+
+@pytest.mark.parametrize(("policy", "value"), [(1, 3), (3, 1)])
+def test_the_longer_one_goes_on_alone(policy, value):
+    alike, _ = learned(update_epochs=1, value_epochs=1)
+    weights, metrics = learned(update_epochs=policy, value_epochs=value)
+    assert metrics["epochs"] == 3
+    assert differing(weights, alike) == {"value" if value > policy else "policy"}
+
+
+def test_as_many_of_both_are_as_without_the_setting():
+    usual, _ = learned(updates=3, update_epochs=2)
+    weights, _ = learned(updates=3, update_epochs=2, value_epochs=2)
+    for name, array in usual.items():
+        np.testing.assert_allclose(weights[name], array, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_the_value_function_goes_on_where_a_target_stops_the_policy():
+    settings = {"target_kl": 0.0, "update_epochs": 4}
+    alike, metrics = learned(**settings)
+    assert metrics["epochs"] == 1
+    weights, metrics = learned(value_epochs=3, **settings)
+    assert metrics["epochs"] == 3
+    assert differing(weights, alike) == {"value"}
+
+
+def test_a_trunk_in_common_is_the_policys():
+    alike, _ = learned(shared_trunk=True, update_epochs=1, value_epochs=1)
+    weights, _ = learned(shared_trunk=True, update_epochs=1, value_epochs=3)
+    changed = {name for name, array in alike.items() if not np.array_equal(array, weights[name])}
+    assert changed == {"value_head.weight", "value_head.bias"}
