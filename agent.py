@@ -100,6 +100,10 @@ class PPOAgent(parl.Agent):
         last, so that at lag 0 the first minibatch is evaluated by the very policy that acted, and
         its ratio is 1. All randomness is a function of seed, update and epoch.
 
+        With `replay_batches` it learns from earlier rollouts too, whose ratio is 1 then if it is taken from
+        the update's start. With `value_epochs` some passes are those of the policy, or of the value function,
+        alone.
+
         Args:
             rollout: [T, env_num], raw rewards.
             progress: share of the run that is over, in [0, 1]; the schedules follow it.
@@ -124,7 +128,7 @@ class PPOAgent(parl.Agent):
                 value = batches.values(alg.value)
                 first = estimates = estimate(config, rollout, rewards, value, log_rho)
                 if config.normalize_value:
-                    normalize_values(config, model, estimates, rollout.valid, trainers)
+                    normalize_values(config, model, estimates, rollout, trainers)
             epochs: list[Tensor] = []  # one table of `Statistics` each
             policy_epochs, value_epochs = config.update_epochs, config.value_epochs or 0
             for epoch in range(config.most_epochs):
@@ -141,14 +145,15 @@ class PPOAgent(parl.Agent):
                     batches.draw_predicted(self._stream("rnd", epoch))
                 order = self._stream("shuffle", epoch)
                 epochs.append(alg.learn_all(batches.epoch(order)))
-                update_kl = Statistics.of(epochs[-1]).update_kl.mean()
-                if config.target_kl is not None and update_kl > config.target_kl:
-                    policy_epochs = epoch + 1
+                if epoch < policy_epochs:
+                    update_kl = Statistics.of(epochs[-1]).update_kl.mean()
+                    if config.target_kl is not None and update_kl > config.target_kl:
+                        policy_epochs = epoch + 1
                 if epoch + 1 == max(policy_epochs, value_epochs):
                     break
             table = torch.cat(epochs).cpu()
             refuse_not_finite(table, self.update)
-            metrics = self._metrics(table, len(epochs)) | {
+            metrics = self._metrics(table, len(epochs), policy_epochs) | {
                 "explained_variance": explained_variance(first, rollout.valid, trainers),
                 "policy_lag_mean": self.ages(rollout, self.update),
             }
@@ -195,15 +200,21 @@ class PPOAgent(parl.Agent):
         valid = to_device(rollout.valid, device)
         self.model.update_normalizer(obs[valid], self.trainers.moments)
 
-    def _metrics(self, table: Tensor, epochs: int) -> dict[str, float]:
-        """The metrics of an update's gradient steps, of which the table has a row each."""
-        steps = Statistics.of(table)
+    def _metrics(self, table: Tensor, epochs: int, policy_epochs: int) -> dict[str, float]:
+        """The metrics of an update's gradient steps, of which the table has a row each.
+
+        Those of the policy are means over its own passes, the first of `epochs`.
+        """
+        steps = Statistics.of(table[: len(table) // epochs * policy_epochs])
         metrics = steps.means() | {
             "first_minibatch_kl": float(steps.approx_kl[0]),
             "entropy_coefficient": self.alg.entropy_coefficient.item(),
             "learning_rate": self.alg.learning_rate.item(),
-            "epochs": epochs,
+            "epochs": policy_epochs,
         }
+        if self.config.value_epochs is not None:
+            metrics["value_epochs"] = min(epochs, self.config.value_epochs)
+            metrics["loss/value"] = float(Statistics.of(table).value_loss.mean())
         if self.config.kl_penalty != "none":
             metrics["kl_coefficient"] = self.alg.kl_coefficient.item()
         return metrics

@@ -43,7 +43,7 @@ def update_s(model: ActorCritic, config: Config, tflops: float) -> float:
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         model(obs, mask.flatten(1))
-    passes = config.most_epochs * FORWARD_AND_BACKWARD
+    passes = config.times_learned * FORWARD_AND_BACKWARD
     return counter.get_total_flops() / rows * config.steps_per_update * passes / tflops / 1e12
 
 

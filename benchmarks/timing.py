@@ -301,7 +301,7 @@ def main() -> None:
         for threads in sorted({1, cores})
     }
     learned = torch.bfloat16 if choose_bfloat16(config, torch.device("cpu")) else torch.float32
-    flop = gradient_flop(config) * config.most_epochs
+    flop = gradient_flop(config) * config.times_learned
     rows = []
     cpus = max(arguments.samplers or 1, os.cpu_count() or 1)
     for pool in arguments.pools:

@@ -62,7 +62,7 @@ def measure_start(
     Returns:
         log_rho [T, N] for the estimators of `OFF_POLICY`.
     """
-    stale = config.policy_lag > 0 or config.carried_steps > 0 or config.replay_fragments > 0
+    stale = config.policy_lag > 0 or config.carried_steps > 0 or config.replay_batches > 0
     off_policy, clips_from_start = config.estimator in OFF_POLICY, config.clip_from == "start"
     if off_policy or (clips_from_start and stale):
         start = batches.log_prob(model)
@@ -115,15 +115,16 @@ def normalize_values(
     config: Config,
     model: ActorCritic,
     estimates: Estimates,
-    valid: np.ndarray,
+    rollout: Rollout,
     trainers: Trainers,
 ) -> None:
     """Move PopArt's moments on by the value targets of the valid rows that are learned from.
 
-    The other rows are left out, because they come again in the next fragment.
+    Each is counted once. Later rows come again in the next fragment, and the columns of replayed fragments
+    have been there before.
     """
-    learned = slice(config.steps_per_rollout)
-    target = estimates.value_target[learned][valid[learned]]
+    new = slice(config.steps_per_rollout), slice(rollout.reward.shape[1] - rollout.replayed)
+    target = estimates.value_target[new][rollout.valid[new]]
     target = target if target.ndim == 2 else target[:, np.newaxis]
     model.value_head.update_normalizer(to_device(target, model.device), trainers.moments)
 

@@ -192,14 +192,11 @@ class Batches:
         They are needed in numpy, where the estimators are: a download on a GPU, which
         `recompute_advantages` repeats in every epoch.
         """
-        # replayed fragments one by one: one compiled graph serves however many there are
-        fragments = self._fields["obs"].split(self._new_envs, 1)
-        if self.past is not None:
-            fragments = [self._fields["obs"]]
-        values = [
-            value(part.flatten(0, 1), self.past).unflatten(0, part.shape[:2]) for part in fragments
-        ]
-        return torch.cat(values, 1).cpu().numpy()
+        rows = self._fields["obs"].flatten(0, 1)
+        # as many rows at a time as are new: one compiled graph serves, however many are replayed
+        at_once = len(self.obs) * self._new_envs if self.past is None else len(rows)
+        values = torch.cat([value(part, self.past) for part in rows.split(at_once)])
+        return values.unflatten(0, self.obs.shape[:2]).cpu().numpy()
 
     @torch.no_grad()
     def log_prob(self, model: ActorCritic) -> Tensor:

@@ -55,7 +55,7 @@ def choose_compile(config: Config, device: str) -> tuple[bool, str]:
         return False, f"network {config.network} is not compiled: it runs eagerly" if wanted else ""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     steps_per_epoch = config.steps_per_update // config.minibatch_size
-    gradient_steps = config.updates * config.most_epochs * steps_per_epoch
+    gradient_steps = config.updates * config.times_learned * steps_per_epoch
     pays = gradient_steps >= compiles_after
     if config.compile == "off" or (config.compile != "on" and not pays):
         return False, ""

@@ -1,4 +1,4 @@
-"""Fragments that are learned from again, beside new ones (`--replay_fragments`)."""
+"""Fragments that are learned from again, beside new ones (`--replay_batches`)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Replay:
     """
 
     def __init__(self, config: Config):
-        self._drawn = config.replay_fragments
-        self._kept = config.replay_size or config.replay_fragments
+        self._drawn = config.replay_batches
+        self._kept = config.replay_size or config.replay_batches
         self.fragments: list[Rollout] = []
 
     def __call__(self, rollout: Rollout, generator: np.random.Generator) -> Rollout:

@@ -81,8 +81,13 @@ class Config(
 
     @property
     def most_epochs(self) -> int:
-        """Passes over a batch, of the policy or of the value function alone too."""
+        """Passes over a batch, those of the policy or the value function alone among them."""
         return max(self.update_epochs, self.value_epochs or 0)
+
+    @property
+    def times_learned(self) -> int:
+        """Rows that an update's passes take in all, by the rows that are new."""
+        return self.most_epochs * (1 + self.replay_batches)
 
     @property
     def warms_up(self) -> bool:

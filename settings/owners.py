@@ -256,13 +256,13 @@ class Batch:
     update_epochs: Count = 10
     """Passes over a batch."""
     value_epochs: Count | None = None
-    """The same for the value function's own layers: it goes on alone after update_epochs, or after
-    target_kl has stopped the policy, or it stops before. Default: as many as the policy's."""
-    replay_fragments: Natural = 0
-    """Earlier fragments that an update learns from again, beside the new one. They are older than
-    policy_lag: give --clip_from start or --estimator vtrace too, which correct for it."""
-    replay_size: Annotated[Count | None, Needs(replay_fragments=ON)] = None
-    """The last fragments, of which those are drawn. Default: replay_fragments."""
+    """The same for the value function's own layers, which go on alone after all else has had its
+    update_epochs, or has been stopped by target_kl, or rest before. Default: as many as update_epochs."""
+    replay_batches: Natural = 0
+    """Earlier batches that an update learns from again, beside the new one. They are older than
+    policy_lag says: give --clip_from start or --estimator vtrace too, which correct for it."""
+    replay_size: Annotated[Count | None, Needs(replay_batches=ON)] = None
+    """How many of the last batches they are drawn from. Default: replay_batches."""
     carried_steps: Natural = 0
     """Partial GAE (Song et al. 2023, arXiv 2301.10920): a fragment is this much longer than what
     is learned from; its tail is there for the estimates, and is carried over to the next."""
@@ -315,7 +315,7 @@ class Ppo:
     """Clip of the probability ratio, at the start."""
     clip_from: Annotated[
         Literal["behaviour", "start"],
-        Needs(policy_lag=ON, carried_steps=ON, replay_fragments=ON),
+        Needs(policy_lag=ON, carried_steps=ON, replay_batches=ON),
     ] = "behaviour"
     """What the ratio is to: the policy that acted, or that at the update's start; rows are then
     weighted by the ratio of these two (the decoupled objective, Hilton, Cobbe & Schulman 2021, arXiv

@@ -151,24 +151,24 @@ def _contradictions(config: Config) -> Iterator[str]:
 
 
 def _replay(config: Config) -> Iterator[str]:
-    drawn, kept = config.replay_fragments, config.replay_size
+    drawn, kept = config.replay_batches, config.replay_size
     if drawn == 0:
         return
     if kept is not None and kept < drawn:
         yield (
-            f"replay_size is {kept}, but replay_fragments {drawn} are drawn from them: give"
+            f"replay_size is {kept}, but replay_batches {drawn} are drawn from them: give"
             f" --replay_size {drawn} or more, or leave it out"
         )
     for name in ("rnd_coefficient", "carried_steps"):
         if getattr(config, name):
             why = "is for what is new" if name == "rnd_coefficient" else "needs whole streams"
             yield (
-                f"replay_fragments is {drawn}, but {name} {getattr(config, name)} {why}: give --{name}"
-                f" 0, or leave --replay_fragments out"
+                f"replay_batches is {drawn}, but {name} {getattr(config, name)} {why}: give --{name}"
+                f" 0, or leave --replay_batches out"
             )
-    if config.trainers > 1:
+    if config.trainers > 1 and config.store is None:
         yield (
-            f"replay_fragments is {drawn}, but trainers is {config.trainers}, and a checkpoint has the"
+            f"replay_batches is {drawn}, but trainers is {config.trainers}, and a checkpoint has the"
             f" fragments of one: leave one of them out"
         )
 

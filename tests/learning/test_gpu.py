@@ -23,8 +23,12 @@ IMAGE = Spaces(spaces.Box(0, 255, (4, 84, 84), np.uint8), spaces.Discrete(6), 4)
 
 NETWORKS = pytest.mark.parametrize(
     ("env_spaces", "settings"),
-    [(VECTOR, {}), (IMAGE, {"network": "nature_cnn", "shared_trunk": True})],
-    ids=["vector", "image"],
+    [
+        (VECTOR, {}),
+        (VECTOR, {"value_epochs": 4, "replay_batches": 1, "clip_from": "start"}),
+        (IMAGE, {"network": "nature_cnn", "shared_trunk": True}),
+    ],
+    ids=["vector", "replay", "image"],
 )
 
 

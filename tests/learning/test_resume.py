@@ -23,7 +23,8 @@ from tests.test_agent import collect, make, small
         ("HalfCheetah-v4", {"estimator": "vtrace", "joint_loss": "mix_loss"}),
         ("tests.toy_envs:Remember", {"network": "lstm"}),
         ("tests.toy_envs:Masked", {}),
-        ("CartPole-v1", {"replay_fragments": 1, "replay_size": 2, "value_epochs": 3}),
+        ("tests.toy_envs:Masked", {"replay_batches": 1}),
+        ("CartPole-v1", {"replay_batches": 1, "replay_size": 2, "value_epochs": 3}),
     ],
     ids=str,
 )

@@ -26,7 +26,7 @@ def differing(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> set[str
 def test_the_longer_one_goes_on_alone(policy, value):
     alike, _ = learned(update_epochs=1, value_epochs=1)
     weights, metrics = learned(update_epochs=policy, value_epochs=value)
-    assert metrics["epochs"] == 3
+    assert (metrics["epochs"], metrics["value_epochs"]) == (policy, value)
     assert differing(weights, alike) == {"value" if value > policy else "policy"}
 
 
@@ -37,13 +37,23 @@ def test_as_many_of_both_are_as_without_the_setting():
         np.testing.assert_allclose(weights[name], array, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-def test_the_value_function_goes_on_where_a_target_stops_the_policy():
+@pytest.mark.parametrize(("value", "differs"), [(3, {"value"}), (1, set())])
+def test_the_value_function_goes_on_where_a_target_stops_the_policy(value, differs):
+    """The policy stays where it is, though it would be let go on by the other's passes."""
     settings = {"target_kl": 0.0, "update_epochs": 4}
     alike, metrics = learned(**settings)
     assert metrics["epochs"] == 1
-    weights, metrics = learned(value_epochs=3, **settings)
-    assert metrics["epochs"] == 3
-    assert differing(weights, alike) == {"value"}
+    weights, metrics = learned(value_epochs=value, **settings)
+    assert (metrics["epochs"], metrics["value_epochs"]) == (1, value)
+    assert differing(weights, alike) == differs
+
+
+def test_what_is_said_of_the_policy_is_of_its_own_passes():
+    _, usual = learned(update_epochs=2, learning_rate_schedule="kl")
+    _, longer = learned(update_epochs=2, value_epochs=6, learning_rate_schedule="kl")
+    for name in ("loss/policy", "entropy", "approx_kl", "update_kl", "clip_fraction"):
+        assert longer[name] == pytest.approx(usual[name], rel=1e-4, abs=1e-7), name
+    assert longer["loss/value"] < usual["loss/value"]
 
 
 def test_a_trunk_in_common_is_the_policys():

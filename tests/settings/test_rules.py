@@ -132,7 +132,7 @@ NO_EFFECT = [
     ("--observation_clip 5", "observation_clip 5.0", "normalize_observation"),
     ("--rho_clip 2", "rho_clip 2.0", "estimator vtrace"),
     ("--policy_lag 0 --clip_from start", "clip_from start", "policy_lag or carried_steps or"),
-    ("--replay_size 4", "replay_size 4", "replay_fragments"),
+    ("--replay_size 4", "replay_size 4", "replay_batches"),
     ("--key cluster.key", "key cluster.key", "xparl_addr"),
     ("--hogwild_moments shared", "hogwild_moments shared", "trainer_mode hogwild"),
     ("--c_clip 2", "c_clip 2.0", "estimator vtrace"),
