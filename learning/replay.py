@@ -1,4 +1,4 @@
-"""Fragments that are learned from again, beside new ones (`--replay_batches`)."""
+"""Batches that are learned from again, beside new ones (`--replay_batches`)."""
 
 from __future__ import annotations
 
