@@ -190,9 +190,8 @@ class PPO(parl.Algorithm):
         value_loss = mean(value_error(config, value, batch, model.value_head.scale()))
         entropy = mean(model.distribution.entropy(params))
         value_part = config.value_coefficient * value_loss
-        if (
-            self._critics is not None
-        ):  # a trunk in common learns for the policy alone where the value rests
+        # a trunk in common learns for the policy alone where the value rests
+        if self._critics is not None:
             value_part = torch.where(self.value_learns, value_part, 0.0)
         total = policy_loss + value_part - self.entropy_coefficient * entropy
         if batch.predicted is not None:

@@ -85,7 +85,7 @@ PEERS = {
         *RL_GAMES,
         ("--env_num", "64", "--batch_size", "4096", "--minibatch_size", "1024", "--update_epochs",
          "4", "--hidden_sizes", "512", "256", "128", "--activation", "elu", "--shared_trunk",
-         "--no-recompute_advantages", "--learning_rate", "0.0003"),
+         "--no-recompute_advantages", "--learning_rate", "0.0003", "--value_learning_rate", "None"),
         "Humanoid-v4",
     ),
     # sf_examples/mujoco/mujoco_params.py: 64 environments, 4 batches of 1024, 2 epochs, 2 x 64 tanh

@@ -256,8 +256,9 @@ class Batch:
     update_epochs: Count = 10
     """Passes over a batch."""
     value_epochs: Count | None = None
-    """The same for the value function's own layers, which go on alone after all else has had its
-    update_epochs, or has been stopped by target_kl, or rest before. Default: as many as update_epochs."""
+    """Passes of the value function's own layers. If they are more than update_epochs, or target_kl
+    stops the policy, these layers go on alone; if fewer, they rest in the later passes. Default: as
+    many as all else."""
     replay_batches: Natural = 0
     """Earlier batches that an update learns from again, beside the new one. They are older than
     policy_lag says: give --clip_from start or --estimator vtrace too, which correct for it."""

@@ -169,7 +169,7 @@ def _replay(config: Config) -> Iterator[str]:
     if config.trainers > 1 and config.store is None:
         yield (
             f"replay_batches is {drawn}, but trainers is {config.trainers}, and a checkpoint has the"
-            f" fragments of one: leave one of them out"
+            f" batches of one: leave one of them out, or give --store"
         )
 
 
