@@ -147,6 +147,11 @@ class Rollout:
         return Rollout.of({name: array[:, first:last] for name, array in self.arrays().items()})
 
     @property
+    def new_columns(self) -> slice:
+        """The environments' columns but for replayed ones."""
+        return slice(self.reward.shape[1] - self.replayed)
+
+    @property
     def steps(self) -> int:
         """Environment steps taken for it: the new rows whose action was not ignored."""
         again = self.valid[: self.carried]

@@ -123,7 +123,7 @@ def normalize_values(
     Each is counted once. Later rows come again in the next fragment, and the columns of replayed fragments
     have been there before.
     """
-    new = slice(config.steps_per_rollout), slice(rollout.reward.shape[1] - rollout.replayed)
+    new = slice(config.steps_per_rollout), rollout.new_columns
     target = estimates.value_target[new][rollout.valid[new]]
     target = target if target.ndim == 2 else target[:, np.newaxis]
     model.value_head.update_normalizer(to_device(target, model.device), trainers.moments)

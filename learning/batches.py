@@ -151,7 +151,7 @@ class Batches:
         self._size = config.minibatch_size // self._trainers.size
         self._memory, self._fits = memory or EpochMemory(), False
         self.steps, self.envs = config.steps_per_rollout, rollout.reward.shape[1]
-        self._new_envs = self.envs - rollout.replayed
+        self._new_columns = rollout.new_columns
         self.obs = observations(rollout, device)
         self._fields = {
             "obs": _laid_out(self.obs, config),
@@ -181,7 +181,7 @@ class Batches:
     @property
     def valid_obs(self) -> Tensor:
         """The observations [B, ...] of the valid rows that are learned from, but for replayed ones."""
-        rows = slice(self.steps), slice(self._new_envs)
+        rows = slice(self.steps), self._new_columns
         return self.obs[rows][self._fields["weight"][rows] > 0]
 
     # --- forward passes over all rows
@@ -194,7 +194,7 @@ class Batches:
         """
         rows = self._fields["obs"].flatten(0, 1)
         # as many rows at a time as are new: one compiled graph serves, however many are replayed
-        at_once = len(self.obs) * self._new_envs if self.past is None else len(rows)
+        at_once = len(self.obs) * self._new_columns.stop if self.past is None else len(rows)
         values = torch.cat([value(part, self.past) for part in rows.split(at_once)])
         return values.unflatten(0, self.obs.shape[:2]).cpu().numpy()
 

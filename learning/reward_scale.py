@@ -43,7 +43,7 @@ class RewardTransform:
             error: RND's for obs[t + 1] [T, N], or None without it.
         """
         reward, ranges, carried = rollout.reward, rollout.env_ranges, rollout.carried
-        reset, new = rollout.reset, slice(reward.shape[1] - rollout.replayed)
+        reset, new = rollout.reset, rollout.new_columns
         if self._transform == "sign":
             reward = np.sign(reward)
         elif self._transform == "return_std":
