@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from algorithm import PPO, NotFinite, Statistics, refuse_not_finite
+from algorithm import PPO
 from common import checkpoint
 from common.randomness import stream
 from learning.advantages import estimate, explained_variance, measure_start, normalize_values
 from learning.batches import Batches, EpochMemory, observations, to_device
+from learning.passes import NotFinite, Passes
 from learning.replay import Replay
 from learning.reward_scale import RewardTransform
 from learning.row_ages import RowAges
@@ -129,11 +130,10 @@ class PPOAgent(parl.Agent):
                 first = estimates = estimate(config, rollout, rewards, value, log_rho)
                 if config.normalize_value:
                     normalize_values(config, model, estimates, rollout, trainers)
-            epochs: list[Tensor] = []  # one table of `Statistics` each
-            policy_epochs, value_epochs = config.update_epochs, config.value_epochs or 0
-            for epoch in range(config.most_epochs):
-                alg.policy_learns.fill_(epoch < policy_epochs)
-                alg.value_learns.fill_(epoch < value_epochs)
+            passes = Passes(config)
+            for epoch in passes:
+                alg.descent.policy_learns.fill_(epoch < passes.of_policy)
+                alg.descent.value_learns.fill_(epoch < passes.of_value)
                 if epoch > 0 and config.recompute_advantages:
                     estimates = estimate(
                         config, rollout, rewards, batches.values(alg.value), log_rho
@@ -143,29 +143,18 @@ class PPOAgent(parl.Agent):
                 batches.put(**estimates._replace(old_value=first.old_value)._asdict())
                 if model.rnd is not None:
                     batches.draw_predicted(self._stream("rnd", epoch))
-                order = self._stream("shuffle", epoch)
-                epochs.append(alg.learn_all(batches.epoch(order)))
-                if epoch < policy_epochs:
-                    update_kl = Statistics.of(epochs[-1]).update_kl.mean()
-                    if config.target_kl is not None and update_kl > config.target_kl:
-                        policy_epochs = epoch + 1
-                if epoch + 1 == max(policy_epochs, value_epochs):
-                    break
-            table = torch.cat(epochs).cpu()
-            refuse_not_finite(table, self.update)
-            metrics = self._metrics(table, len(epochs), policy_epochs) | {
+                passes.add(alg.learn_all(batches.epoch(self._stream("shuffle", epoch))))
+            metrics = passes.metrics(self.update) | alg.coefficients() | {
                 "explained_variance": explained_variance(first, rollout.valid, trainers),
                 "policy_lag_mean": self.ages(rollout, self.update),
-            }
+            }  # fmt: skip
             if error is not None:
-                mine = {"error": float(error.mean())}
-                everyone = [values["error"] for _, values in trainers.everyone({}, mine)]
-                metrics["intrinsic_reward"] = sum(everyone) / len(everyone)
+                metrics["intrinsic_reward"] = trainers.mean(float(error.mean()))
             if model.has_statistics:
                 with trainers.moving_statistics():
                     model.update_normalizer(batches.valid_obs, trainers.moments)
             model.resample_noise(stream("noisy", config.seed, self.update))
-            self.schedules.adapt(float(update_kl))
+            self.schedules.adapt(float(passes.update_kl))
             self.update += 1
         return metrics
 
@@ -181,13 +170,7 @@ class PPOAgent(parl.Agent):
         """
         if not self.alg.compiled:
             return
-        first, last = self.trainers.envs(self.config)
-        rollout = Rollout.empty(spec, last - first)
-        rollout.valid[:] = True
-        if rollout.action_mask is not None:
-            rollout.action_mask[:] = True
-        rollout.env_ranges = [(first, last)]
-        rollout.reset = np.ones(last - first, bool)
+        rollout = Rollout.blank(spec, *self.trainers.envs(self.config))
         # made-up numbers may be too unlikely for floats; the step is compiled then too
         with contextlib.suppress(NotFinite), self.undo.on_failure():
             self.learn(rollout, 0.0)
@@ -199,25 +182,6 @@ class PPOAgent(parl.Agent):
         obs = observations(rollout, device)[:-1]
         valid = to_device(rollout.valid, device)
         self.model.update_normalizer(obs[valid], self.trainers.moments)
-
-    def _metrics(self, table: Tensor, epochs: int, policy_epochs: int) -> dict[str, float]:
-        """The metrics of an update's gradient steps, of which the table has a row each.
-
-        Those of the policy are means over its own passes, the first of `epochs`.
-        """
-        steps = Statistics.of(table[: len(table) // epochs * policy_epochs])
-        metrics = steps.means() | {
-            "first_minibatch_kl": float(steps.approx_kl[0]),
-            "entropy_coefficient": self.alg.entropy_coefficient.item(),
-            "learning_rate": self.alg.learning_rate.item(),
-            "epochs": policy_epochs,
-        }
-        if self.config.value_epochs is not None:
-            metrics["value_epochs"] = min(epochs, self.config.value_epochs)
-            metrics["loss/value"] = float(Statistics.of(table).value_loss.mean())
-        if self.config.kl_penalty != "none":
-            metrics["kl_coefficient"] = self.alg.kl_coefficient.item()
-        return metrics
 
     # --- state
     def state(self) -> State:
@@ -235,12 +199,12 @@ class PPOAgent(parl.Agent):
     def _tensors(self) -> dict[str, Tensor]:
         """The tensors that an update changes."""
         tensors = {f"{checkpoint.MODEL}{n}": t for n, t in self.model.tensors().items()}
-        adam = self.alg.adam
+        adam = self.alg.descent.adam
         return tensors | {"adam/moments": adam.moments, "adam/decay": adam.decay}
 
     def shared(self) -> Shared:
         """The tensors that trainers can have in common memory (`--trainer_mode hogwild`)."""
-        adam, scalers = self.alg.adam, (self.rewards.scaler, self.rewards.bonus_scaler)
+        adam, scalers = self.alg.descent.adam, (self.rewards.scaler, self.rewards.bonus_scaler)
         moments = [m for m in self.model.modules() if isinstance(m, RunningMoments)]
         return Shared(
             [parameter.detach() for parameter in self.alg.parameters],
@@ -284,8 +248,8 @@ class PPOAgent(parl.Agent):
     def load_state(self, arrays: dict[str, np.ndarray], counters: dict[str, Any]) -> None:
         """Put back what `state` returned."""
         self.model.set_weights(checkpoint.part(arrays, checkpoint.MODEL))
-        self.alg.adam.moments.copy_(torch.from_numpy(arrays["adam/moments"]))
-        self.alg.adam.decay.copy_(torch.from_numpy(arrays["adam/decay"]))
+        self.alg.descent.adam.moments.copy_(torch.from_numpy(arrays["adam/moments"]))
+        self.alg.descent.adam.decay.copy_(torch.from_numpy(arrays["adam/decay"]))
         self._load_numbers(arrays, counters)
 
 

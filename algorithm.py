@@ -4,56 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import MethodType
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from common.errors import UserError
-from learning.adam import Adam, among, clip
-from learning.batches import Minibatch, equal_parts, in_parts
+from learning.batches import Minibatch
 from learning.compiled_step import Compiled
-from learning.gradient_steps import GradientSteps, summed
+from learning.descent import Descent
+from learning.gradient_steps import GradientSteps
 from learning.hardware import choose_compile, choose_threads
+from learning.passes import Statistics
 from learning.schedules import Coefficients
-from learning.surrogate import bounded, joint_surrogate
+from learning.state_values import StateValues
+from learning.surrogate import bounded, joint_surrogate, normalized
 from learning.trainers import Trainers
 from learning.value_loss import value_error
 from model import ActorCritic
 from networks.precision import choose_bfloat16
-from networks.trunks import Past, trunk_of
+from networks.trunks import trunk_of
 from parl_compat.shim import load_parl
 from settings.config import Config, learning_settings
 
 parl = load_parl()
-
-
-class NotFinite(UserError):
-    """NaN or infinity appeared in an update. The agent is as it was before it."""
-
-
-class Statistics(NamedTuple):
-    """The numbers that the log shows: of one gradient step, or a column of each for many."""
-
-    policy_loss: Tensor
-    value_loss: Tensor
-    entropy: Tensor
-    approx_kl: Tensor  # from the policy that the ratio is taken from
-    update_kl: Tensor  # from the policy at the update's start
-    clip_fraction: Tensor
-    grad_norm: Tensor  # before it is clipped
-
-    @classmethod
-    def of(cls, table: Tensor) -> Statistics:
-        """The columns of a table of `PPO.learn`'s results, one row a gradient step."""
-        return cls(*table.unbind(1))
-
-    def means(self) -> dict[str, float]:
-        """The columns' means by their names in the log, where `policy_loss` is loss/policy."""
-        means = torch.stack([column.mean() for column in self]).tolist()
-        names = [f"loss/{n.removesuffix('_loss')}" if n.endswith("_loss") else n
-                 for n in self._fields]  # fmt: skip
-        return dict(zip(names, means, strict=True))
 
 
 class PPO(parl.Algorithm):
@@ -67,11 +39,10 @@ class PPO(parl.Algorithm):
             do that then and there (`learning.compiled_step`).
 
     Attributes:
-        adam: the optimiser.
+        descent: the optimiser, and which part of the model moves in the next steps.
         learning_rate, clip_range, entropy_coefficient, kl_coefficient, mix_weight: of the next steps
             (tensors; set their values in place).
-        policy_learns, value_learns: whether all but the value function's own layers, and these, move in
-            the next steps (the same; read with `value_epochs` alone).
+        value: gives the state values of many rows.
         threads: in which a step is computed; each of a minibatch's shares has one. A subclass is given
             whole minibatches: its loss may be no sum over rows.
     """
@@ -89,18 +60,9 @@ class PPO(parl.Algorithm):
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         device = self.parameters[0].device
         self.learning_rate = torch.tensor(config.learning_rate, device=device)
-        faster = (config.value_learning_rate or config.learning_rate) / config.learning_rate
-        critics = among(model.value_parameters(), self.parameters)
-        self.adam = Adam(
-            self.parameters, self.learning_rate, config.adam_eps,
-            None if faster == 1.0 else torch.where(critics, faster, 1.0),
-            some_rest=config.value_epochs is not None,
-        )  # fmt: skip
-        self._critics = critics if config.value_epochs is not None else None
-        self.policy_learns, self.value_learns = (
-            torch.ones((), dtype=torch.bool, device=device) for _ in range(2)
+        self.descent = Descent(
+            self.parameters, model.value_parameters(), self.learning_rate, config
         )
-        self._clipped_apart = critics if config.clip_gradients == "apart" else None
         self.clip_range = torch.tensor(config.clip_range, device=device)
         self.entropy_coefficient = torch.tensor(config.entropy_coefficient, device=device)
         self.kl_coefficient = torch.tensor(config.kl_coefficient, device=device)
@@ -111,14 +73,13 @@ class PPO(parl.Algorithm):
         if type(self) is not PPO:
             self.threads = self.threads._replace(shares=1)
         compiled = self._compiler(compiles_here) if self.compiled else None
-        size = self.adam.moments.shape[1] + len(Statistics._fields) - 1
+        size = self.descent.size + len(Statistics._fields) - 1
         self._steps = GradientSteps(
-            self._gradient, self._descend, compiled, self.trainers, size, config.minibatch_size,
+            self._gradient, self.descent.step, compiled, self.trainers, size, config.minibatch_size,
             on_gpu=device.type == "cuda",
         )  # fmt: skip
-        self._value: Compiled | None = None
-        if compiled is not None and device.type == "cpu" and not trunk_of(config.network).bfloat16:
-            self._value = compiled(self._value_of)
+        by_parts = device.type != "cpu" or trunk_of(config.network).bfloat16
+        self.value = StateValues(model, None if by_parts else compiled, self.threads.shares)
 
     def _compiler(self, compiles_here: Callable[[], bool]) -> Callable[[MethodType], Compiled]:
         # a subclass is code of a user's own, which nothing here could tell from another version of it
@@ -132,7 +93,9 @@ class PPO(parl.Algorithm):
     def _tensors(self) -> dict[str, Tensor]:
         """All that a gradient step reads and changes beside the minibatch, by name."""
         model = self.model
-        own = {**vars(model.distribution), **vars(self.adam), **vars(self)}
+        own = {
+            **vars(model.distribution), **vars(self.descent.adam), **vars(self.descent), **vars(self),
+        }  # fmt: skip
         return {
             **dict(model.named_parameters(prefix="model")),
             **dict(model.named_buffers(prefix="model")),
@@ -143,6 +106,16 @@ class PPO(parl.Algorithm):
         """Set the coefficients of the next gradient steps."""
         for name, value in coefficients._asdict().items():
             getattr(self, name).fill_(value)
+
+    def coefficients(self) -> dict[str, float]:
+        """Those of the last gradient steps that the log shows."""
+        shown = {
+            "entropy_coefficient": self.entropy_coefficient.item(),
+            "learning_rate": self.learning_rate.item(),
+        }
+        if self.config.kl_penalty != "none":
+            shown["kl_coefficient"] = self.kl_coefficient.item()
+        return shown
 
     def loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to minimise, and its parts for the log.
@@ -191,8 +164,8 @@ class PPO(parl.Algorithm):
         entropy = mean(model.distribution.entropy(params))
         value_part = config.value_coefficient * value_loss
         # a trunk in common learns for the policy alone where the value rests
-        if self._critics is not None:
-            value_part = torch.where(self.value_learns, value_part, 0.0)
+        if self.descent.some_rest:
+            value_part = torch.where(self.descent.value_learns, value_part, 0.0)
         total = policy_loss + value_part - self.entropy_coefficient * entropy
         if batch.predicted is not None:
             assert model.rnd is not None
@@ -217,12 +190,8 @@ class PPO(parl.Algorithm):
         mean: Callable[[Tensor], Tensor], expected: Callable[[Tensor], Tensor],
     ) -> Tensor:  # fmt: skip
         """The clipped surrogate objective or the penalised one, to be minimised."""
-        config, advantage = self.config, batch.advantage
-        if config.normalize_advantage and batch.whole is not None:
-            advantage = (advantage - batch.whole[1]) / (batch.whole[2] + 1e-8)
-        elif config.normalize_advantage:
-            centred = advantage - mean(advantage)
-            advantage = centred / (mean(centred * centred).sqrt() + 1e-8)
+        config = self.config
+        advantage = normalized(batch, mean) if config.normalize_advantage else batch.advantage
         if config.kl_penalty == "none":
             behaviour = batch.behaviour_log_prob
             return -expected(
@@ -249,24 +218,14 @@ class PPO(parl.Algorithm):
             table = torch.stack([self.learn(*shares) for shares in minibatches])
         return table
 
-    @torch.no_grad()
-    def value(self, obs: Tensor, past: Past | None = None) -> Tensor:
-        """State values of many rows, as of `ActorCritic.value`: compiled and on threads as steps are."""
-        if past is not None:
-            return self.model.value(obs, past)
-        if self._value is None:
-            return in_parts(self.model.value, obs)
-        parts = obs.chunk(equal_parts(len(obs), self.threads.shares))
-        return torch.cat(self._value.each([(part,) for part in parts]))
-
     def take_compiled(self) -> bool:
         """Take what another process has compiled, from now on; whether all of it is there."""
-        parts = [*self._steps.halves, *([] if self._value is None else [self._value])]
+        parts = [
+            *self._steps.halves,
+            *([] if self.value.compiled is None else [self.value.compiled]),
+        ]
         taken = [part.take_kept() for part in parts]
         return all(taken)
-
-    def _value_of(self, batch: tuple[Tensor]) -> Tensor:
-        return self.model.value(batch[0])
 
     def _gradient(self, batch: Minibatch) -> Tensor:
         """A share of the gradient, flat, and behind it of the `Statistics`."""
@@ -275,36 +234,3 @@ class PPO(parl.Algorithm):
         with torch.no_grad():
             numbers = [parts[name].reshape(1) for name in Statistics._fields[:-1]]
             return torch.cat([*[g.flatten() for g in gradients], *numbers])
-
-    def _descend(self, shares: tuple[Tensor, ...]) -> Tensor:
-        """Adam's step on the sum of all shares; returns its `Statistics`."""
-        size = self.adam.moments.shape[1]
-        with torch.no_grad():
-            total = summed(shares)
-            gradient, statistics, learns = total[:size], total[size:], None
-            if self._critics is not None:
-                learns = torch.where(self._critics, self.value_learns, self.policy_learns)
-                gradient = torch.where(learns, gradient, 0.0)
-            norm = gradient.norm()
-            clipped = clip(gradient, norm, self.config.max_grad_norm, self._clipped_apart)
-            self.adam.step(clipped, learns)
-            return torch.cat([statistics, norm.reshape(1)])
-
-
-def refuse_not_finite(table: Tensor, update: int) -> None:
-    """Raise NotFinite if a number in a table of `Statistics` is not finite, and name it.
-
-    Args:
-        table: [gradient steps, statistics] on the CPU.
-        update: the number of the update.
-    """
-    wrong = ~table.isfinite()
-    if not bool(wrong.any()):
-        return
-    row = int(wrong.any(1).nonzero()[0])
-    names = [name for name, bad in zip(Statistics._fields, wrong[row], strict=True) if bad]
-    raise NotFinite(
-        f"{', '.join(names)} became NaN or infinite in update {update}, gradient step {row + 1} of"
-        f" {len(table)}; the weights are kept as before the update. Try a lower --learning_rate, or"
-        f" --reward_transform return_std"
-    )

@@ -130,6 +130,17 @@ class Rollout:
         return cls.of({name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()})
 
     @classmethod
+    def blank(cls, spec: RolloutSpec, first: int, last: int) -> Rollout:
+        """Zeros of the environments [first, last) after a reset: all rows valid, all actions legal."""
+        rollout = cls.empty(spec, last - first)
+        rollout.valid[:] = True
+        if rollout.action_mask is not None:
+            rollout.action_mask[:] = True
+        rollout.env_ranges = [(first, last)]
+        rollout.reset = np.ones(last - first, bool)
+        return rollout
+
+    @classmethod
     def of(cls, arrays: dict[str, np.ndarray]) -> Rollout:
         """A rollout of existing arrays, which are taken over as they are."""
         return cls(**cast(dict[str, Any], arrays))

@@ -1,10 +1,13 @@
-"""PPO's clipped surrogate objective, of whole actions and of sub-actions."""
+"""PPO's clipped surrogate objective, of whole actions and of sub-actions, and its advantages."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from learning.batches import Minibatch
 from settings.config import Config
 
 # of a log-ratio: above it, e to its power overflows sooner or later, and a clipped row's gradient is NaN
@@ -14,6 +17,19 @@ MOST_LOG_RATIO = 20.0
 def bounded(log_ratio: Tensor) -> Tensor:
     """The log-ratio, but at most `MOST_LOG_RATIO`, far above every sensible one."""
     return log_ratio.clamp(max=MOST_LOG_RATIO)
+
+
+def normalized(batch: Minibatch, mean: Callable[[Tensor], Tensor]) -> Tensor:
+    """The advantages [B] of a minibatch, with mean 0 and standard deviation 1 over all of its valid rows.
+
+    Args:
+        batch: a whole minibatch, or a share of one, whose `whole` says what that of all is.
+        mean: of numbers [B] over the valid rows.
+    """
+    if batch.whole is not None:
+        return (batch.advantage - batch.whole[1]) / (batch.whole[2] + 1e-8)
+    centred = batch.advantage - mean(batch.advantage)
+    return centred / (mean(centred * centred).sqrt() + 1e-8)
 
 
 def clipped_surrogate(

@@ -84,6 +84,11 @@ class Trainers:
         """The variance of the numbers [B] of all trainers; 0 where there are none."""
         return float(numbers.var()) if numbers.size else 0.0
 
+    def mean(self, number: float) -> float:
+        """The mean of what each trainer gives."""
+        numbers = [values["number"] for _, values in self.everyone({}, {"number": number})]
+        return sum(numbers) / len(numbers)
+
     def from_first(self, make: Callable[[], State | None]) -> State | None:
         """What the first trainer makes, for all of them.
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from algorithm import PPO, Statistics
+from algorithm import PPO
 from envs import Spaces
 from learning.batches import Minibatch
+from learning.passes import Statistics
 from model import make_model
 from networks.tanh import rational_tanh
 from settings.config import Config
@@ -272,8 +273,8 @@ def test_policy_and_value_function_learn_each_in_its_own_steps(shared):
     for seed, learns in enumerate(learning):
         batch = random_batch(ppo, seed=seed)
         for algorithm in (ppo, reference):
-            algorithm.policy_learns.fill_(learns[0])
-            algorithm.value_learns.fill_(learns[1])
+            algorithm.descent.policy_learns.fill_(learns[0])
+            algorithm.descent.value_learns.fill_(learns[1])
         ppo.learn(batch)
         for adam in adams:
             adam.zero_grad()
@@ -300,7 +301,7 @@ EVERYTHING: dict[str, Any] = {
 
 
 def state_of(ppo: PPO) -> list[torch.Tensor]:
-    return [*ppo.parameters, ppo.adam.moments, ppo.adam.decay]
+    return [*ppo.parameters, ppo.descent.adam.moments, ppo.descent.adam.decay]
 
 
 def test_compiled_steps_are_the_eager_ones_of_each_learners_own_settings():
@@ -322,8 +323,8 @@ def test_compiled_steps_are_the_eager_ones_of_each_learners_own_settings():
         for eager, compiled, batch in learners:
             batch = batch._replace(advantage=batch.advantage + step)
             for ppo in (eager, compiled):
-                ppo.policy_learns.fill_(step != 1)
-                ppo.value_learns.fill_(step != 2)
+                ppo.descent.policy_learns.fill_(step != 1)
+                ppo.descent.value_learns.fill_(step != 2)
             with torch.no_grad():  # Adam makes much of a gradient's last bits, so begin alike
                 for ours, theirs in zip(state_of(compiled), state_of(eager), strict=True):
                     ours.copy_(theirs)

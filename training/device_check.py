@@ -62,7 +62,7 @@ def step_on(device: str, config: Config, env_spaces: Spaces) -> Stepped:
     before = {name: parameter.clone() for name, parameter in parameters.items()}
     statistics = algorithm.learn(*batches.epoch(generator)[0])
     sizes = [parameter.numel() for parameter in before.values()]
-    gradient = algorithm.adam.moments[0].cpu().split(sizes)
+    gradient = algorithm.descent.adam.moments[0].cpu().split(sizes)
     return Stepped(
         float(statistics[-1]),
         dict(zip(before, gradient, strict=True)),

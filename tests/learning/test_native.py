@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from algorithm import PPO, Statistics
+from algorithm import PPO
 from envs import Spaces
 from learning import gradient_steps
 from learning.batches import Batches, Minibatch, equal_parts
 from learning.hardware import Threads, choose_threads
+from learning.passes import Statistics
 from model import make_model
 from rollout import Rollout, RolloutSpec
 from settings.config import Config
@@ -77,7 +78,7 @@ def test_steps_at_once_are_those_one_by_one(shares, monkeypatch):
         torch.testing.assert_close(at_once.learn_all(given), torch.stack(rows), rtol=0, atol=0)
     for ours, theirs in zip(at_once.parameters, one_by_one.parameters, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
-    assert torch.equal(at_once.adam.moments, one_by_one.adam.moments)
+    assert torch.equal(at_once.descent.adam.moments, one_by_one.descent.adam.moments)
 
 
 @pytest.mark.parametrize(
@@ -107,8 +108,8 @@ def test_values_are_the_models():
     with torch.no_grad():
         expected = ppo.model.value(obs)
     torch.testing.assert_close(ppo.value(obs), expected, rtol=1e-4, atol=1e-5)
-    assert ppo._value is not None
-    assert list(ppo._value._compiled) == [
+    assert ppo.value.compiled is not None
+    assert list(ppo.value.compiled._compiled) == [
         ((rows // SHARES, *OBS.shape),)
     ]  # one graph for both parts
     assert [equal_parts(n, 2) for n in (528, 527, 20_000, 3 * 4099)] == [2, 1, 8, 1]
