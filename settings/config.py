@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 from common.errors import UserError
 from common.values import convert
 from envs import FamilyOptions, family, family_of
-from settings import owners
+from settings import learning, owners
 from settings.store_url import without_password
 
 MOST_OFF = 1.5  # factor by which a batch may miss batch_size before minibatches change their size
@@ -22,11 +22,11 @@ class ConfigError(UserError):
 
 @dataclass
 class Config(
-    owners.Ppo,
-    owners.Batch,
-    owners.Rewards,
+    learning.Ppo,
+    learning.Batch,
+    learning.Rewards,
     FamilyOptions,
-    owners.Networks,
+    learning.Networks,
     owners.Files,
     owners.Evaluation,
     owners.Machine,
@@ -178,7 +178,7 @@ _NOT_LEARNING = {"seed", "compile", "continuous_action", "preset"} | {
 # beside it; which network fits the observations is the environment's matter
 OF_LEARNING = {
     field.name
-    for owner in (owners.Networks, owners.Rewards, owners.Batch, owners.Ppo)
+    for owner in (learning.Networks, learning.Rewards, learning.Batch, learning.Ppo)
     for field in dataclasses.fields(owner)
 } - {"network", "memory_steps"}
 # What a trainer that joins a run decides for itself.
