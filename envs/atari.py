@@ -1,8 +1,8 @@
 """Atari through ale-py's C++ vector environment: 84x84 grey frames, four stacked, frame skip 4.
 
 `PongNoFrameskip-v4` is the classic id: no sticky actions. `ALE/Pong-v5` repeats the previous
-action with probability 0.25 (Machado et al. 2018, arXiv 1709.06009). Both begin an episode with up to
-30 noops and FIRE where the game has it, and take the maximum of two frames, which gymnasium's
+action with probability 0.25 (Machado et al. 2018, arXiv 1709.06009). Both begin an episode with FIRE where
+the game has it and then noops, up to 30 frames in all, and take the maximum of two frames, which gymnasium's
 environment of the second id does not. Rewards are raw: training clips them to their sign.
 
 ale-py's vector environment offers no way to save its state.

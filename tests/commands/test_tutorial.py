@@ -80,6 +80,11 @@ def test_an_environment_a_network_and_a_cluster_of_ones_own(project):
     port = str(free_port("127.0.0.2"))
     for written, here in (("10.0.0.1", "127.0.0.2"), ("10.0.0.2", "127.0.0.3"), ("8010", port)):
         cluster = cluster.replace(written, here)
+    # in the place of scp, and of machine B's home folder
+    home = project / "home_of_b"
+    keygen, rest = cluster.split("\n", 1)
+    cluster = f"{keygen}\ninstall -D -m 600 cluster.key {home}/cluster.key\n"
+    cluster += rest.replace("~/", f"{home}/")
     try:
         printed = type_in([*mine, *commands("Your own network"), cluster], project)
     finally:  # where a command failed before the tutorial's own
