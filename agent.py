@@ -114,11 +114,12 @@ class PPOAgent(parl.Agent):
 
         Raises:
             NotFinite: if a loss or a gradient is not. After this or any other error everything is
-                as before the call.
+                as before the call, but for what Hogwild trainers share.
         """
         config, alg, model, trainers = self.config, self.alg, self.model, self.trainers
         with self.undo.on_failure():
-            alg.set_coefficients(self.schedules.at(progress, self.update))
+            coefficients = self.schedules.at(progress, self.update)
+            alg.set_coefficients(coefficients)
             rollout = self.replay(rollout, stream("replay", config.seed, self.update))
             shares = alg.threads.shares
             batches = Batches(config, rollout, model.device, trainers, shares, self._epochs)
@@ -127,24 +128,22 @@ class PPOAgent(parl.Agent):
                 rewards = self.rewards(rollout, error)
                 log_rho = measure_start(config, rollout, batches, model)
                 value = batches.values(alg.value)
-                first = estimates = estimate(config, rollout, rewards, value, log_rho)
+                first = estimate(config, rollout, rewards, value, log_rho)
                 if config.normalize_value:
-                    normalize_values(config, model, estimates, rollout, trainers)
+                    normalize_values(config, model, first, rollout, trainers)
+            batches.put(**first._asdict())
             passes = Passes(config)
             for epoch in passes:
-                alg.descent.policy_learns.fill_(epoch < passes.of_policy)
-                alg.descent.value_learns.fill_(epoch < passes.of_value)
+                alg.descent.set_learning(*passes.learning(epoch))
                 if epoch > 0 and config.recompute_advantages:
-                    estimates = estimate(
-                        config, rollout, rewards, batches.values(alg.value), log_rho
-                    )
-                # recomputed values are the targets' and advantages': the change that --value_clip bounds is
-                # that of the whole update
-                batches.put(**estimates._replace(old_value=first.old_value)._asdict())
+                    value = batches.values(alg.value)
+                    anew = estimate(config, rollout, rewards, value, log_rho)
+                    # the change that --value_clip bounds is that of the whole update
+                    batches.put(**anew._replace(old_value=first.old_value)._asdict())
                 if model.rnd is not None:
                     batches.draw_predicted(self._stream("rnd", epoch))
                 passes.add(alg.learn_all(batches.epoch(self._stream("shuffle", epoch))))
-            metrics = passes.metrics(self.update) | alg.coefficients() | {
+            metrics = passes.metrics(self.update) | coefficients.metrics(config) | {
                 "explained_variance": explained_variance(first, rollout.valid, trainers),
                 "policy_lag_mean": self.ages(rollout, self.update),
             }  # fmt: skip

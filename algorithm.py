@@ -72,14 +72,14 @@ class PPO(parl.Algorithm):
         self.threads = choose_threads(config, device.type, self.trainers.size)
         if type(self) is not PPO:
             self.threads = self.threads._replace(shares=1)
-        compiled = self._compiler(compiles_here) if self.compiled else None
+        compiler = self._compiler(compiles_here) if self.compiled else None
         size = self.descent.size + len(Statistics._fields) - 1
         self._steps = GradientSteps(
-            self._gradient, self.descent.step, compiled, self.trainers, size, config.minibatch_size,
+            self._gradient, self.descent.step, compiler, self.trainers, size, config.minibatch_size,
             on_gpu=device.type == "cuda",
         )  # fmt: skip
         by_parts = device.type != "cpu" or trunk_of(config.network).bfloat16
-        self.value = StateValues(model, None if by_parts else compiled, self.threads.shares)
+        self.value = StateValues(model, None if by_parts else compiler, self.threads.shares)
 
     def _compiler(self, compiles_here: Callable[[], bool]) -> Callable[[MethodType], Compiled]:
         # a subclass is code of a user's own, which nothing here could tell from another version of it
@@ -106,16 +106,6 @@ class PPO(parl.Algorithm):
         """Set the coefficients of the next gradient steps."""
         for name, value in coefficients._asdict().items():
             getattr(self, name).fill_(value)
-
-    def coefficients(self) -> dict[str, float]:
-        """Those of the last gradient steps that the log shows."""
-        shown = {
-            "entropy_coefficient": self.entropy_coefficient.item(),
-            "learning_rate": self.learning_rate.item(),
-        }
-        if self.config.kl_penalty != "none":
-            shown["kl_coefficient"] = self.kl_coefficient.item()
-        return shown
 
     def loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to minimise, and its parts for the log.
@@ -169,10 +159,9 @@ class PPO(parl.Algorithm):
         total = policy_loss + value_part - self.entropy_coefficient * entropy
         if batch.predicted is not None:
             assert model.rnd is not None
-            share = batch.weight * batch.predicted
-            error = model.rnd.error(batch.obs)
-            predicted = share.sum().clamp(min=1.0) if whole is None else whole[3]
-            total = total + (error * share).sum() / predicted
+            error = (model.rnd.error(batch.obs) * batch.predicted).sum()
+            predicted = batch.predicted.sum().clamp(min=1.0) if whole is None else whole[3]
+            total = total + error / predicted
         with torch.no_grad():
             clipped = (joint_ratio - 1).abs() > self.clip_range
             update_kl = kl
@@ -222,7 +211,7 @@ class PPO(parl.Algorithm):
         """Take what another process has compiled, from now on; whether all of it is there."""
         parts = [
             *self._steps.halves,
-            *([] if self.value.compiled is None else [self.value.compiled]),
+            *([] if self.value.graph is None else [self.value.graph]),
         ]
         taken = [part.take_kept() for part in parts]
         return all(taken)

@@ -218,6 +218,7 @@ class ActorCritic(parl.Model):
 
     def _apply(self, fn: Any, recurse: bool = True) -> ActorCritic:
         self._acts.forget()  # tensors are replaced, as by a move to another device
+        self.distribution.apply(fn)  # it is no module
         return super()._apply(fn, recurse)
 
     # --- weights

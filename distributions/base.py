@@ -12,6 +12,7 @@ whatever other rows stand beside it (softplus is spelled out: torch's own does n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -56,6 +57,12 @@ class Distribution:
     mask_size: int = 0
     own: Tensor | None = None
 
+    def apply(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Replace each tensor by what a function makes of it, such as a copy on another device."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, function(value))
+
     @property
     def env_mask_size(self) -> int:
         """Entries of the mask that the environment gives for an action, where it gives one."""
@@ -99,10 +106,6 @@ class Distribution:
         return self.sub_log_prob(params, action).sum(-1)
 
     def entropy(self, params: Any) -> Tensor:
-        raise NotImplementedError
-
-    def kl(self, params: Any, other: Any) -> Tensor:
-        """KL(params || other), [...]."""
         raise NotImplementedError
 
     def to_env(self, action: np.ndarray) -> np.ndarray:

@@ -93,11 +93,6 @@ class Normal(_Box):
     def entropy(self, params: Tensor) -> Tensor:
         return (params.chunk(2, -1)[1] + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
-    def kl(self, params: Tensor, other: Tensor) -> Tensor:
-        (mean, log_std), (mean2, log_std2) = params.chunk(2, -1), other.chunk(2, -1)
-        spread = (2 * (log_std - log_std2)).exp() + ((mean - mean2) * (-log_std2).exp()) ** 2
-        return (log_std2 - log_std + 0.5 * spread - 0.5).sum(-1)
-
     def to_env(self, action: np.ndarray) -> np.ndarray:
         if self.scaled:
             action = self.low + (np.clip(action, -1, 1) + 1) / 2 * (self.high - self.low)
@@ -183,8 +178,11 @@ class Beta(_Box):
         from scipy.special import betaincinv
 
         alpha, beta = self._shapes(params)
-        unit = betaincinv(alpha.numpy(), beta.numpy(), noise.numpy()).astype("float32")
-        return torch.from_numpy(self.low + (self.high - self.low) * self._inside(unit))
+        unit = betaincinv(alpha.cpu().numpy(), beta.cpu().numpy(), noise.cpu().numpy()).astype(
+            "float32"
+        )
+        action = torch.from_numpy(self.low + (self.high - self.low) * self._inside(unit))
+        return action.to(params.device)
 
     def _inside(self, unit: np.ndarray) -> np.ndarray:
         return np.clip(unit, self._EDGE, 1 - self._EDGE)
@@ -211,16 +209,6 @@ class Beta(_Box):
             + (both - 2) * torch.digamma(both)
         )
         return (unit + self._width.to(params).log()).sum(-1)
-
-    def kl(self, params: Tensor, other: Tensor) -> Tensor:
-        (a, b), (a2, b2) = self._shapes(params), self._shapes(other)
-        return (
-            _log_beta(a2, b2)
-            - _log_beta(a, b)
-            + (a - a2) * torch.digamma(a)
-            + (b - b2) * torch.digamma(b)
-            + (a2 - a + b2 - b) * torch.digamma(a + b)
-        ).sum(-1)
 
     def to_env(self, action: np.ndarray) -> np.ndarray:
         return np.clip(action, self.low, self.high)  # low + width * unit may round beyond a bound

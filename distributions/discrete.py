@@ -80,10 +80,6 @@ class Categorical(Distribution):
         log_probs = torch.log_softmax(params, -1)
         return -(log_probs.exp() * _finite(log_probs)).sum(-1)
 
-    def kl(self, params: Tensor, other: Tensor) -> Tensor:
-        log_probs, others = torch.log_softmax(params, -1), torch.log_softmax(other, -1)
-        return (log_probs.exp() * (_finite(log_probs) - _finite(others))).sum(-1)
-
 
 def _finite(log_probs: Tensor) -> Tensor:
     """0 instead of minus infinity: illegal values have probability 0 and must not count."""
@@ -155,13 +151,6 @@ class MultiDiscrete(Distribution):
         for part in self._parts(params):
             log_probs = torch.log_softmax(part, -1)
             parts.append(-(log_probs.exp() * _finite(log_probs)).sum(-1))
-        return self._spread(torch.stack(parts, -1), params).sum(-1)
-
-    def kl(self, params: Any, other: Any) -> Tensor:
-        parts = []
-        for one, two in zip(self._parts(params), self._parts(other), strict=True):
-            log_one, log_two = torch.log_softmax(one, -1), torch.log_softmax(two, -1)
-            parts.append((log_one.exp() * (_finite(log_one) - _finite(log_two))).sum(-1))
         return self._spread(torch.stack(parts, -1), params).sum(-1)
 
 

@@ -23,7 +23,7 @@ _NUMBERS_AT_ONCE = 2**23  # of the observations
 
 
 class Minibatch(NamedTuple):
-    """B transitions. `weight` is 1 for a valid row and 0 for a reset row, which counts nowhere."""
+    """B transitions. `weight` is 1 for a valid row and 0 for a reset row, which counts in `predicted` alone."""
 
     obs: Tensor  # [B, ...] raw
     action: Tensor  # [B, ...]
@@ -152,6 +152,7 @@ class Batches:
         self._memory, self._fits = memory or EpochMemory(), False
         self.steps, self.envs = config.steps_per_rollout, rollout.reward.shape[1]
         self._new_columns = rollout.new_columns
+        self._collected = rollout.valid.any(0)  # [N]
         self.obs = observations(rollout, device)
         self._fields = {
             "obs": _laid_out(self.obs, config),
@@ -168,15 +169,19 @@ class Batches:
             self.past = Past(to_device(rollout.state[0], device), self._fields["begins"].flatten())
 
     def put(self, **fields: np.ndarray | Tensor) -> None:
-        """Add fields of `Minibatch` [T, N, ...] before the first epoch, or replace them before any."""
+        """Add fields of `Minibatch` [T, N, ...] before the first epoch, or replace them before a later one."""
         for name, field in fields.items():
             tensor = field if isinstance(field, Tensor) else to_device(field, self.device)
             self._fields[name] = tensor
 
     def draw_predicted(self, generator: np.random.Generator) -> None:
-        """Choose the rows that RND's predictor learns from in an epoch."""
-        share = generator.random((len(self.obs) - 1, self.envs))
-        self.put(predicted=(share < self.config.rnd_proportion).astype(np.float32))
+        """Choose the rows that RND's predictor learns from in an epoch.
+
+        An episode's last observation is in a reset row. A bonus is paid for it as for any other, so it is
+        learned from too; only the columns of a sampler that was lost are not.
+        """
+        chosen = generator.random((len(self.obs) - 1, self.envs)) < self.config.rnd_proportion
+        self.put(predicted=(chosen & self._collected).astype(np.float32))
 
     @property
     def valid_obs(self) -> Tensor:
@@ -227,7 +232,7 @@ class Batches:
     def epoch(self, generator: np.random.Generator) -> list[tuple[Minibatch, ...]]:
         """Every row that is learned from, once, in the generator's order: minibatches in their shares.
 
-        The minibatches of an epoch are over when the next one is asked for.
+        The next epoch's are written over them.
         """
         rows, memory = to_device(self._order(generator), self.device), self._memory
         if not self._fits:
@@ -267,7 +272,7 @@ class Batches:
         advantage = fields["advantage"].double().view(-1, self._size)
         predicted = weight
         if "predicted" in fields:
-            predicted = weight * fields["predicted"].double().view(-1, self._size)
+            predicted = fields["predicted"].double().view(-1, self._size)
         sums = torch.stack([weight, weight * advantage, predicted]).sum(-1)
         self._trainers.sum(sums)
         total = sums[0].clamp(min=1.0)

@@ -24,7 +24,7 @@ class Descent:
     Attributes:
         adam: the optimiser.
         policy_learns, value_learns: whether all but the value function's own layers, and these, move in
-            the next steps (tensors; set their values in place; read with `value_epochs` alone).
+            the next steps (tensors; read with `value_epochs` alone).
     """
 
     def __init__(
@@ -52,6 +52,11 @@ class Descent:
     def size(self) -> int:
         """n, of a gradient."""
         return self.adam.moments.shape[1]
+
+    def set_learning(self, policy: bool, value: bool) -> None:
+        """Set which part moves in the next steps."""
+        self.policy_learns.fill_(policy)
+        self.value_learns.fill_(value)
 
     def step(self, shares: tuple[Tensor, ...]) -> Tensor:
         """One step.

@@ -23,7 +23,7 @@ class GradientSteps:
     Args:
         gradient: of a share of a minibatch, flat, and behind it of the statistics [size].
         descend: moves the weights by these, of all shares; gives the statistics.
-        compiled: compiles a method. None: they run as they are.
+        compiler: compiles a method. None: they run as they are.
         trainers: over whose gradients each step sums.
         size: of what `gradient` gives.
         rows: of a minibatch.
@@ -34,14 +34,14 @@ class GradientSteps:
         self,
         gradient: types.MethodType,
         descend: types.MethodType,
-        compiled: Callable[[types.MethodType], Compiled] | None,
+        compiler: Callable[[types.MethodType], Compiled] | None,
         trainers: Trainers,
         size: int,
         rows: int,
         on_gpu: bool,
     ):
         self._trainers, self._size, self._rows = trainers, size, rows
-        self.halves = [] if compiled is None else [compiled(gradient), compiled(descend)]
+        self.halves = [] if compiler is None else [compiler(gradient), compiler(descend)]
         self._descends: Callable[[tuple[Tensor, ...]], Tensor] = descend
         self.gradients: Callable[[Sequence[Minibatch]], Sequence[Tensor]]
         self.gradients = lambda shares: [gradient(share) for share in shares]

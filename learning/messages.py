@@ -16,7 +16,7 @@ HEAD = 8  # bytes of a message that say how long it is
 
 
 def pack(arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> bytes:
-    """Nothing of a message is ever unpickled."""
+    """A message in bytes: its length, that of the values, the values in JSON, and the arrays in safetensors."""
     head = json.dumps(values).encode()
     body = (
         format_arrays({k: np.asarray(a, order="C") for k, a in arrays.items()}) if arrays else b""
@@ -26,6 +26,7 @@ def pack(arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> bytes:
 
 
 def unpack(message: bytes) -> State:
+    """The arrays and the values of a message that `pack` made."""
     begins = 2 * HEAD + int.from_bytes(message[HEAD : 2 * HEAD], "little")
     arrays, body = {}, message[begins:]
     if body:

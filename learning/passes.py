@@ -13,7 +13,8 @@ from settings.config import Config
 
 
 class NotFinite(UserError):
-    """NaN or infinity appeared in an update. The agent is as it was before it."""
+    """NaN or infinity appeared in an update. The agent is as it was before it, but for what Hogwild trainers
+    share: there the steps before it stay."""
 
 
 class Statistics(NamedTuple):
@@ -23,7 +24,9 @@ class Statistics(NamedTuple):
     value_loss: Tensor
     entropy: Tensor
     approx_kl: Tensor  # from the policy that the ratio is taken from
-    update_kl: Tensor  # from the policy at the update's start
+    update_kl: (
+        Tensor  # from the policy at the update's start where that is measured, else `approx_kl`
+    )
     clip_fraction: Tensor
     grad_norm: Tensor  # before it is clipped
 
@@ -50,8 +53,7 @@ class Passes:
         config: how many there are, and what ends them.
 
     Attributes:
-        of_policy, of_value: in how many the policy, and the value function's own layers, learn; the former
-            become fewer where `target_kl` is exceeded.
+        of_policy: in how many the policy learns; they become fewer where `target_kl` is exceeded.
         update_kl: the mean KL from the policy at the update's start, of the policy's last pass.
     """
 
@@ -60,12 +62,17 @@ class Passes:
     def __init__(self, config: Config):
         self._config = config
         self.of_policy = config.update_epochs
-        self.of_value = config.value_epochs or 0
         self._tables: list[Tensor] = []
 
     def __iter__(self) -> Iterator[int]:
-        while len(self._tables) < max(self.of_policy, self.of_value):
+        while len(self._tables) < max(self.of_policy, self._config.value_epochs or 0):
             yield len(self._tables)
+
+    def learning(self, number: int) -> tuple[bool, bool]:
+        """Whether the policy, and the value function's own layers, learn in a pass."""
+        of_value = self._config.value_epochs
+        policy = number < self.of_policy
+        return policy, policy if of_value is None else number < of_value
 
     def add(self, table: Tensor) -> None:
         """What the pass has measured: `Statistics`, one row a gradient step."""
@@ -95,7 +102,7 @@ class Passes:
             "epochs": self.of_policy,
         }
         if self._config.value_epochs is not None:
-            metrics["value_epochs"] = min(passes, self._config.value_epochs)
+            metrics["value_epochs"] = self._config.value_epochs
             metrics["loss/value"] = float(Statistics.of(table).value_loss.mean())
         return metrics
 

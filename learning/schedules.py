@@ -16,6 +16,16 @@ class Coefficients(NamedTuple):
     kl_coefficient: float
     mix_weight: float
 
+    def metrics(self, config: Config) -> dict[str, float]:
+        """Those that the log shows."""
+        shown = {
+            "entropy_coefficient": self.entropy_coefficient,
+            "learning_rate": self.learning_rate,
+        }
+        if config.kl_penalty != "none":
+            shown["kl_coefficient"] = self.kl_coefficient
+        return shown
+
 
 def controlled_by_kl(config: Config) -> bool:
     """Whether any setting depends on how far an update moves the policy."""
@@ -57,7 +67,7 @@ class Schedules:
         """Keep the KL of an update near desired_kl, by the learning rate or by the penalty.
 
         Args:
-            kl: from the policy at an update's start to the one at its end.
+            kl: from the policy at an update's start to those before each gradient step of its last pass.
         """
         desired = self.config.desired_kl
         if self.config.learning_rate_schedule == "kl":

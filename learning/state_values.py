@@ -19,28 +19,31 @@ class StateValues:
 
     Args:
         model: the networks.
-        compiled: compiles a method. None: it runs as it is, on some rows at a time.
+        compiler: compiles a method. None: it runs as it is, on some rows at a time.
         threads: on which it runs where it is compiled.
+
+    Attributes:
+        graph: what the compiler has made of it; None without one.
     """
 
     def __init__(
         self,
         model: ActorCritic,
-        compiled: Callable[[MethodType], Compiled] | None,
+        compiler: Callable[[MethodType], Compiled] | None,
         threads: int,
     ):
         self._model, self._threads = model, threads
-        self.compiled = None if compiled is None else compiled(self._of)
+        self.graph = None if compiler is None else compiler(self._of)
 
     @torch.no_grad()
     def __call__(self, obs: Tensor, past: Past | None = None) -> Tensor:
         """The values of rows [B], as of `ActorCritic.value`."""
         if past is not None:
             return self._model.value(obs, past)
-        if self.compiled is None:
+        if self.graph is None:
             return in_parts(self._model.value, obs)
         parts = obs.chunk(equal_parts(len(obs), self._threads))
-        return torch.cat(self.compiled.each([(part,) for part in parts]))
+        return torch.cat(self.graph.each([(part,) for part in parts]))
 
     def _of(self, batch: tuple[Tensor]) -> Tensor:
         return self._model.value(batch[0])

@@ -61,7 +61,8 @@ def joint_surrogate(
         mix_ratio   mean_k S(w r_k + (1 - w) r)
         mix_loss    w mean_k S(r_k) + (1 - w) S(r)
 
-    A sub-action that had one choice only (behaviour log-probability 0) counts in no mean.
+    A sub-action whose choice was certain (behaviour log-probability 0), as where one alone was legal, counts in
+    no mean.
 
     Args:
         log_ratio, behaviour: [B], or [B, K] unless compound.

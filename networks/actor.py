@@ -64,7 +64,7 @@ class Actor:
         self._compiled: CompiledPolicy | None = None
         self._layers: Perceptron | LstmPolicy | None = None  # what `_compiled` computes
         self._packed_as: torch.dtype | None = None  # None before `pack`
-        self.packed: PackedNetwork | None = None  # what it acts by images by, after `pack`
+        self.packed: PackedNetwork | None = None  # by which it acts on images, after `pack`
 
     def forget(self) -> None:
         """Must be called when the model's tensors are replaced: compiled code has views of them.

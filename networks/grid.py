@@ -15,8 +15,9 @@ from networks.layers import Linear, convolution, orthogonal
 class GridNet(nn.Module):
     """Planes [B, C, H, W] -> features of each cell [B, 64, H, W] and of the whole map [B, 128].
 
-    The policy acts in each cell, and values are those of the whole map. An encoder and a decoder after Huang et al. 2021 (arXiv 2105.13807, figure 5), with the first
-    layer's own features beside the decoder's; or, plain, three layers at the map's resolution.
+    The policy acts in each cell, and values are those of the whole map. The network is an encoder and a decoder
+    after Huang et al. 2021 (arXiv 2105.13807, figure 5), with the first layer's own features beside the decoder's;
+    or, plain, three layers at the map's resolution.
     """
 
     def __init__(self, obs_shape: tuple[int, ...], plain: bool):

@@ -152,7 +152,7 @@ class Ppo:
     """Clip of the probability ratio, at the start."""
     clip_from: Annotated[
         Literal["behaviour", "start"],
-        Needs(policy_lag=ON, carried_steps=ON, replay_batches=ON),
+        Needs(policy_lag=ON, carried_steps=ON, replay_batches=ON, trainer_mode="hogwild"),
     ] = "behaviour"
     """What the ratio is to: the policy that acted, or that at the update's start; rows are then
     weighted by the ratio of these two (the decoupled objective, Hilton, Cobbe & Schulman 2021, arXiv

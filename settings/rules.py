@@ -112,6 +112,18 @@ def _batch(config: Config) -> Iterator[str]:
             f" {config.rollout_steps} x env_num {config.env_num} = {config.steps_per_update} steps:"
             f" give a divisor, or leave --rollout_steps out"
         )
+    steps = config.steps_per_update // minibatch * config.update_epochs
+    controls = {
+        f"target_kl {config.target_kl}": config.target_kl is not None,
+        "learning_rate_schedule kl": config.learning_rate_schedule == "kl",
+        "kl_penalty adaptive": config.kl_penalty == "adaptive",
+    }
+    if steps == 1 and any(controls.values()):
+        yield (
+            f"{next(name for name, on in controls.items() if on)} follows the KL that an update's gradient steps"
+            f" find, but with update_epochs 1 and one minibatch there is one step, which finds 0: give"
+            f" --update_epochs 2 or more, or a smaller --minibatch_size"
+        )
     first_fragment = config.fragment_steps * config.env_num
     if config.warms_up and config.train_total_steps <= first_fragment:
         yield (

@@ -48,6 +48,7 @@ def collect(agent: PPOAgent, pool: LockstepPool, fragment: int = 0) -> Rollout:
         ("HalfCheetah-v4", {"distribution": "tanh_normal", "state_dependent_std": True}),
         ("HalfCheetah-v4", {"joint_loss": "mix_ratio", "noisy_layers": True}),
         ("HalfCheetah-v4", {"rnd_coefficient": 0.5, "normalize_value": True}),
+        ("PongNoFrameskip-v4", {"rnd_coefficient": 0.5}),
         ("CartPole-v1", {"carried_steps": 32}),
         ("tests.toy_envs:Masked", {"joint_loss": "sub_action"}),
         ("tests.toy_envs:Hidden", {}),
@@ -247,6 +248,24 @@ def test_a_bonus_is_for_what_is_new_and_wears_off():
     with torch.no_grad():
         assert rnd.error(new).mean() > 3 * rnd.error(known).mean()
     assert not rnd.target.get_parameter("0.0.weight").requires_grad
+    pool.close()
+
+
+def test_a_bonus_for_an_episodes_last_observation_wears_off_too():
+    agent, pool = make(small("CartPole-v1", rnd_coefficient=1.0, learning_rate=1e-3))
+    rollout = collect(agent, pool)
+    agent.initialize_normalizer(rollout)
+    # a final observation stands in the row of its episode's reset, which is not valid
+    final = torch.tensor([1.0, -2.0, 0.0, 2.0])
+    rollout.obs[:-1][~rollout.valid] = final
+    assert 4 < (~rollout.valid).sum() < rollout.valid.sum()
+    rnd = agent.model.rnd
+    assert rnd is not None
+    for update in range(40):
+        rollout.reset = np.full(rollout.reward.shape[1], update == 0)
+        agent.learn(rollout, 0.0)
+    seen, unseen = rnd.error(torch.stack([final, -final])).tolist()
+    assert seen < 0.1 * unseen
     pool.close()
 
 

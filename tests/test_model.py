@@ -38,6 +38,14 @@ def test_the_seed_decides_the_weights_and_nothing_else_is_disturbed():
     )
 
 
+@pytest.mark.parametrize("distribution", ["tanh_normal", "beta", "normal"])
+def test_a_distributions_constants_move_to_another_device_with_the_model(distribution):
+    model = vector_model(distribution=distribution).to("meta")
+    constants = [x for x in vars(model.distribution).values() if isinstance(x, torch.Tensor)]
+    assert constants
+    assert {constant.device.type for constant in constants} == {"meta"}
+
+
 def test_weights_are_a_copy():
     model = vector_model()
     weights = model.get_weights()

@@ -61,23 +61,6 @@ def test_entropy_is_minus_the_expected_log_probability(kind):
     assert distribution.entropy(params).item() == pytest.approx(-log_prob.mean().item(), abs=0.02)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_kl_is_the_expected_log_ratio(kind):
-    distribution = KINDS[kind]
-    one, two = (
-        params_for(distribution, seed=1, scale=0.5),
-        params_for(distribution, seed=2, scale=0.5),
-    )
-    action = draw(distribution, one, 200_000)
-    ratio = distribution.log_prob(one.expand(200_000, -1), action) - distribution.log_prob(
-        two.expand(200_000, -1), action
-    )
-    assert distribution.kl(one, two).item() == pytest.approx(
-        ratio.mean().item(), rel=0.05, abs=0.01
-    )
-    assert distribution.kl(one, one).item() == pytest.approx(0.0, abs=1e-6)
-
-
 @pytest.mark.parametrize("kind", ["normal", "tanh_normal", "beta"])
 def test_density_integrates_to_one(kind):
     distribution = KINDS[kind]
@@ -167,10 +150,6 @@ def test_masked_probabilities_are_those_of_the_legal_values(kind):
     assert torch.isfinite(gradient).all()
     assert (gradient[~mask] == 0).all()
     assert (gradient[:5] == 0).all()
-    other = distribution.masked(logits + 1.5 * torch.randn_like(logits), mask)
-    kl = distribution.kl(params, other)
-    assert torch.isfinite(kl).all()
-    assert (kl[:5] == 0).all()
     assert torch.equal(distribution.choose(logits, mask, None).action[:5], action[:5])
 
 

@@ -26,9 +26,11 @@ NETWORKS = pytest.mark.parametrize(
     [
         (VECTOR, {}),
         (VECTOR, {"value_epochs": 4, "replay_batches": 1, "clip_from": "start"}),
+        (VECTOR, {"distribution": "tanh_normal"}),
+        (VECTOR, {"distribution": "beta"}),
         (IMAGE, {"network": "nature_cnn", "shared_trunk": True}),
     ],
-    ids=["vector", "replay", "image"],
+    ids=["vector", "replay", "tanh_normal", "beta", "image"],
 )
 
 

@@ -123,6 +123,22 @@ def test_statistics_are_those_of_all_trainers(memory):
     assert agent.rewards.scaler.moments[0] == len(rows)
 
 
+def test_at_lag_0_the_kl_of_an_update_is_not_that_of_others_steps(memory):
+    """The others move the weights while a trainer's samplers collect."""
+    config = small(
+        "CartPole-v1", policy_lag=0, learning_rate=1e-9, clip_from="start", trainer_mode="hogwild"
+    )
+    (_, agent, rollout), (second, other, _) = two(memory, config)
+    name = "policy_head.bias"
+    before = agent.weights().arrays[name]
+    with torch.no_grad(), second.stepping():
+        other.model.get_parameter(name).add_(torch.tensor([0.0, 1.0]))
+    metrics = agent.learn(rollout, 0.0)
+    np.testing.assert_allclose(agent.weights().arrays[name] - before, [0.0, 1.0], atol=1e-3)
+    assert metrics["update_kl"] == pytest.approx(0.0, abs=1e-6)
+    assert metrics["approx_kl"] == pytest.approx(0.0, abs=1e-6)
+
+
 def test_a_trainer_whose_numbers_are_not_finite_spoils_nobodys(memory):
     (_, agent, rollout), (_, other, good) = two(memory, small("CartPole-v1", **STATISTICS))
     spoilt = dataclasses.replace(rollout, reward=rollout.reward.copy())

@@ -21,6 +21,10 @@ from settings.sources import defaults, parse, recipes
         (["--minibatch_size", "100"], "minibatch_size 100 does not divide batch_size 1024"),
         (["--rollout_steps", "7"], "does not divide the batch of rollout_steps 7 x env_num 8"),
         (["--samplers", "9"], "only 8 environments"),
+        (
+            ["--target_kl", "0.1", "--update_epochs", "1", "--minibatch_size", "1024"],
+            "target_kl 0.1 follows the KL .+ there is one step, which finds 0: give --update_epochs 2",
+        ),
         (["--gamma", "1.5"], "gamma is 1.5, but must be a number from 0 to 1"),
         (["--learning_rate", "0"], "learning_rate is 0"),
         (["--policy_lag", "2", "--samplers", "0"], "give --samplers 1 or more"),
