@@ -35,7 +35,8 @@ from settings.fitting import fitted
 from settings.flags import read_flags, unknown
 from settings.help import print_help
 from settings.layers import Layer, merged
-from settings.rules import validate, validate_sizes
+from settings.rules import validate
+from settings.size_rules import validate_sizes
 from settings.stored_run import refuse_the_runs_own, store_defaults
 from settings.trust import refuse_strangers_code
 

@@ -26,7 +26,7 @@ from learning.trainers import Joined, Refused, Trainers
 from model import make_model
 from rollout import Rollout
 from settings.config import Config, ConfigError
-from settings.rules import validate_sizes
+from settings.size_rules import validate_sizes
 from tests.test_agent import small
 
 STATISTICS = {
