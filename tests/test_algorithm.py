@@ -245,38 +245,6 @@ def test_a_step_is_clipping_and_adam_as_torch_has_them(values_rate, clips, share
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_policy_and_value_function_learn_each_in_its_own_steps(shared):
-    """As if each had an optimiser of its own, which rests where the other learns alone."""
-    config = Config(learning_rate=1e-2, shared_trunk=shared, max_grad_norm=0.1, value_epochs=1,
-                    compile="off")  # fmt: skip
-    ppo, reference = (PPO(make_model(Spaces(OBS, BOX, 0), config), config) for _ in range(2))
-    critics = reference.model.value_parameters()
-    others = [p for p in reference.parameters if not any(p is critic for critic in critics)]
-    adams = [torch.optim.Adam(some, lr=1e-2, eps=config.adam_eps) for some in (others, critics)]
-    learning = [(True, True), (False, True), (True, True), (True, False), (False, True)]
-    for seed, learns in enumerate(learning):
-        batch = random_batch(ppo, seed=seed)
-        for algorithm in (ppo, reference):
-            algorithm.descent.policy_learns.fill_(learns[0])
-            algorithm.descent.value_learns.fill_(learns[1])
-        ppo.learn(batch)
-        for adam in adams:
-            adam.zero_grad()
-        total, parts = reference.loss(batch)
-        if not learns[1]:  # then a shared trunk learns for the policy alone
-            total = reference.loss(batch._replace(value_target=batch.value_target + 5))[0]
-        total.backward()
-        moving = [p for some, on in zip((others, critics), learns, strict=True) if on for p in some]
-        torch.nn.utils.clip_grad_norm_(moving, 0.1)
-        for adam, on in zip(adams, learns, strict=True):
-            if on:
-                adam.step()
-        for ours, theirs in zip(ppo.parameters, reference.parameters, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
-        assert parts["value_loss"] > 0
-
-
 EVERYTHING: dict[str, Any] = {
     "distribution": "tanh_normal", "state_dependent_std": True, "joint_loss": "mix_ratio",
     "dual_clip": 4.0, "normalize_value": True, "noisy_layers": True, "value_loss": "huber",

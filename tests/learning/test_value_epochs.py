@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from algorithm import PPO
+from envs import Spaces
+from model import make_model
+from settings.config import Config
 from tests.test_agent import collect, make, small
+from tests.test_algorithm import BOX, OBS, random_batch
 
 
 def learned(updates: int = 1, **settings) -> tuple[dict[str, np.ndarray], dict[str, float]]:
@@ -61,3 +67,35 @@ def test_a_trunk_in_common_is_the_policys():
     weights, _ = learned(shared_trunk=True, update_epochs=1, value_epochs=3)
     changed = {name for name, array in alike.items() if not np.array_equal(array, weights[name])}
     assert changed == {"value_head.weight", "value_head.bias"}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_policy_and_value_function_learn_each_in_its_own_steps(shared):
+    """As if each had an optimiser of its own, which rests where the other learns alone."""
+    config = Config(learning_rate=1e-2, shared_trunk=shared, max_grad_norm=0.1, value_epochs=1,
+                    compile="off")  # fmt: skip
+    ppo, reference = (PPO(make_model(Spaces(OBS, BOX, 0), config), config) for _ in range(2))
+    critics = reference.model.value_parameters()
+    others = [p for p in reference.parameters if not any(p is critic for critic in critics)]
+    adams = [torch.optim.Adam(some, lr=1e-2, eps=config.adam_eps) for some in (others, critics)]
+    learning = [(True, True), (False, True), (True, True), (True, False), (False, True)]
+    for seed, learns in enumerate(learning):
+        batch = random_batch(ppo, seed=seed)
+        for algorithm in (ppo, reference):
+            algorithm.descent.policy_learns.fill_(learns[0])
+            algorithm.descent.value_learns.fill_(learns[1])
+        ppo.learn(batch)
+        for adam in adams:
+            adam.zero_grad()
+        total, parts = reference.loss(batch)
+        if not learns[1]:  # then a shared trunk learns for the policy alone
+            total = reference.loss(batch._replace(value_target=batch.value_target + 5))[0]
+        total.backward()
+        moving = [p for some, on in zip((others, critics), learns, strict=True) if on for p in some]
+        torch.nn.utils.clip_grad_norm_(moving, 0.1)
+        for adam, on in zip(adams, learns, strict=True):
+            if on:
+                adam.step()
+        for ours, theirs in zip(ppo.parameters, reference.parameters, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+        assert parts["value_loss"] > 0
