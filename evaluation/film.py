@@ -44,10 +44,15 @@ def film(model: ActorCritic, config: Config, path: Path, seed: int, greedy: bool
         raise BadVideo(f"video {path} cannot be written: {error.strerror}") from None
     fps = family(config.env).frames_per_second
     count = 0
-    with imageio.get_writer(path, format="FFMPEG", fps=fps, macro_block_size=2) as video:  # pyright: ignore
-        for image in itertools.chain([first], images):
-            video.append_data(image)
-            count += 1
+    try:
+        with imageio.get_writer(path, format="FFMPEG", fps=fps, macro_block_size=2) as video:  # pyright: ignore
+            for image in itertools.chain([first], images):
+                video.append_data(image)
+                count += 1
+    except OSError as error:  # its encoder has ended
+        raise BadVideo(
+            f"video {path} could not be written to its end: is the disk full?"
+        ) from error
     return count
 
 

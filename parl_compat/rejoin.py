@@ -10,17 +10,14 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
 
 import psutil
-import zmq
 from parl.remote import worker
 
 from parl_compat.learner import reach_master
 
 MASTER_PATIENCE_S = 120.0  # how long a worker without a master waits for one
 LOOK_S = 1.0
-ANSWER_S = 10.0  # PARL gives a master half a second to answer a new worker
 
 
 def serve(self: worker.Worker) -> None:
@@ -58,16 +55,5 @@ def comes_back(master_address: str) -> bool:
     return False
 
 
-def patient(create_sockets: Callable[[worker.Worker], None]) -> Callable[[worker.Worker], None]:
-    """A new worker that waits for the answers of a busy master."""
-
-    def create(self: worker.Worker) -> None:
-        create_sockets(self)
-        self.request_master_socket.setsockopt(zmq.RCVTIMEO, int(ANSWER_S * 1000))
-
-    return create
-
-
 def mend() -> None:
     worker.Worker.run = serve
-    worker.Worker._create_sockets = patient(worker.Worker._create_sockets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,21 @@ def kept_id(run_dir: Path) -> str | None:
 
 
 def keep_id(run_dir: Path, run: str) -> None:
-    """Keep the id of a run for a resume, wherever it came from."""
-    (run_dir / _ID).write_text(run)
+    """Keep the id of a run for a resume, wherever it came from.
+
+    Raises:
+        ConfigError: where the file cannot be written; what stood there before is untouched.
+    """
+    if kept_id(run_dir) == run:
+        return
+    path, temporary = run_dir / _ID, run_dir / f".{_ID}.tmp"
+    try:
+        temporary.write_text(run)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written: {error.strerror}. Make room, or give another --run_dir"
+        ) from None
 
 
 def store_defaults(config: Config, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -226,9 +226,15 @@ class Engine(abc.ABC):
         """The part that an answer brings.
 
         Raises:
-            Lost: where it is an error, or cannot be read.
+            Lost: where it is an error, cannot be read, or is no part of this run's rollouts.
         """
         answer = read_answer(message)
+        first, last = self.columns[index]
+        found = {name: (array.shape, array.dtype) for name, array in answer.arrays.items()}
+        if found != self.spec.arrays(last - first):
+            raise Lost(
+                "its answer has arrays of other names, shapes or types than this run's rollouts"
+            )
         return Part(Rollout.of(answer.arrays), answer.episodes, answer.environments)
 
     def _message(self, request: Request, weights: Weights | None) -> bytes:

@@ -152,8 +152,10 @@ class RayEngine(Engine):
     def _wait_for_cpus(self) -> int:
         """Wait for CPUs as long as `wait_for_cpus` says; how many samplers have none then."""
         deadline = time.monotonic() + (self.config.wait_for_cpus or 0.0)
+        early: list[int] = []
         while self._unplaced and time.monotonic() < deadline:
-            self._early += self.answered(0.1)
+            early += self.answered(0.1)
+        self._early = early
         return len(self._unplaced)
 
     def _say(self, kind: Kind, actor: int = 0, body: bytes = b"") -> None:

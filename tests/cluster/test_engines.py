@@ -104,6 +104,10 @@ def test_samplers_that_do_not_start_are_left_out_and_tried_again(never, monkeypa
     [
         (RuntimeError("no answer"), "RuntimeError: no answer"),
         (b"HTTP/1.1", "it gave an answer that cannot be read: .*HTTP"),
+        (
+            pack({"episodes": []}, {"rollout/obs": np.zeros((3, 2), np.float32)}),
+            "its answer has arrays of other names, shapes or types than this run's",
+        ),
     ],
 )
 def test_whatever_a_call_comes_to_is_told_with_the_samplers_name(lag, answer, reason):
