@@ -21,7 +21,7 @@ from learning.trainers import Trainers
 from learning.value_loss import value_error
 from model import ActorCritic
 from networks.precision import choose_bfloat16
-from networks.trunks import trunk_of
+from networks.trunks import Past, trunk_of
 from parl_compat.shim import load_parl
 from settings.config import Config, learning_settings
 
@@ -42,7 +42,7 @@ class PPO(parl.Algorithm):
         descent: the optimiser, and which part of the model moves in the next steps.
         learning_rate, clip_range, entropy_coefficient, kl_coefficient, mix_weight: of the next steps
             (tensors; set their values in place).
-        value: gives the state values of many rows.
+        state_values: gives those of many rows.
         threads: in which a step is computed; each of a minibatch's shares has one. A subclass is given
             whole minibatches: its loss may be no sum over rows.
     """
@@ -79,7 +79,7 @@ class PPO(parl.Algorithm):
             on_gpu=device.type == "cuda",
         )  # fmt: skip
         by_parts = device.type != "cpu" or trunk_of(config.network).bfloat16
-        self.value = StateValues(model, None if by_parts else compiler, self.threads.shares)
+        self.state_values = StateValues(model, None if by_parts else compiler, self.threads.shares)
 
     def _compiler(self, compiles_here: Callable[[], bool]) -> Callable[[MethodType], Compiled]:
         # a subclass is code of a user's own, which nothing here could tell from another version of it
@@ -112,7 +112,7 @@ class PPO(parl.Algorithm):
 
             L = L_policy + c_v L_value - c_e E[H] + L_RND
 
-        (Schulman et al. 2017, eq. 9). Every mean is over valid rows; where there are other
+        (Schulman et al. 2017, eq. 9). Every mean but that of L_RND is over valid rows; where there are other
         trainers, it is this one's share of the mean over the rows of all.
 
         Returns:
@@ -207,11 +207,15 @@ class PPO(parl.Algorithm):
             table = torch.stack([self.learn(*shares) for shares in minibatches])
         return table
 
+    def value(self, obs: Tensor, past: Past | None = None) -> Tensor:
+        """State values of many rows: see `StateValues`."""
+        return self.state_values(obs, past)
+
     def take_compiled(self) -> bool:
         """Take what another process has compiled, from now on; whether all of it is there."""
         parts = [
             *self._steps.halves,
-            *([] if self.value.graph is None else [self.value.graph]),
+            *([] if self.state_values.graph is None else [self.state_values.graph]),
         ]
         taken = [part.take_kept() for part in parts]
         return all(taken)

@@ -38,7 +38,7 @@ class Minibatch(NamedTuple):
     start_log_prob: Tensor | None = None  # [B] of the policy at the update's start, if it is needed
     importance: Tensor | None = None  # [B] weight in the policy's loss; None: 1
     # of the rows of all trainers [4]: their weight, the mean and the standard deviation of their
-    # advantages, the weight of those that RND's predictor learns from. None: there is one trainer
+    # advantages, the number of those that RND's predictor learns from. None: there is one trainer
     whole: Tensor | None = None
     # of a recurrent network, for which B is T * E, step by step: see `Past`
     state: Tensor | None = None  # [E, S]

@@ -28,6 +28,7 @@ def _batch(config: Config) -> Iterator[str]:
         )
     trainers = config.trainers if config.trainer_mode == "hogwild" else 1  # that share a batch
     steps = config.steps_per_update // (trainers * minibatch) * config.update_epochs
+    steps *= 1 + config.replay_batches
     controls = {
         f"target_kl {config.target_kl}": config.target_kl is not None,
         "learning_rate_schedule kl": config.learning_rate_schedule == "kl",

@@ -108,8 +108,8 @@ def test_values_are_the_models():
     with torch.no_grad():
         expected = ppo.model.value(obs)
     torch.testing.assert_close(ppo.value(obs), expected, rtol=1e-4, atol=1e-5)
-    assert ppo.value.graph is not None
-    assert list(ppo.value.graph._compiled) == [
+    assert ppo.state_values.graph is not None
+    assert list(ppo.state_values.graph._compiled) == [
         ((rows // SHARES, *OBS.shape),)
     ]  # one graph for both parts
     assert [equal_parts(n, 2) for n in (528, 527, 20_000, 3 * 4099)] == [2, 1, 8, 1]
