@@ -63,9 +63,8 @@ def measure_start(
         log_rho [T, N] for the estimators of `OFF_POLICY`.
     """
     stale = config.policy_lag > 0 or config.carried_steps > 0 or config.replay_batches > 0
-    stale |= (
-        config.trainer_mode == "hogwild"
-    )  # others have moved the weights since the rollout began
+    # other trainers have moved the weights since the rollout began
+    stale = stale or config.trainer_mode == "hogwild"
     off_policy, clips_from_start = config.estimator in OFF_POLICY, config.clip_from == "start"
     if off_policy or (clips_from_start and stale):
         start = batches.log_prob(model)
