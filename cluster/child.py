@@ -19,9 +19,11 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from multiprocessing.connection import Connection
 
+from cluster.framing import Framing
 from cluster.nursery import NURSERY
 
 CLOSE_TIMEOUT_S = 2.0
+SEND_TIMEOUT_S = 180.0  # in which a child reads something: it may be importing
 _LOOKS_EVERY_S = 0.005
 PROGRESS_S = 0.5
 
@@ -45,7 +47,8 @@ class Child:
             self._ticket = NURSERY.fork(module, [theirs.fileno(), *descriptors], niceness)
         finally:
             theirs.close()
-        self._connection = Connection(ours.detach())
+        self._connection = Framing(ours)
+        self._come: bytes | None = None  # a message that `receive` has not taken yet
 
     @cached_property
     def pid(self) -> int | None:
@@ -53,23 +56,34 @@ class Child:
         return NURSERY.pid(self._ticket)
 
     def fileno(self) -> int:
-        """The connection's descriptor: readable where a message has come or the child has ended."""
+        """The connection's descriptor: readable where something has come or the child has ended."""
         return self._connection.fileno()
 
     def send(self, message: bytes) -> None:
-        """Send one message. Waits only where the child has not read earlier ones.
+        """Send one message. Waits only where the child has not read earlier ones, or a long one.
 
         Raises:
-            ChildEnded: where nobody is left to read it.
+            ChildEnded: where nobody reads it; a child that hangs is ended.
         """
         try:
-            self._connection.send_bytes(message)
-        except ConnectionError:
+            if self._connection.send(message, SEND_TIMEOUT_S):
+                return
+        except OSError:
             raise self._ended() from None
+        self.kill()
+        raise ChildEnded(f"process {self.pid} has read nothing for {SEND_TIMEOUT_S:g} s")
 
     def poll(self, timeout: float | None = 0.0) -> bool:
-        """Whether `receive` has an answer (or the child's end) to give within `timeout` [s]."""
-        return self._connection.poll(timeout)
+        """Whether `receive` has an answer (or the child's end) to give within `timeout` [s].
+
+        A part of a message is none: the child may be stopped before it sends the rest.
+        """
+        try:
+            if self._come is None:
+                self._come = self._connection.receive(timeout)
+        except (EOFError, OSError):  # OSError: it was reset, or this end is closed
+            return True
+        return self._come is not None
 
     def receive(self, timeout: float | None = None) -> bytes:
         """Wait for one message.
@@ -81,12 +95,12 @@ class Child:
             ChildEnded: where none will come.
             TimeoutError: where none came in time.
         """
-        if timeout is not None and not self._connection.poll(timeout):
+        if not self.poll(timeout):
             raise TimeoutError(f"process {self.pid} has not answered within {timeout} s")
-        try:
-            return self._connection.recv_bytes()
-        except (EOFError, OSError):  # OSError: it ended within a message
-            raise self._ended() from None
+        message, self._come = self._come, None
+        if message is None:
+            raise self._ended()
+        return message
 
     def what_became_of_it(self) -> str | None:
         """How the process ended, such as "was killed by signal 9"; None while it runs."""
@@ -115,7 +129,7 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
             self._wait(CLOSE_TIMEOUT_S)
-        self._connection.close()  # only now: a child that ends by itself leaves others to go on
+        self._connection.close()
 
     def close(self) -> None:
         """Let the process end by itself; kill it where that takes long."""

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from cluster.engines.base import Part
-from cluster.pool import Environments, Request
+from cluster.pool import Environments, Request, SamplerError
 from cluster.sampler import in_order
 from cluster.supervisor import Outcome, Supervisor
 from rollout import Rollout, Weights
@@ -168,6 +168,15 @@ def _copy(source: Rollout, target: Rollout) -> None:
 
 
 def _side_by_side(parts: list[Part]) -> Environments:
-    """The parts' environments in one set of arrays [env_num, ...]."""
+    """The parts' environments in one set of arrays [env_num, ...].
+
+    Raises:
+        SamplerError: where samplers keep them in different forms.
+    """
     kept = [part.environments or {} for part in parts]
+    forms = [{name: (a.shape[1:], a.dtype) for name, a in arrays.items()} for arrays in kept]
+    for sampler, form in enumerate(forms):
+        if form != forms[0]:
+            raise SamplerError(f"sampler {sampler} keeps its environments' state in another form than"
+                               f" sampler 0: give all machines the same packages")  # fmt: skip
     return {name: np.concatenate([arrays[name] for arrays in kept]) for name in kept[0]}

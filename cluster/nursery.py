@@ -2,8 +2,8 @@
 
 A sampler or an evaluator begins with some seconds of imports. The nursery does them once, at the
 first start of each module; every child is a copy of it, which shares the memory of the imports. The
-nursery runs one thread and holds no connection but its own, so a copy of it is whole. It ends with
-the learner.
+nursery runs one thread and holds no connection but its own, so a copy of it is whole. It outlives
+the learner by as long as its children do, and ends what they leave behind.
 
 `train.py` makes the nursery early (`Nursery.split_off`), as a copy of itself: the learner needs most
 of the same imports. Elsewhere the nursery is a process that imports for itself.
@@ -30,8 +30,8 @@ from typing import Any, NoReturn
 
 from common.sources import ROOT
 
-_MESSAGE = 2**20  # bytes at most: it holds the variables of the environment
-_FILES = 8  # that a child inherits, at most
+_MESSAGE = 4096  # bytes at most
+_FILES = 8  # that come with a message, at most
 
 
 class _Copy:
@@ -40,11 +40,9 @@ class _Copy:
     def __init__(self, pid: int):
         self.pid = pid
 
-    def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
-
-    def wait(self) -> None:
-        os.waitpid(self.pid, 0)
+    def poll(self) -> object:
+        """Forget the copy, if it has ended."""
+        return os.waitpid(self.pid, os.WNOHANG)
 
 
 class Nursery:
@@ -72,13 +70,16 @@ class Nursery:
         Raises:
             OSError: where the nursery cannot be started.
         """
-        request = {"fork": module, "nice": niceness, "cwd": os.getcwd(), "env": dict(os.environ)}
-        with self._lock:
+        origin = {"nice": niceness, "cwd": os.getcwd(), "env": dict(os.environ)}
+        # in a file of memory, as the variables can be longer than a message
+        with open(os.memfd_create("dppo-origin"), "w+b", buffering=0) as file, self._lock:
+            file.write(json.dumps(origin).encode())
+            request, files = {"fork": module}, [file.fileno(), *descriptors]
             try:
-                return self._send(request, descriptors)
+                return self._send(request, files)
             except ConnectionError:  # it was killed: another one
                 self._end()
-                return self._send(request, descriptors)
+                return self._send(request, files)
 
     def pid(self, ticket: int) -> int | None:
         """The process of a ticket; None where it could not be started."""
@@ -101,15 +102,14 @@ class Nursery:
         return None
 
     def close(self) -> None:
-        """End the nursery. Its children go on."""
+        """End the nursery, once its children have ended."""
         with self._lock:
             self._end()
 
     def _end(self) -> None:
         if self._process is not None and self._control is not None:
             self._control.close()
-            self._process.kill()
-            self._process.wait()
+            self._process.poll()
         self._process = self._control = None
         self._answers.clear()
 
@@ -212,9 +212,9 @@ def serve(descriptor: int) -> None:
         try:
             message, descriptors, _, _ = socket.recv_fds(control, _MESSAGE, _FILES)
         except ConnectionError:  # the learner ended before it had read an answer
-            os._exit(0)
+            break
         if not message:  # the learner closed it, or ended
-            os._exit(0)
+            break
         request = json.loads(message)
         answer: dict[str, Any] = {"ticket": request["ticket"]}
         try:
@@ -238,6 +238,10 @@ def serve(descriptor: int) -> None:
             os.close(descriptor)
         with contextlib.suppress(ConnectionError):  # the learner ended: seen when it is listened to
             control.send(json.dumps(answer).encode())
+    with contextlib.suppress(ChildProcessError):  # none is left
+        while True:
+            _reap(0)
+    os._exit(0)
 
 
 @functools.cache
@@ -250,11 +254,32 @@ def _load_numba() -> None:
 
 def _code(pid: int, codes: dict[int, int]) -> int | None:
     """The exit code of a child, which stays known once it was asked for."""
-    if pid not in codes:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            codes[pid] = os.waitstatus_to_exitcode(status)
+    if pid not in codes and (code := _reap(os.WNOHANG, pid)) is not None:
+        codes[pid] = code
     return codes.get(pid)
+
+
+def _reap(option: int, pid: int | None = None) -> int | None:
+    """End what a child that has ended leaves behind, such as a game server; then let its id go.
+
+    Args:
+        option: of `os.waitid`: to wait for it (0) or not (WNOHANG).
+        pid: the child. Default: any.
+
+    Returns:
+        its exit code; None where it runs.
+
+    Raises:
+        ChildProcessError: where there is no such child.
+    """
+    which = (os.P_ALL, 0) if pid is None else (os.P_PID, pid)
+    # WNOWAIT: until it is waited for, the id of its group is nobody else's
+    ended = os.waitid(*which, os.WEXITED | os.WNOWAIT | option)
+    if ended is None:
+        return None
+    with contextlib.suppress(ProcessLookupError):  # it ended before it had a group
+        os.killpg(ended.si_pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(ended.si_pid, 0)[1])
 
 
 def _become(request: dict[str, Any], descriptors: Sequence[int]) -> NoReturn:
@@ -262,15 +287,18 @@ def _become(request: dict[str, Any], descriptors: Sequence[int]) -> NoReturn:
     code = 1
     try:
         os.setpgid(0, 0)
-        os.nice(request["nice"])
-        if request["nice"] > 0:
+        with open(descriptors[0], "rb") as file:
+            file.seek(0)
+            origin = json.load(file)
+        os.nice(origin["nice"])
+        if origin["nice"] > 0:
             # so that a process that the learner wakes does not take its core; not everybody may ask for it
             with contextlib.suppress(OSError):
                 os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         os.environ.clear()
-        os.environ.update(request["env"])
-        os.chdir(request["cwd"])
-        sys.argv[1:] = map(str, descriptors)
+        os.environ.update(origin["env"])
+        os.chdir(origin["cwd"])
+        sys.argv[1:] = map(str, descriptors[1:])
         importlib.import_module(request["fork"]).serve()
         code = 0
     except BaseException:  # whatever it is, this process must not go on as a nursery

@@ -7,8 +7,9 @@ run and each sampler takes its columns, so neither the pool nor the number of sa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +30,23 @@ class TimedEpisode(NamedTuple):
     episode_return: float
     length: int
     extras: dict[str, float]
+
+
+def read_episodes(rows: Any) -> list[TimedEpisode]:
+    """Episodes that came in a message.
+
+    Raises:
+        ValueError: where it has something else in their place.
+    """
+    try:
+        episodes = [TimedEpisode(*row) for row in rows]
+        for episode in episodes:
+            numbers = [*episode[:4], *episode.extras.values()]
+            if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
+                raise TypeError("one is not of finite numbers")
+    except (TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"its episodes cannot be read: {error}") from None
+    return episodes
 
 
 def in_order(episodes: Iterable[TimedEpisode]) -> list[Episode]:

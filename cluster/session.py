@@ -22,7 +22,7 @@ import numpy as np
 
 from cluster import wire
 from cluster.pool import Environments, Lost, Request
-from cluster.sampler import Sampler, TimedEpisode
+from cluster.sampler import Sampler, TimedEpisode, read_episodes
 from common.errors import UserError
 from envs import NotFiniteNumber
 from envs.scalar import where_it_failed
@@ -85,6 +85,11 @@ class Session:
     def progress(self) -> object:
         """It changes with every step that the sampler makes."""
         return None if self._sampler is None else self._sampler.progress
+
+    def close(self) -> None:
+        """Close the environments."""
+        if self._sampler is not None:
+            self._sampler.close()
 
     def _start(self, hello: Mapping[str, Any]) -> bytes:
         import torch
@@ -169,8 +174,8 @@ def read_answer(message: bytes | memoryview) -> Answer:
         if "lost" in meta:
             lost = Lost(**meta["lost"])
         else:
-            lost, episodes = None, [TimedEpisode(*row) for row in meta["episodes"]]
-    except (wire.WireError, KeyError, TypeError) as error:
+            lost, episodes = None, read_episodes(meta["episodes"])
+    except (wire.WireError, KeyError, TypeError, ValueError) as error:
         raise Lost(f"it gave an answer that cannot be read: {error}") from None
     if lost is not None:
         raise lost

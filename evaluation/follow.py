@@ -169,6 +169,6 @@ def record(run_dir: Path, line: Line) -> None:
     except OSError as error:
         raise CannotWrite(
             f"{path} cannot be written: {error.strerror}; the scores at {line['global_step']:,} steps are"
-            f" here alone. Make room, or make the folder writable",
+            f" not in it. Make room, or make the folder writable",
             error,
         ) from None

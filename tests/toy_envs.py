@@ -35,6 +35,41 @@ class ConstantReward(gymnasium.Env):
         return np.ones(1, np.float32), 1.0, False, self.t >= self.limit, {}
 
 
+class Wide(ConstantReward):
+    """Observes 50,000 numbers, so that the state of a few is a message of many bytes."""
+
+    observation_space = spaces.Box(-1, 1, (50_000,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return np.ones(50_000, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        _, *others = super().step(action)
+        return np.ones(50_000, np.float32), *others
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        return {"t": np.asarray(self.t)}
+
+    def set_state(self, arrays: dict[str, np.ndarray]) -> None:
+        self.t = int(arrays["t"])
+
+
+class HangingAtStart(ConstantReward):
+    """It takes an hour to make, where a variable says so."""
+
+    def __init__(self) -> None:
+        if "HANGS_AT_START" in os.environ:
+            time.sleep(3600)
+
+
+class Closing(ConstantReward):
+    """Leaves a file in a folder when it is closed."""
+
+    def close(self) -> None:
+        _instances_before(Path(os.environ["CLOSING_FOLDER"]))
+
+
 class Slow(ConstantReward):
     """A step takes 50 ms."""
 

@@ -201,7 +201,7 @@ def _terminal(config: Config) -> Terminal:
 
         from training.panel import Panel
 
-        console = Console(file=sys.stdout, highlight=False)
+        console = Console(highlight=False)
         if not console.is_dumb_terminal:
             return Panel(console, f"{config.env}, seed {config.seed}")
     return Lines()

@@ -179,12 +179,6 @@ class Run(Trainer):
             then, step = self._rate_from
             rate = (self.global_step - step) / max(self._update_end - then, 1e-9)
         seconds = round(self.report.time_s, 3)
-        shown = "none" if mean_return is None else f"{mean_return:.1f}"
-        speed = "" if rate is None else f", {rate:,.0f} steps/s"
-        self.report.say(
-            f"{self.exit_reason}: {self.global_step:,} steps in {seconds:.1f} s{speed}, mean return of the"
-            f" last episodes {shown}; {self.run_dir}"
-        )
         content = {
             "global_step": self.global_step,
             "time_s": seconds,
@@ -201,6 +195,12 @@ class Run(Trainer):
         with self.writes.attempt("summary.json"):
             self._place.check()
             write_summary(self.run_dir, content)
+        shown = "none" if mean_return is None else f"{mean_return:.1f}"
+        speed = "" if rate is None else f", {rate:,.0f} steps/s"
+        self.report.say(
+            f"{self.exit_reason}: {self.global_step:,} steps in {seconds:.1f} s{speed}, mean return of the"
+            f" last episodes {shown}; {self.run_dir}"
+        )
 
     def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
         """Save, summarise and close; where one of them fails, the others are done nevertheless.
@@ -208,8 +208,7 @@ class Run(Trainer):
         Raises:
             UserError: where the run's last state could not be saved, and no other error ends it.
         """
-        self.signals.ignore()
-        self.trainers.end_watch()
+        self._begin_to_end()
         with contextlib.ExitStack() as last:  # the last one pushed is done first
             assert self._opened is not None
             last.push(self._opened)

@@ -53,6 +53,8 @@ class StopSignals:
         signal.setitimer(signal.ITIMER_REAL, self._grace)
 
     def _too_late(self, number: int, frame: Any) -> None:
+        if self._ignored:
+            return
         assert self._asked is not None
         self._abort(Stopped(self._asked).reason)
 

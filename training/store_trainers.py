@@ -26,7 +26,6 @@ from cluster.store.pool import StorePool
 from cluster.store.run import Record, RunStore
 from cluster.store.status import Status
 from common import launched
-from common.checkpoint import CannotWrite
 from common.cores import usable_cores
 from common.errors import UserError
 from evaluation.follow import read_line, record
@@ -38,6 +37,7 @@ from settings.config import Config
 from settings.flags import read_flags
 from settings.store_url import RUN_ID_CHARACTERS
 from settings.stored_run import keep_id, kept_id
+from training.writes import Writes
 
 _LOOKS_EVERY_S = 0.2
 
@@ -66,6 +66,8 @@ class StoreTrainers(Trainers):
         self._version = -1  # of the weights that the agent has
         self._status: Status | None = None
         self._rates = (time.monotonic(), 0, 0)
+        self._writes = Writes(lambda text: self._say(text))
+        self._scores: list[bytes] = []  # of followers, which the disk has not taken yet
 
     def envs(self, config: Config) -> tuple[int, int]:
         """A batch of fragments has as many columns as the run has environments, whoever sends them."""
@@ -211,14 +213,19 @@ class StoreTrainers(Trainers):
         }
 
     def _write_scores(self, lines: list[bytes]) -> None:
-        """Write what followers have scored into the run's folder."""
-        for line in lines:
+        """Write what followers have scored into the run's folder; what the disk does not take waits."""
+        lines, self._scores = [*self._scores, *lines], []
+        for number, line in enumerate(lines):
             try:
-                record(self._run_dir, read_line(line))
+                read = read_line(line)
             except ValueError as error:
                 self._say(f"a follower's scores in the store are refused: {error}")
-            except CannotWrite as error:
-                self._say(str(error))
+                continue
+            with self._writes.attempt("followed.jsonl"):
+                record(self._run_dir, read)
+            if self._writes.failing:
+                self._scores = lines[number:]
+                return
 
     # --- how they end
     def end_run(self) -> None:

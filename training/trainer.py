@@ -26,7 +26,7 @@ from settings.config import Config
 from training.agreement import Agreement
 from training.collector import Collector, Start
 from training.compiling import Compiling
-from training.endings import end_children
+from training.endings import end_children, leave_blocked_output
 from training.resets import plan_resets
 from training.restoring import restored
 from training.shared_pool import SharedPool
@@ -210,10 +210,16 @@ class Trainer:
 
     def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
         """Close the parts."""
-        self.signals.ignore()
-        self.trainers.end_watch()
+        self._begin_to_end()
         assert self._opened is not None
         self._opened.close()
+
+    def _begin_to_end(self) -> None:
+        """From now on neither signals, nor other trainers, nor who reads the output stop the end."""
+        self.signals.ignore()
+        self.trainers.end_watch()
+        if self.signals.asked is not None:
+            leave_blocked_output()
 
     def _end_alone(self, why: str) -> NoReturn:
         """End now, from another thread: the one that works here may wait for ever."""

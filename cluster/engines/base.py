@@ -235,6 +235,13 @@ class Engine(abc.ABC):
             raise Lost(
                 "its answer has arrays of other names, shapes or types than this run's rollouts"
             )
+        own = range(*self.ranges[index])
+        if not all(e.t in range(self.spec.steps) and e.env in own for e in answer.episodes):
+            raise Lost("its answer has an episode of another time or another's environment")
+        for name, array in (answer.environments or {}).items():
+            if array.shape[:1] != (len(own),):
+                raise Lost(f"its answer has the state {name!r} of shape {array.shape} for its"
+                           f" {len(own)} environments")  # fmt: skip
         return Part(Rollout.of(answer.arrays), answer.episodes, answer.environments)
 
     def _message(self, request: Request, weights: Weights | None) -> bytes:

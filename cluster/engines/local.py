@@ -100,14 +100,17 @@ class LocalEngine(Engine):
         for key, _ in self._selector.select(timeout):
             if key.data is None:
                 os.eventfd_read(self._waker)
-            elif self.note(key.data, self._read(key.data)):
+                continue
+            message = self._read(key.data)
+            if message is not None and self.note(key.data, message):
                 ready.append(key.data)
         return ready
 
-    def _read(self, index: int) -> bytes | Lost:
+    def _read(self, index: int) -> bytes | Lost | None:
+        """A message, or the end, of a sampler; None where the message has not come whole yet."""
         child = self._children[index]
         try:
-            return child.receive()
+            return child.receive() if child.poll() else None
         except ChildEnded as ended:
             self._selector.unregister(child)  # it would be ready for ever
             return Lost(str(ended))
@@ -153,6 +156,7 @@ def serve() -> None:
     connection, (rollouts, weights) = parent()
     session = Session(LearnersMemory(rollouts, weights))
     answer_all(connection, session.handle, lambda: session.progress, PROGRESS)
+    session.close()
 
 
 def _pack(weights: Weights) -> bytes:

@@ -201,6 +201,8 @@ class RayEngine(Engine):
         driver = self._driver
         assert driver is not None
         try:
+            if not driver.poll():  # a message has come in part
+                return []
             kind, number, body = unpack(driver.receive())
         except ChildEnded as ended:
             return self._disconnected(str(ended))

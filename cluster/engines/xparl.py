@@ -176,7 +176,13 @@ class XparlEngine(Engine):
         self._versions = versions(packages_of(family_of(config.env)))
         files = users_files()  # may be refused: before there is a client whose threads go on
         parl = load_parl()
-        parl.connect(config.xparl_addr)
+        try:
+            parl.connect(config.xparl_addr)
+        except Exception as error:  # PARL raises no other kind
+            raise ClusterError(
+                f"the xparl master at {config.xparl_addr} answers no more: look whether it lives, and"
+                f" start it again with `xparl start --port {port} --cpu_num 8`"
+            ) from error
         from parl.remote.client import get_global_client
 
         get_global_client().pyfiles = files

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cluster import wire
-from cluster.sampler import TimedEpisode, in_order
+from cluster.sampler import TimedEpisode, in_order, read_episodes
 from rollout import Rollout, RolloutSpec
 
 
@@ -99,7 +99,10 @@ def read_fragment(
     rollout = Rollout.of(arrays)
     rollout.policy_version, rollout.env_ranges = version, [(first_last[0], first_last[1])]
     rollout.reset = np.full(envs, meta["reset"])
-    rollout.episodes = in_order(_episodes(meta.get("episodes")))
+    try:
+        rollout.episodes = in_order(read_episodes(meta.get("episodes")))
+    except ValueError as error:
+        raise Refused("unfit", str(error)) from None
     return Fragment(id_, sampler, number, rollout)
 
 
@@ -108,18 +111,6 @@ def _whole(meta: dict[str, Any], name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
         raise Refused("unfit", f"its {name} is {value!r}, which is no number of at least 0")
     return value
-
-
-def _episodes(rows: Any) -> list[TimedEpisode]:
-    try:
-        episodes = [TimedEpisode(*row) for row in rows]
-        for episode in episodes:
-            numbers = [*episode[:4], *episode.extras.values()]
-            if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
-                raise TypeError("one is not of finite numbers")
-    except (TypeError, AttributeError, OverflowError) as error:
-        raise Refused("unfit", f"its episodes cannot be read: {error}") from None
-    return episodes
 
 
 def _in_words(shapes: dict[str, tuple[tuple[int, ...], np.dtype]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Callable
 
 from cluster.child import Child, ChildEnded, close_all
@@ -11,6 +12,7 @@ from cluster.pool import SamplerError
 from cluster.store.address import Link
 from cluster.store.keys import RunGone
 from cluster.store.run import RunStore
+from cluster.supervisor import LONGEST_PAUSE_S
 
 _DEATHS = 5  # of one sampler's place in a row, without a fragment between
 
@@ -48,20 +50,35 @@ class LocalSamplers:
         self._say = say
         self._store = RunStore(Link(url, 0.0, lambda _: None), run)
         self._numbers: dict[int, int] = {}  # of the sampler at each place
-        self._children: list[Child | None] = [self._start() for _ in range(count)]
+        self._due: dict[int, float] = {}  # when one that could not be started is tried again
+        self._children: list[Child | None] = [None] * count
         self._deaths = [0] * count  # in a row
+        for place in range(count):
+            self._start(place)
 
     @property
     def pids(self) -> list[int | None]:
         """The processes that live, or are starting."""
         return [child.pid for child in self._children if child is not None]
 
-    def _start(self) -> Child:
-        # the learner is waited for by all: with fewer cores than processes it goes first
-        child = Child("cluster.store.sample", niceness=5)
+    def _start(self, place: int) -> None:
+        self._due.pop(place, None)
+        try:
+            # the learner is waited for by all: with fewer cores than processes it goes first
+            child = Child("cluster.store.sample", niceness=5)
+        except OSError as error:  # such as no memory, or no more processes
+            self._wait(place, str(error))
+            return
         with contextlib.suppress(ChildEnded):  # `look` sees it
             child.send(self._hello)
-        return child
+        self._children[place] = child
+
+    def _wait(self, place: int, why: str) -> None:
+        self._children[place] = None
+        self._due[place] = time.monotonic() + LONGEST_PAUSE_S
+        self._say(
+            f"a sampler cannot be started now: {why}; in {LONGEST_PAUSE_S:g} s it is tried again"
+        )
 
     def look(self) -> bool:
         """Tell the user what samplers say, and put others in the place of those that have died.
@@ -73,6 +90,8 @@ class LocalSamplers:
             SamplerError: for an error that another one would meet too, and for a sampler that dies
                 time and again.
         """
+        for place in [place for place, due in self._due.items() if due < time.monotonic()]:
+            self._start(place)
         for place, child in enumerate(self._children):
             if child is None:
                 continue
@@ -81,7 +100,7 @@ class LocalSamplers:
                     self._take_in(place, child, json.loads(child.receive()))
             except ChildEnded as ended:
                 self._replace(place, child, ended)
-        return any(self._children)
+        return any(self._children) or bool(self._due)
 
     def _take_in(self, place: int, child: Child, told: dict[str, object]) -> None:
         if "says" in told:
@@ -97,6 +116,10 @@ class LocalSamplers:
             raise SamplersFailed(str(told["error"]), int(str(told["exit_code"])))
 
     def _replace(self, place: int, child: Child, ended: ChildEnded) -> None:
+        if child.pid is None:
+            child.close()
+            self._wait(place, str(ended))
+            return
         self._deaths[place] += 1
         if self._deaths[place] >= _DEATHS:
             raise SamplerError(
@@ -109,7 +132,7 @@ class LocalSamplers:
             # so that the next one takes its place; where the store is away, it is noticed in 10 s
             with contextlib.suppress(SamplerError, RunGone):
                 self._store.leave("sampler", self._numbers.pop(place))
-        self._children[place] = self._start()
+        self._start(place)
         self.restarts += 1
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from cluster import wire
 from cluster.asynchronous import FRAGMENTS
 from cluster.child import parent
-from cluster.engines.base import FIRST_STEP_TIMEOUT_S
+from cluster.engines.base import FIRST_STEP_TIMEOUT_S, START_TIMEOUT_S
 from cluster.pool import SamplerError
 from cluster.sampler import Sampler, TimedEpisode
 from cluster.session import describe
@@ -30,7 +30,7 @@ from cluster.store.fragment import pack_fragment
 from cluster.store.heartbeat import Heartbeat
 from cluster.store.keys import Ended, RunGone
 from cluster.store.run import Record, RunStore
-from cluster.store.watchdog import Watchdog
+from cluster.store.watchdog import Watchdog, limited
 from cluster.supervisor import SAME_ERROR_LIMIT
 from common.errors import UserError
 from rollout import Rollout, spread
@@ -89,7 +89,8 @@ class StoreSampler:
         ranges = spread(config.env_num, record.samplers, config.envs_together)
         self.envs = ranges[self.number % record.samplers]
         self._first = self.number // record.samplers * FRAGMENTS
-        self._sampler = Sampler(config, *self.envs, self.number)
+        with limited(START_TIMEOUT_S):
+            self._sampler = Sampler(config, *self.envs, self.number)
         self._out = Rollout.empty(self._sampler.spec, self.envs[1] - self.envs[0])
         self._version = (
             self._seen

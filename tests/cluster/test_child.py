@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -37,6 +37,36 @@ def test_a_message_of_many_bytes_comes_whole(child):
     assert len(child.receive(60)) == 3_000_000
 
 
+def test_half_an_answer_is_none_and_makes_nobody_wait(child):
+    child.send(b"echo hello")
+    assert child.receive(60) == b"hello"
+    child.send(b"half")
+    wait_until(lambda: bool(select.select([child], [], [], 0)[0]), 30, "the half")
+    assert not child.poll(0.1)
+    with pytest.raises(TimeoutError):
+        child.receive(0.1)
+    os.kill(child.pid, signal.SIGKILL)
+    with pytest.raises(ChildEnded, match="was killed by signal 9"):
+        child.receive(60)
+
+
+def test_a_child_that_reads_nothing_is_ended(child, monkeypatch):
+    monkeypatch.setattr("cluster.child.SEND_TIMEOUT_S", 0.2)
+    os.kill(child.pid, signal.SIGSTOP)
+    with pytest.raises(ChildEnded, match=r"has read nothing for 0.2 s"):
+        child.send(b"echo " + b"x" * 3_000_000)
+    assert child.what_became_of_it() == "was killed by signal 9"
+
+
+def test_a_child_has_many_variables(monkeypatch):
+    for name in ("A", "B", "C"):
+        monkeypatch.setenv(f"LONG_{name}", name * 120_000)
+    child = Child(MODULE)
+    child.send(b"variable LONG_C")
+    assert child.receive(60) == b"C" * 120_000
+    child.close()
+
+
 def test_to_wait_for_an_answer_has_an_end(child):
     assert not child.poll()
     with pytest.raises(TimeoutError, match=rf"process {child.pid} has not answered within 0.1 s"):
@@ -62,6 +92,19 @@ def test_what_a_killed_child_has_started_ends_with_it(child):
     child.send(b"start sleep 600")
     started = psutil.Process(int(child.receive(60)))
     child.kill()
+    assert psutil.wait_procs([started], timeout=30)[1] == []
+
+
+@pytest.mark.parametrize("ends", [b"end 3", b"close"])
+def test_what_a_child_leaves_behind_is_ended(child, ends):
+    child.send(b"start sleep 600")
+    started = psutil.Process(int(child.receive(60)))
+    if ends == b"close":
+        child.close()
+    else:
+        child.send(ends)
+        with pytest.raises(ChildEnded, match="ended with code 3"):
+            child.receive(60)
     assert psutil.wait_procs([started], timeout=30)[1] == []
 
 
@@ -137,11 +180,7 @@ def test_a_child_ends_with_its_parent_and_so_does_what_it_has_started(message):
     assert nursery is not None
     assert nursery.pid != middle.pid
     middle.kill()
-    # one that ends by itself leaves others to go on
-    all_of_them = [child, nursery, *([started] if message.startswith(b"sleep") else [])]
-    wait_until(lambda: not still_running(all_of_them), 30, "all to end")
-    with contextlib.suppress(psutil.NoSuchProcess):
-        started.kill()
+    wait_until(lambda: not still_running([child, nursery, started]), 30, "all to end")
     middle.communicate()
 
 

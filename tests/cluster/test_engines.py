@@ -20,11 +20,11 @@ from cluster.engines.base import Engine, Part
 from cluster.engines.inline import InlineEngine
 from cluster.engines.local import LocalEngine
 from cluster.lockstep import LockstepPool
-from cluster.pool import Request, SamplerError
+from cluster.pool import Lost, Request, SamplerError
 from cluster.supervisor import Supervisor
-from cluster.wire import pack
+from cluster.wire import pack, prefixed
 from rollout import Weights
-from tests.cluster.pools import learners_side, make_engine, toy
+from tests.cluster.pools import learners_side, make, make_engine, toy
 from tests.cluster.threads import Call, SessionsInThreads
 from tests.conftest import wait_until
 
@@ -134,6 +134,41 @@ def test_whatever_a_call_comes_to_is_told_with_the_samplers_name(lag, answer, re
     pool.close()
 
 
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"episodes": [(16, 2, 1.0, 1, {})]}, "an episode of another time"),
+        ({"episodes": [(0, 0, 1.0, 1, {})]}, "an episode of another time or another's"),
+        ({"episodes": [(0, 2, float("nan"), 1, {})]}, "its episodes cannot be read: one is not of"),
+        ({"episodes": [(0, 2, 1.0, 1, [3])]}, "its episodes cannot be read"),
+        ({"environments/length": np.zeros(3)}, r"has the state 'length' of shape \(3,\) for its 2"),
+        ({"environments/length": np.zeros(())}, r"has the state 'length' of shape \(\)"),
+    ],
+)
+def test_a_part_of_other_times_or_environments_is_refused(changed, reason):
+    config = toy("Saving")
+    spec, weights = learners_side(config)
+    engine = SessionsInThreads(config, spec, 2, {})
+    engine.publish(weights)
+    request = Request(0, True, 0, True)
+    for index in range(2):
+        engine.send(index, request)
+    parts = collect_all(engine)
+    part = parts[1]
+    assert part.environments is not None
+    arrays = prefixed("rollout/", part.columns.arrays())
+    meta = {"episodes": changed.get("episodes", part.episodes)}
+    states = prefixed("environments/", part.environments)
+    states |= {name: array for name, array in changed.items() if name != "episodes"}
+    assert (
+        engine._part(1, request, pack({"episodes": part.episodes}, arrays)).episodes
+        == part.episodes
+    )
+    with pytest.raises(Lost, match=reason):
+        engine._part(1, request, pack(meta, arrays | states))
+    engine.close()
+
+
 def test_any_exception_of_the_serving_thread_reaches_who_gathers():
     class Broken(InlineEngine):
         def answered(self, timeout: float | None) -> list[int]:
@@ -202,6 +237,16 @@ def test_other_weights_of_the_same_version_are_sent():
         actions.append(collect_all(engine)[0].columns.action.copy())
     engine.close()
     assert not np.array_equal(*actions)
+
+
+def test_environments_are_closed(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLOSING_FOLDER", str(tmp_path))
+    pool, weights = make(toy("Closing"), 2)
+    pool.request(weights, 0, True)
+    pool.gather()
+    before = len(list(tmp_path.iterdir()))
+    pool.close()
+    assert len(list(tmp_path.iterdir())) == before + 4
 
 
 def test_closing_gives_back_descriptors_and_memory():

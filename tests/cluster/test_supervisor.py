@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from cluster.pool import Request, SamplerError
 from cluster.supervisor import Supervisor
 from rollout import Rollout, Weights
 from settings.config import Config
-from tests.cluster.pools import assert_equal, copy_of, make_engine
+from tests.cluster.pools import assert_equal, copy_of, make_engine, toy
 from tests.conftest import wait_until
 from training.signals import STOPS, Stopped, StopSignals
 
@@ -215,6 +217,37 @@ def test_a_loss_is_noticed_while_nobody_waits(folder):
             assert time.monotonic() - start < 2.0
             time.sleep(0.05)
         assert run.pool.restarts == 1
+
+
+def test_a_sampler_that_stops_within_a_large_answer_is_replaced():
+    config = toy(
+        "Wide", batch_size=16, minibatch_size=4, hidden_sizes=(4,), sampler_timeout=TIMEOUT_S
+    )
+    told: list[str] = []
+    engine, weights = make_engine(config, 2)
+    pool = LockstepPool(Supervisor(engine, told.append))
+    pool.request(weights, 0, True)
+    pool.gather()
+    child = engine._children[1]
+
+    def waiting_bytes() -> int:
+        return int.from_bytes(
+            fcntl.ioctl(child.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder
+        )
+
+    with pool.supervisor._lock:  # nobody reads
+        pool.request(weights, 1, False, keep=True)
+        wait_until(lambda: waiting_bytes() > 100_000, 30, "the beginning of an answer")
+        sampler = psutil.Process(child.pid)
+        sampler.suspend()
+        wait_until(lambda: sampler.status() == psutil.STATUS_STOPPED, 30, "its stop")
+    rollout = pool.gather()
+    assert lost_columns(rollout) == [2, 3]
+    assert rollout.environments is None
+    assert told[0].startswith(
+        f"sampler 1 (sampler process) is lost: it has been in one step for {TIMEOUT_S:g} s"
+    )
+    pool.close()
 
 
 def test_a_learner_that_was_stopped_takes_no_sampler_for_lost(folder, monkeypatch):

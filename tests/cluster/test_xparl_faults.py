@@ -14,8 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.engines.xparl import XparlEngine, cluster_cpus
+from cluster.engines.xparl import ClusterError, XparlEngine, cluster_cpus
 from parl_compat.shim import load_parl
+from tests.cluster.pools import learners_side, toy
 from tests.cluster.test_supervisor import NOTICED_S, REPLACED_S, Watched, lost_columns
 from tests.conftest import ROOT, free_port, wait_until
 
@@ -231,6 +232,16 @@ def test_samplers_for_which_there_is_no_cpu_yet_join_later(cluster, monkeypatch)
             assert time.monotonic() - start < REPLACED_S
     cluster.connect()
     cluster.wait_for_cpus(4, 60)
+
+
+def test_a_master_that_ends_before_the_run_has_begun_is_named(monkeypatch):
+    load_parl()
+    monkeypatch.setattr("parl.remote.client.GLOBAL_CLIENT", None)
+    monkeypatch.setattr("parl.remote.remote_constants.HEARTBEAT_TIMEOUT_S", 1)
+    address = f"localhost:{free_port()}"  # where nothing listens any more
+    config = toy("ConstantReward", xparl_addr=address)
+    with pytest.raises(ClusterError, match=f"the xparl master at {address} answers no more"):
+        XparlEngine(config, learners_side(config)[0], 2)
 
 
 def test_a_run_goes_on_without_its_master_and_with_the_next_one(run, cluster):

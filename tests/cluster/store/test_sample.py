@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from cluster.asynchronous import FRAGMENTS
+from cluster.child import Child
 from cluster.pool import SamplerError
 from cluster.sampler import Sampler, in_order
 from cluster.store import make
@@ -128,6 +129,43 @@ def test_a_sampler_whose_environment_hangs_is_ended_and_replaced(
             pool.gather()
             pool.weights.publish(weights.arrays, version)
         assert pool.restarts == 1
+
+
+def test_a_sampler_whose_environment_hangs_while_it_is_made_ends(server):
+    config = toy("HangingAtStart", samplers=1, policy_lag=2)
+    store = run_at(server.url)
+    store.found(Record(config.to_dict(), 1), learners_side(config)[1], 9, 2**30)
+    code = (
+        "from cluster.store import sample; from tests.cluster.store.stores import run_at;"
+        " sample.START_TIMEOUT_S = 0.5;"
+        f" sample.collect(run_at({server.url!r}, {store.run!r}), True, 5.0, lambda **words: None)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"HANGS_AT_START": "yes"},
+        cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("Timeout")
+    assert "tests/toy_envs.py" in done.stderr
+
+
+def test_a_sampler_that_cannot_be_started_is_tried_again(server, monkeypatch):
+    monkeypatch.setattr("cluster.store.local.LONGEST_PAUSE_S", 0.2)
+    tries = []
+
+    def child(*arguments: Any, **more: Any) -> Child:
+        tries.append(arguments)
+        if len(tries) == 1:
+            raise OSError("no more processes")
+        return Child(*arguments, **more)
+
+    monkeypatch.setattr("cluster.store.local.Child", child)
+    said: list[str] = []
+    with real_pool(server.url, "ConstantReward", 1, said.append, samplers=1) as (pool, *_):
+        pool.gather()
+        assert pool.restarts == 0
+    assert len(tries) == 2
+    assert "a sampler cannot be started now: no more processes; in 0.2 s it is tried again" in said
 
 
 def test_an_environments_error_is_told_and_the_same_one_time_and_again_ends_the_run(server):

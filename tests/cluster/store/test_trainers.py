@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -97,3 +98,21 @@ def test_an_update_that_is_forgotten_leaves_nothing_behind(server):
         assert counters == before[1]
         for name, array in before[0].items():
             np.testing.assert_array_equal(arrays[name], array, err_msg=name)
+
+
+def test_scores_of_followers_wait_for_a_disk_that_takes_them(tmp_path):
+    said: list[str] = []
+    trainers = StoreTrainers(run_at, CONFIG, said.append)
+    trainers._run_dir = tmp_path
+    scores = tmp_path / "followed.jsonl"
+    scores.mkdir()
+    trainers._write_scores([b'{"global_step": 10}'])
+    trainers._write_scores([b"[]", b'{"global_step": 20}'])
+    assert len(said) == 1
+    assert "the scores at 10 steps are not in it" in said[0]
+    scores.rmdir()
+    trainers._write_scores([b'{"global_step": 30}'])
+    steps = [json.loads(line)["global_step"] for line in scores.read_text().splitlines()]
+    assert steps == [10, 20, 30]
+    assert "followed.jsonl is written again" in said[1]
+    assert said[2:] == ["a follower's scores in the store are refused: it is no JSON object"]
