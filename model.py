@@ -230,15 +230,7 @@ class ActorCritic(parl.Model):
 
     def get_weights(self) -> dict[str, np.ndarray]:
         """Parameters and buffers by name, copied: PARL's own version aliases the live ones."""
-        tensors = self.tensors()
-        if self.device.type == "cpu":
-            return {name: tensor.numpy().copy() for name, tensor in tensors.items()}
-        copies = {
-            name: torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, True)
-            for name, tensor in tensors.items()
-        }
-        torch.cuda.current_stream(self.device).synchronize()  # once, not for each
-        return {name: copy.numpy() for name, copy in copies.items()}
+        return _copies(self.tensors(), self.device)
 
     def set_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """Take over parameters and buffers from arrays, read-only ones too."""
@@ -250,6 +242,17 @@ class ActorCritic(parl.Model):
     @property
     def device(self) -> torch.device:
         return self.value_head.weight.device
+
+
+def _copies(tensors: dict[str, Tensor], device: torch.device) -> dict[str, np.ndarray]:
+    if device.type == "cpu":
+        return {name: tensor.numpy().copy() for name, tensor in tensors.items()}
+    copies = {
+        name: torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, True)
+        for name, tensor in tensors.items()
+    }
+    torch.cuda.current_stream(device).synchronize()  # once, not for each
+    return {name: copy.numpy() for name, copy in copies.items()}
 
 
 def _refuse_unfit_actions(network: str, per_cell: bool, distribution: Distribution) -> None:

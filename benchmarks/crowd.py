@@ -17,7 +17,7 @@ import numpy as np
 from disturbed import ROOT, Row, Training
 from timing import Cluster, cluster
 
-from cluster.engines.xparl import cluster_cpus
+from cluster.engines.xparl_master import cluster_cpus
 from cluster.make import make_pool
 from cluster.pool import SamplerPool
 from envs import spaces_of

@@ -53,7 +53,7 @@ def choose_samplers(config: Config) -> None:
     """
     address = config.xparl_addr
     if address is not None:
-        from cluster.engines.xparl import choose_key, cluster_cpus
+        from cluster.engines.xparl_master import choose_key, cluster_cpus
 
         choose_key(config.key, address)
         adds = "xparl connect"

@@ -44,16 +44,40 @@ def film(model: ActorCritic, config: Config, path: Path, seed: int, greedy: bool
         raise BadVideo(f"video {path} cannot be written: {error.strerror}") from None
     fps = family(config.env).frames_per_second
     count = 0
+    video = imageio.get_writer(path, format="FFMPEG", fps=fps, macro_block_size=2)  # pyright: ignore
     try:
-        with imageio.get_writer(path, format="FFMPEG", fps=fps, macro_block_size=2) as video:  # pyright: ignore
-            for image in itertools.chain([first], images):
+        for image in itertools.chain([first], images):
+            with _encoding(path):
                 video.append_data(image)
-                count += 1
-    except OSError as error:  # its encoder has ended
-        raise BadVideo(
-            f"video {path} could not be written to its end: is the disk full?"
-        ) from error
+            count += 1
+    finally:
+        with _encoding(path):
+            video.close()
+    if _frames_in(path) < count:
+        raise _unfinished(path)
     return count
+
+
+def _unfinished(path: Path) -> BadVideo:
+    return BadVideo(f"video {path} could not be written to its end: is the disk full?")
+
+
+@contextlib.contextmanager
+def _encoding(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # the encoder has ended
+        raise _unfinished(path) from error
+
+
+def _frames_in(path: Path) -> int:
+    """How many frames a film has; 0 where it cannot be read, as its encoder did not end it."""
+    from imageio_ffmpeg import count_frames_and_secs
+
+    try:
+        return count_frames_and_secs(path)[0] or 0
+    except RuntimeError:
+        return 0
 
 
 def frames(model: ActorCritic, config: Config, seed: int, greedy: bool) -> Iterator[np.ndarray]:

@@ -7,6 +7,8 @@ no connection but its own, so a copy of it is whole.
     launcher (of PARL's worker)           nursery: `python -m parl_compat.jobs`
     a line: the job's arguments     ->    forks a job
     the pipe's end                  ->    kills its jobs, and ends
+
+With a job ends what its environments have started, such as a game server: they are one process group.
 """
 
 from __future__ import annotations
@@ -44,8 +46,7 @@ def serve() -> None:
     jobs: set[int] = set()
     lines = b""
     while True:
-        for pid in [pid for pid in jobs if os.waitpid(pid, os.WNOHANG)[0]]:
-            jobs.remove(pid)
+        jobs = {pid for pid in jobs if not _has_ended(pid)}
         if not select.select([0], [], [], _LOOK_S)[0]:
             continue
         content = os.read(0, 2**16)
@@ -55,8 +56,18 @@ def serve() -> None:
         for line in whole:
             jobs.add(_fork(json.loads(line)))
     for pid in jobs:
-        os.kill(pid, signal.SIGKILL)
+        os.killpg(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether a job has ended; then what it leaves behind is ended too."""
+    # WNOWAIT: until it is waited for, the id of its group is nobody else's
+    if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        return False
+    os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return True
 
 
 def _fork(arguments: list[str]) -> int:
@@ -70,6 +81,7 @@ def _fork(arguments: list[str]) -> int:
             continue
         if pid == 0:
             _become(arguments)
+        os.setpgid(pid, pid)
         return pid
 
 

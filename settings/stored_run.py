@@ -32,6 +32,7 @@ def keep_id(run_dir: Path, run: str) -> None:
         temporary.write_text(run)
         os.replace(temporary, path)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         raise ConfigError(
             f"{path} cannot be written: {error.strerror}. Make room, or give another --run_dir"
         ) from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,7 @@ FAULTS: dict[str, Callable[[], object]] = {
     "raise": _raise,
     "sigterm": lambda: os.kill(os.getpid(), signal.SIGTERM),
     "nan": lambda: None,
+    "helper": lambda: subprocess.Popen(["sleep", "600"]),  # no fault, but a process to be ended
 }
 
 

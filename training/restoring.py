@@ -9,6 +9,8 @@ from pathlib import Path
 
 from agent import PPOAgent
 from common import checkpoint
+from learning.trainers import Trainers
+from learning.undo import State
 from settings.config import Config
 
 # what a checkpoint's state has, beside the agent's own
@@ -50,6 +52,24 @@ def restored(config: Config, run_dir: Path, agent: PPOAgent) -> checkpoint.Check
             f"checkpoint {saved.path} does not fit the run that {run_dir / 'config.yaml'}"
             f" describes: {error}; put back the config.yaml that the run was started with"
         ) from None
+    return saved
+
+
+def restored_by_all(
+    config: Config, run_dir: Path, agent: PPOAgent, trainers: Trainers
+) -> checkpoint.Checkpoint | None:
+    """The same for each of several trainers, for which the first one reads the checkpoint."""
+    saved: checkpoint.Checkpoint | None = None
+
+    def read() -> State | None:
+        nonlocal saved
+        saved = restored(config, run_dir, agent)
+        return saved and (saved.arrays, saved.state)
+
+    state = trainers.from_first(read)
+    if state is not None and saved is None:
+        agent.load_state(*state)
+        saved = checkpoint.Checkpoint(*state, run_dir)
     return saved
 
 

@@ -45,9 +45,8 @@ class Run(Trainer):
         opened.callback(self.report.close)
         self.writes = self.report.writes
         self._start_samplers(opened)
-        weights = self.agent.weights()
         self.evaluations = Evaluations(
-            config, self._place, weights, self.global_step, self.say, self.writes
+            config, self._place, self.agent.weights(), self.global_step, self.say, self.writes
         )
         opened.callback(self.evaluations.close)
         if saved is not None:
@@ -219,9 +218,8 @@ class Run(Trainer):
             if not isinstance(error, WeightsDiffer):
                 last.callback(self.save)  # an update that failed has left no trace
         self.writes.failing.pop(OUTPUT, None)  # it is no part of what is saved
-        if not self.writes.failing:
-            return
-        lost = not_saved(self.run_dir, self.writes.failing)
-        if error is None:
-            raise UserError(lost)
-        print(f"train.py: {lost}", file=sys.stderr)
+        if self.writes.failing:
+            lost = not_saved(self.run_dir, self.writes.failing)
+            if error is None:
+                raise UserError(lost)
+            print(f"train.py: {lost}", file=sys.stderr)

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 
@@ -15,7 +15,6 @@ from agent import NotFinite, PPOAgent
 from algorithm import PPO
 from cluster.make import make_pool
 from cluster.pool import SamplerPool
-from common.checkpoint import Checkpoint
 from common.errors import TrainerLost, UserError
 from envs import Spaces
 from learning.hardware import choose_threads
@@ -28,7 +27,7 @@ from training.collector import Collector, Start
 from training.compiling import Compiling
 from training.endings import end_children, leave_blocked_output
 from training.resets import plan_resets
-from training.restoring import restored
+from training.restoring import restored_by_all
 from training.shared_pool import SharedPool
 from training.signals import StopSignals
 
@@ -81,7 +80,7 @@ class Trainer:
         self.exit_reason = "error"
         self._refused = self._refused_in_a_row = 0  # updates
         self._opened: contextlib.ExitStack | None = None  # until all parts of the run stand
-        self._saved = self._restored()
+        self._saved = restored_by_all(config, run_dir, self.agent, trainers)
         if self._saved is not None:
             self.global_step = self._saved.step
         self.signals = StopSignals(self._abort, self.GRACE_S)
@@ -90,21 +89,6 @@ class Trainer:
         with contextlib.ExitStack() as opened:
             self._open(opened)
             self._opened = opened.pop_all()
-
-    def _restored(self) -> Checkpoint | None:
-        """The checkpoint that the run goes on from, which the first trainer reads for all."""
-        saved: Checkpoint | None = None
-
-        def read() -> tuple[dict[str, Any], dict[str, Any]] | None:
-            nonlocal saved
-            saved = restored(self.config, self.run_dir, self.agent)
-            return saved and (saved.arrays, saved.state)
-
-        state = self.trainers.from_first(read)
-        if state is not None and saved is None:
-            self.agent.load_state(*state)
-            saved = Checkpoint(*state, self.run_dir)
-        return saved
 
     def _open(self, opened: contextlib.ExitStack) -> None:
         """Make the parts of the run that are to be closed at its end."""

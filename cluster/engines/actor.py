@@ -90,6 +90,11 @@ class ActorSession:
             self._session = Session()
         return self._session.handle(message, weights)
 
+    def close(self) -> None:
+        """Close the environments."""
+        if self._session is not None:
+            self._session.close()
+
 
 def serve(endpoint: str, token: bytes) -> None:
     """Serve the learner that listens at `endpoint`, until it is gone.
@@ -100,7 +105,10 @@ def serve(endpoint: str, token: bytes) -> None:
     from cluster.session import PROGRESS
 
     session = ActorSession()
-    answer_all(endpoint, token, session.handle, lambda: session.progress, PROGRESS)
+    try:
+        answer_all(endpoint, token, session.handle, lambda: session.progress, PROGRESS)
+    finally:
+        session.close()
 
 
 def make_host() -> type:

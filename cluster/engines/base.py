@@ -35,6 +35,27 @@ class Part(NamedTuple):
     environments: Environments | None
 
 
+def read_part(message: bytes | memoryview, spec: RolloutSpec, envs: tuple[int, int]) -> Part:
+    """The part of the environments [first, last) that an answer brings.
+
+    Raises:
+        Lost: where it is an error, cannot be read, or is no part of this run's rollouts.
+    """
+    answer, own = read_answer(message), range(*envs)
+    found = {name: (array.shape, array.dtype) for name, array in answer.arrays.items()}
+    if found != spec.arrays(len(own)):
+        raise Lost("its answer has arrays of other names, shapes or types than this run's rollouts")
+    if not all(e.t in range(spec.steps) and e.env in own for e in answer.episodes):
+        raise Lost("its answer has an episode of another time or another's environment")
+    for name, array in (answer.environments or {}).items():
+        if array.shape[:1] != (len(own),):
+            raise Lost(
+                f"its answer has the state {name!r} of shape {array.shape} for its"
+                f" {len(own)} environments"
+            )
+    return Part(Rollout.of(answer.arrays), answer.episodes, answer.environments)
+
+
 class Engine(abc.ABC):
     """Samplers over the environments of a run, each asked and answering on its own.
 
@@ -223,26 +244,8 @@ class Engine(abc.ABC):
     def _send(self, index: int, request: Request) -> None: ...
 
     def _part(self, index: int, request: Request, message: bytes | memoryview) -> Part:
-        """The part that an answer brings.
-
-        Raises:
-            Lost: where it is an error, cannot be read, or is no part of this run's rollouts.
-        """
-        answer = read_answer(message)
-        first, last = self.columns[index]
-        found = {name: (array.shape, array.dtype) for name, array in answer.arrays.items()}
-        if found != self.spec.arrays(last - first):
-            raise Lost(
-                "its answer has arrays of other names, shapes or types than this run's rollouts"
-            )
-        own = range(*self.ranges[index])
-        if not all(e.t in range(self.spec.steps) and e.env in own for e in answer.episodes):
-            raise Lost("its answer has an episode of another time or another's environment")
-        for name, array in (answer.environments or {}).items():
-            if array.shape[:1] != (len(own),):
-                raise Lost(f"its answer has the state {name!r} of shape {array.shape} for its"
-                           f" {len(own)} environments")  # fmt: skip
-        return Part(Rollout.of(answer.arrays), answer.episodes, answer.environments)
+        """The part that an answer brings; raises Lost as `read_part` does."""
+        return read_part(message, self.spec, self.ranges[index])
 
     def _message(self, request: Request, weights: Weights | None) -> bytes:
         """A request in bytes, packed once for all samplers that get the same."""

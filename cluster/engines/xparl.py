@@ -22,108 +22,20 @@ from cluster.engines.actor import make_host, packages_of, users_files, versions
 from cluster.engines.base import Engine
 from cluster.engines.exchange import PROGRESS_S, Exchange
 from cluster.engines.master import MasterWatch, reach
+from cluster.engines.xparl_master import choose_key, connect, split
 from cluster.pool import Lost, Request
 from cluster.session import pack_hello
-from common.errors import UserError
 from common.sources import digest, sources
-from common.values import is_port
 from envs import family_of
-from parl_compat import keys
 from parl_compat.placement import Placement
 from parl_compat.shim import HOST_VARIABLE, load_parl
 from rollout import RolloutSpec
 from settings.config import Config
 
-CONNECT_TIMEOUT_S = 3.0
-# Workers report their CPUs every 10 s, a new worker after some seconds. A CPU that a run has just
-# left is free once the worker has started its process anew.
-CPU_TIMEOUT_S = 20.0
-NEW_WORKER_S = 6.0  # a worker that has just been started does its imports before it has CPUs
 # an actor may begin with seconds of work, such as starting Java; where many share a core, they delay
 # each other's heartbeats until their cluster takes them for dead
 STARTS_AT_ONCE = 16
 _CLOSE_TIMEOUT_S = 1.0
-
-
-class ClusterError(UserError):
-    """The cluster cannot do what was asked. The message says what it can."""
-
-
-def _split(address: str) -> tuple[str, int]:
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not is_port(port):
-        raise ClusterError(f"xparl_addr {address!r} is not IP:PORT, such as localhost:8010")
-    return host, int(port)
-
-
-def choose_key(file: str | None, address: str) -> keys.Key:
-    """The key for the cluster at an address; this process and its children use it from now on.
-
-    Args:
-        file: the setting `key`; None: what was chosen before, DPPO_KEY_FILE's, or the user's own.
-
-    Raises:
-        ClusterError: where it must not be used, or must be named.
-    """
-    try:
-        keys.choose(file, _split(address)[0])
-        key = keys.current()
-    except keys.BadKey as error:
-        raise ClusterError(f"xparl_addr {address}: {error}") from None
-    if key.is_workers:
-        raise ClusterError(
-            f"xparl_addr {address}: {keys.current_file()} is a worker's key, which may give actors no"
-            f" code: give --key the one that it was made of"
-        )
-    return key
-
-
-def cluster_cpus(address: str, wanted: int = 1) -> tuple[int, int]:
-    """The cluster's (free, total) CPUs; waits some seconds while fewer than `wanted` are free.
-
-    The numbers can be 10 s old: a run that started meanwhile may have taken those that are free.
-
-    Raises:
-        ClusterError: where no xparl master answers at the address to the key (see `choose_key`).
-    """
-    import zmq
-
-    host, port = _split(address)
-    curve = choose_key(None, address)
-    try:
-        socket.create_connection((host, port), CONNECT_TIMEOUT_S).close()
-    except (OSError, UnicodeError) as error:  # a name such as a..b cannot be looked up
-        reason = getattr(error, "strerror", None) or error
-        raise ClusterError(
-            f"nothing listens at xparl_addr {address} ({reason}): start a cluster"
-            f" with `xparl start --port {port} --cpu_num 8`, or leave --xparl_addr out"
-        ) from None
-    start = time.monotonic()
-    context = zmq.Context()
-    try:
-        while True:
-            with context.socket(zmq.REQ) as request:
-                keys.secure(request, curve)
-                request.setsockopt(zmq.LINGER, 0)
-                request.setsockopt(zmq.RCVTIMEO, int(CONNECT_TIMEOUT_S * 1000))
-                request.connect(f"tcp://{host}:{port}")
-                request.send_multipart([b"[STATUS]"])
-                try:
-                    words = request.recv_multipart()[1].decode().replace(",", " ").split()
-                except zmq.error.Again:
-                    raise ClusterError(
-                        f"what listens at xparl_addr {address} does not answer as an xparl master"
-                        f" with this key does: check the port, and that --key (or"
-                        f" {keys.KEY_VARIABLE}) is the key that the master was started with"
-                    ) from None
-            # "has 1 used cpus, 7 vacant cpus, ..."
-            used, free = int(words[1]), int(words[4])
-            patience = NEW_WORKER_S if 0 < used + free < wanted else CPU_TIMEOUT_S
-            if free >= wanted or time.monotonic() > start + patience:
-                return free, used + free
-            time.sleep(0.5)
-    finally:
-        context.term()
 
 
 class _Actor:
@@ -165,7 +77,7 @@ class XparlEngine(Engine):
     ):
         super().__init__(config, spec, samplers, envs)
         assert config.xparl_addr is not None
-        host, port = _split(config.xparl_addr)
+        host, port = split(config.xparl_addr)
         choose_key(config.key, config.xparl_addr)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
             route.connect((socket.gethostbyname(host), port))
@@ -175,18 +87,8 @@ class XparlEngine(Engine):
         self._version = digest(self._sources)
         self._versions = versions(packages_of(family_of(config.env)))
         files = users_files()  # may be refused: before there is a client whose threads go on
-        parl = load_parl()
-        try:
-            parl.connect(config.xparl_addr)
-        except Exception as error:  # PARL raises no other kind
-            raise ClusterError(
-                f"the xparl master at {config.xparl_addr} answers no more: look whether it lives, and"
-                f" start it again with `xparl start --port {port} --cpu_num 8`"
-            ) from error
-        from parl.remote.client import get_global_client
-
-        get_global_client().pyfiles = files
-        self._host = parl.remote_class(make_host())
+        connect(config.xparl_addr, files)
+        self._host = load_parl().remote_class(make_host())
         self._exchange = Exchange(os.environ[HOST_VARIABLE])
         resume = f"python train.py --resume {shlex.quote(config.run_dir or 'RUN_FOLDER')}"
         self._master = MasterWatch(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.engines.xparl import ClusterError, choose_key, cluster_cpus
+from cluster.engines.xparl_master import ClusterError, choose_key, cluster_cpus
 from parl_compat import keys
 from tests.common.test_user_class import write_users_folder
 from tests.conftest import ROOT, run_command, wait_until

@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.engines.xparl import ClusterError, XparlEngine, cluster_cpus
+from cluster.engines.xparl import XparlEngine
+from cluster.engines.xparl_master import ClusterError, cluster_cpus
 from parl_compat.shim import load_parl
 from tests.cluster.pools import learners_side, toy
 from tests.cluster.test_supervisor import NOTICED_S, REPLACED_S, Watched, lost_columns
@@ -148,6 +149,10 @@ def test_a_lost_sampler_is_left_out_and_replaced(run, cluster):
     assert all("(remote actor) is lost: " in text for text in told)
 
 
+def descendants(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
+
+
 def worker_of(run: Watched, index: int) -> int:
     """The process id of a sampler's worker, whose launcher's nursery has forked its job."""
     worker = job_of(run, index).parents()[2]
@@ -157,7 +162,7 @@ def worker_of(run: Watched, index: int) -> int:
 def test_samplers_of_a_killed_worker_move_to_free_cpus(run, cluster):
     killed = worker_of(run, 0)
     worker = next(worker for worker in cluster.workers if worker.pid == killed)
-    family = psutil.Process(killed).children(recursive=True)
+    family = descendants(killed)
     jobs = [process for process in family if "job.py" in " ".join(command(process))]
     restarts = run.pool.restarts
     worker.kill()
@@ -195,14 +200,25 @@ def start_learner(cluster: Cluster, run_dir: Path, *flags: str) -> subprocess.Po
     return learner
 
 
-def test_the_cpus_of_a_killed_learner_are_free_again(cluster, tmp_path):
+def test_the_cpus_of_a_killed_learner_are_free_again_and_its_environments_helpers_end(
+    cluster, tmp_path
+):
     total = 2 * sum(worker.poll() is None for worker in cluster.workers)
     cluster.wait_for_cpus(total, 15)
     learner = start_learner(cluster, tmp_path / "run")
     cluster.wait_for_cpus(total - 2, 1)
+
+    def helpers() -> list[psutil.Process]:
+        family = [p for w in cluster.workers if w.poll() is None for p in descendants(w.pid)]
+        return [process for process in family if command(process) == ["sleep", "600"]]
+
+    (cluster.folder / "helper").touch()
+    wait_until(helpers, 30, "an environment's helper")
+    (helper,) = helpers()
     learner.kill()
     learner.communicate()
     cluster.wait_for_cpus(total, 15)
+    wait_until(lambda: not is_there(helper), 15, "the helper to end")
 
 
 def test_samplers_for_which_there_is_no_cpu_yet_join_later(cluster, monkeypatch):

@@ -9,7 +9,7 @@ import subprocess
 import psutil
 import pytest
 
-from cluster.engines.xparl import cluster_cpus
+from cluster.engines.xparl_master import cluster_cpus
 from parl_compat import keys
 from parl_compat.local_clusters import cluster_processes
 from tests.conftest import BIN, free_port, run_command

@@ -292,10 +292,10 @@ def test_evaluation_plays_full_games():
 @pytest.mark.parametrize(
     ("env", "shape"),
     [
-        ("tests.toy_envs:BinaryFirst", (2, 12, 12)),
-        ("tests.toy_envs:BinaryLast", (2, 12, 12)),
-        ("tests.toy_envs:ManyChannels", (5, 20, 24)),
-        ("tests.toy_envs:SaysChannels", (8, 8, 8)),
+        ("tests.image_envs:BinaryFirst", (2, 12, 12)),
+        ("tests.image_envs:BinaryLast", (2, 12, 12)),
+        ("tests.image_envs:ManyChannels", (5, 20, 24)),
+        ("tests.image_envs:SaysChannels", (8, 8, 8)),
     ],
 )
 def test_images_come_to_channels_first_and_to_bytes(env, shape):
@@ -312,7 +312,7 @@ def test_images_come_to_channels_first_and_to_bytes(env, shape):
 
 def test_an_image_whose_channels_cannot_be_told_is_refused():
     with pytest.raises(UnsupportedEnv, match=r"shape \(8, 8, 8\).*\"channels\""):
-        spaces_of("tests.toy_envs:AnyChannels")
+        spaces_of("tests.image_envs:AnyChannels")
 
 
 def test_families():

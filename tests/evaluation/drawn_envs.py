@@ -49,3 +49,28 @@ class DrawsText(ConstantReward):
 
     def render(self) -> Any:
         return "a picture"
+
+
+class Noisy(ConstantReward):
+    """An image of noise each step, which takes many bytes; an episode has 2,000 steps."""
+
+    limit = 2000
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+    def render(self) -> Any:
+        return self.np_random.integers(256, size=(128, 128, 3), dtype=np.uint8)
+
+
+class WithoutItsServer(ConstantReward):
+    """Can be drawn, but makes no step."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+    def render(self) -> Any:
+        return image_of(self.t)
+
+    def step(self, action: Any) -> Any:
+        raise OSError("the game server is gone")

@@ -118,7 +118,7 @@ POLICIES = {
     "privileged": config_of("tests.toy_envs:Hidden", normalize_observation=True),
     "masked": config_of("tests.toy_envs:Masked"),
     "lstm": config_of("CartPole-v1", network="lstm", normalize_observation=True),
-    "bytes": config_of("tests.toy_envs:Bytes", noisy_layers=True),
+    "bytes": config_of("tests.image_envs:Bytes", noisy_layers=True),
     "own": config_of("CartPole-v1", network="tests.networks.own:Average"),
     "transformer": config_of("CartPole-v1", network="transformer", memory_steps=4),
     "cnn": config_of("PongNoFrameskip-v4", test_max_steps=30),

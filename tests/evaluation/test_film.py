@@ -84,6 +84,21 @@ def test_a_video_that_cannot_be_written_is_said(tmp_path):
         film(model, config, tmp_path / "folder.mp4", 0, True)
 
 
+@pytest.mark.parametrize("steps", [5, 2000])  # the disk is full at the end, and before
+def test_a_disk_that_takes_no_more_is_said(steps, tmp_path):
+    full = tmp_path / "film.mp4"
+    full.symlink_to("/dev/full")
+    config = Config(env="tests.evaluation.drawn_envs:Noisy", test_max_steps=steps)
+    with pytest.raises(BadVideo, match="could not be written to its end: is the disk full"):
+        film(build_model(config), config, full, 0, True)
+
+
+def test_what_the_environment_raises_is_not_the_disks(tmp_path):
+    config = Config(env="tests.evaluation.drawn_envs:WithoutItsServer")
+    with pytest.raises(OSError, match="the game server is gone"):
+        film(build_model(config), config, tmp_path / "film.mp4", 0, True)
+
+
 def test_any_seed_can_be_filmed():
     config = preset("PongNoFrameskip-v4")
     config.test_max_steps = 2

@@ -23,7 +23,7 @@ def test_episodes_are_played_once_each_and_capped():
 
 
 def test_a_vector_of_bytes_is_played_as_it_is_learned_from():
-    config = Config(env="tests.toy_envs:Bytes", noisy_layers=True)
+    config = Config(env="tests.image_envs:Bytes", noisy_layers=True)
     assert score(build_model(config), config, episodes=3, seed=0).returns == [10.0] * 3
 
 

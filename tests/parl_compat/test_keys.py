@@ -245,7 +245,7 @@ def test_a_run_needs_a_key_for_another_machine():
 
 @pytest.mark.parametrize("host", ["nowhere.invalid", "10.0..1"])
 def test_an_unknown_host_is_said_with_a_key_and_without(home, host, monkeypatch):
-    from cluster.engines.xparl import ClusterError, cluster_cpus
+    from cluster.engines.xparl_master import ClusterError, cluster_cpus
 
     with pytest.raises(ClusterError, match=f"{host} has no IPv4 address"):
         cluster_cpus(f"{host}:8010")
@@ -257,7 +257,7 @@ def test_an_unknown_host_is_said_with_a_key_and_without(home, host, monkeypatch)
 
 def test_a_learner_with_a_workers_key_is_refused(home, monkeypatch):
     monkeypatch.setenv(keys.KEY_VARIABLE, "")  # what is chosen is forgotten at the end
-    from cluster.engines.xparl import ClusterError, choose_key
+    from cluster.engines.xparl_master import ClusterError, choose_key
 
     keys.write_workers(home / "worker", keys.current())
     with pytest.raises(ClusterError, match=r"worker is a worker's key, .* that it was made of"):

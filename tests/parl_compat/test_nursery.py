@@ -8,7 +8,7 @@ import signal
 import psutil
 import pytest
 
-from cluster.engines.xparl import cluster_cpus
+from cluster.engines.xparl_master import cluster_cpus
 from parl_compat import local_clusters
 from tests.conftest import cluster_processes, processes_mentioning, wait_until
 

@@ -18,7 +18,7 @@ import pytest
 import zmq
 
 from cluster.engines.actor import USERS_FOLDER
-from cluster.engines.xparl import cluster_cpus
+from cluster.engines.xparl_master import cluster_cpus
 from parl_compat import keys, local_clusters
 from tests.conftest import BIN, cluster_processes, free_port, wait_until
 from tests.parl_compat.conftest import metrics
