@@ -70,7 +70,7 @@ class Child:
                 return
         except OSError:
             raise self._ended() from None
-        self.kill()
+        self._kill()
         raise ChildEnded(f"process {self.pid} has read nothing for {SEND_TIMEOUT_S:g} s")
 
     def poll(self, timeout: float | None = 0.0) -> bool:
@@ -124,12 +124,15 @@ class Child:
         return ChildEnded(f"process {self.pid} {became}")
 
     def kill(self) -> None:
-        """End the process at once, with those that it has started."""
+        """End the process at once, with those that it has started, and the connection."""
+        self._kill()
+        self._connection.close()
+
+    def _kill(self) -> None:
         if self.pid is not None and self.what_became_of_it() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
             self._wait(CLOSE_TIMEOUT_S)
-        self._connection.close()
 
     def close(self) -> None:
         """Let the process end by itself; kill it where that takes long."""
@@ -200,7 +203,7 @@ def answer_all(
 
     threading.Thread(target=tell, daemon=True).start()
     end_with_parent(connection)  # `handle` may never return
-    with contextlib.suppress(EOFError, ConnectionError):
+    with contextlib.suppress(EOFError, OSError):  # OSError: the parent ended within a message
         while True:
             answer = handle(connection.recv_bytes())
             with writing:

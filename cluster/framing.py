@@ -11,6 +11,7 @@ import socket
 import struct
 import time
 
+_SHORT = 2**14  # bytes that may be copied
 _SIZE, _LONG_SIZE = struct.Struct("!i"), struct.Struct("!Q")
 
 
@@ -80,9 +81,13 @@ class Framing:
         Raises:
             OSError: where an end is closed.
         """
-        short = len(message) < 2**31
-        size = _SIZE.pack(len(message)) if short else _SIZE.pack(-1) + _LONG_SIZE.pack(len(message))
-        for part in (size, message):
+        is_long = len(message) >= 2**31
+        size = (
+            _SIZE.pack(-1) + _LONG_SIZE.pack(len(message)) if is_long else _SIZE.pack(len(message))
+        )
+        # a short one in one piece, so that no exception of a signal comes within it
+        parts = [size + message] if len(message) <= _SHORT else [size, message]
+        for part in parts:
             rest = memoryview(part)
             while rest:
                 try:

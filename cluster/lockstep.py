@@ -174,7 +174,8 @@ def _side_by_side(parts: list[Part]) -> Environments:
         SamplerError: where samplers keep them in different forms.
     """
     kept = [part.environments or {} for part in parts]
-    forms = [{name: (a.shape[1:], a.dtype) for name, a in arrays.items()} for arrays in kept]
+    # a state's type may differ between an episode's begin and its midst, its shape may not
+    forms = [{name: array.shape[1:] for name, array in arrays.items()} for arrays in kept]
     for sampler, form in enumerate(forms):
         if form != forms[0]:
             raise SamplerError(f"sampler {sampler} keeps its environments' state in another form than"

@@ -23,6 +23,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ from typing import Any, NoReturn
 from common.sources import ROOT
 
 _MESSAGE = 4096  # bytes at most
+_CLOSE_S, _REAP_S = 1.0, 0.1  # for its end: after its children's; after it was killed
+_LOOKS_EVERY_S = 0.002
 _FILES = 8  # that come with a message, at most
 
 
@@ -40,9 +43,10 @@ class _Copy:
     def __init__(self, pid: int):
         self.pid = pid
 
-    def poll(self) -> object:
-        """Forget the copy, if it has ended."""
-        return os.waitpid(self.pid, os.WNOHANG)
+    def poll(self) -> int | None:
+        """None while it runs."""
+        ended, _ = os.waitpid(self.pid, os.WNOHANG)
+        return 0 if ended else None
 
 
 class Nursery:
@@ -78,7 +82,7 @@ class Nursery:
             try:
                 return self._send(request, files)
             except ConnectionError:  # it was killed: another one
-                self._end()
+                self._end(_REAP_S)
                 return self._send(request, files)
 
     def pid(self, ticket: int) -> int | None:
@@ -102,14 +106,16 @@ class Nursery:
         return None
 
     def close(self) -> None:
-        """End the nursery, once its children have ended."""
+        """End the nursery, once its children have ended; it is waited for for a second."""
         with self._lock:
-            self._end()
+            self._end(_CLOSE_S)
 
-    def _end(self) -> None:
+    def _end(self, timeout: float) -> None:
         if self._process is not None and self._control is not None:
             self._control.close()
-            self._process.poll()
+            deadline = time.monotonic() + timeout
+            while self._process.poll() is None and time.monotonic() < deadline:
+                time.sleep(_LOOKS_EVERY_S)
         self._process = self._control = None
         self._answers.clear()
 
@@ -227,6 +233,7 @@ def serve(descriptor: int) -> None:
                 if answer["pid"] == 0:
                     control.close()
                     _become(request, descriptors)
+                codes.pop(answer["pid"], None)  # of an earlier process of this number
                 os.setpgid(answer["pid"], 0)  # as the child does itself, but before its id is known
             else:
                 # it may be an earlier nursery's, which was killed
@@ -238,6 +245,9 @@ def serve(descriptor: int) -> None:
             os.close(descriptor)
         with contextlib.suppress(ConnectionError):  # the learner ended: seen when it is listened to
             control.send(json.dumps(answer).encode())
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for output in (1, 2):  # whoever reads the learner's output need not wait for its children
+        os.dup2(nothing, output)
     with contextlib.suppress(ChildProcessError):  # none is left
         while True:
             _reap(0)

@@ -41,9 +41,10 @@ def read_episodes(rows: Any) -> list[TimedEpisode]:
     try:
         episodes = [TimedEpisode(*row) for row in rows]
         for episode in episodes:
-            numbers = [*episode[:4], *episode.extras.values()]
-            if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
+            if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in episode[:4]):
                 raise TypeError("one is not of finite numbers")
+            if not all(isinstance(value, (int, float)) for value in episode.extras.values()):
+                raise TypeError("one has extras that are no numbers")
     except (TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"its episodes cannot be read: {error}") from None
     return episodes

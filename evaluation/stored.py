@@ -32,15 +32,9 @@ class Stored:
 
     def newer(self) -> tuple[Weights, int] | None:
         try:
-            version = self._store.version()
-            if version == self._seen:
+            if self._store.version() == self._seen:
                 return None
-            while True:
-                step = self._store.status().steps
-                self._seen, message = self._store.weights()
-                if self._seen == version:  # else these steps may belong to others
-                    break
-                version = self._seen
+            self._seen, message, step = self._store.newest()
             _, arrays = wire.unpack(message)
             wire.refuse_unlike(arrays, self._model.get_weights())
         except RunGone:  # its store may come back with it

@@ -56,8 +56,7 @@ def serve() -> None:
         for line in whole:
             jobs.add(_fork(json.loads(line)))
     for pid in jobs:
-        os.killpg(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        _end_group(pid)
 
 
 def _has_ended(pid: int) -> bool:
@@ -65,9 +64,15 @@ def _has_ended(pid: int) -> bool:
     # WNOWAIT: until it is waited for, the id of its group is nobody else's
     if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         return False
-    os.killpg(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    _end_group(pid)
     return True
+
+
+def _end_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # a job has left its group
+        os.killpg(pid, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
 
 def _fork(arguments: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +33,8 @@ def keep_id(run_dir: Path, run: str) -> None:
         temporary.write_text(run)
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise ConfigError(
             f"{path} cannot be written: {error.strerror}. Make room, or give another --run_dir"
         ) from None

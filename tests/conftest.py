@@ -34,9 +34,14 @@ USERS_CACHE = os.environ.get(COMPILERS_CACHE)
 ROOT = Path(__file__).resolve().parent.parent
 # the tests whose results depend on the processor's kernels, for `make test-processors`
 NUMERICAL = ("test_agent", "test_algorithm", "test_model", "learning", "distributions", "networks")
-# of what processes exchange, or of what is learned in the end: the slowest
+# of what processes exchange, of torch's switches and caches, or of what is learned in the end: the slowest
 NOT_NUMERICAL = (
     "learning/test_trainers.py",
+    "learning/test_gpu.py",
+    "learning/test_compiled_step.py::test_torchs_own_switches_are_as_before",
+    "learning/test_compiled_step.py::test_torch_caches_the_whole_of_the_gradient_steps",
+    "learning/test_compiled_step.py::test_a_compile_that_fails_leaves_no_switch_behind",
+    "learning/test_native.py::test_the_number_of_cores_changes_no_bit",
     "test_agent.py::test_a_network_over_time_remembers_what_is_no_longer_seen",
     "learning/test_advantages.py::test_endless_reward_cut_off_by_a_time_limit_is_worth_100",
 )

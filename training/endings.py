@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import os
-import select
-import signal
-import sys
-import threading
 import time
-from typing import TextIO
 
 import psutil
 
@@ -46,32 +39,3 @@ def end_children() -> None:
         psutil.wait_procs(children, timeout=0.5)
         if time.monotonic() > deadline:
             return
-
-
-def leave_blocked_output() -> None:
-    """Where nobody takes what is printed, such as a terminal after Ctrl-S, print to nowhere.
-
-    Otherwise a run that was asked to end would wait for its reader. Prints of other threads that
-    wait go on, to nowhere.
-    """
-    output = select.poll()
-    for descriptor in (1, 2):
-        output.register(descriptor, select.POLLOUT)
-    # one that is closed, or whose reader is gone, is reported too: nothing waits for it
-    blocked = {1, 2} - {descriptor for descriptor, _ in output.poll(0)}
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for descriptor in blocked:
-        os.dup2(nowhere, descriptor)
-    os.close(nowhere)
-    # another writer: a signal may have come into the midst of the old one's work
-    if 1 in blocked:
-        sys.stdout = _writer(1)
-    if 2 in blocked:
-        sys.stderr = _writer(2)
-    for thread in threading.enumerate() if blocked else ():
-        if thread is not threading.main_thread() and thread.ident is not None:
-            signal.pthread_kill(thread.ident, signal.SIGALRM)  # its write is tried again
-
-
-def _writer(descriptor: int) -> TextIO:
-    return io.TextIOWrapper(io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False)))

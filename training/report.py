@@ -127,7 +127,9 @@ class Report:
             self._tracked_from = now + SCALARS_EVERY_S
             for at, values in tagged(metrics).items():
                 self._track(methodcaller("scalars", values, at))
-        with self.writes.attempt(OUTPUT):
+        # a thread that prints may wait for a reader, and a signal does not end the wait for its lock
+        # within Python's writer, but does for this one
+        with self._saying, self.writes.attempt(OUTPUT):
             self._terminal.show(Shown(step, self._total, self._rate(now, step), metrics))
 
     def _rate(self, now: float, step: int) -> float:
@@ -201,7 +203,7 @@ def _terminal(config: Config) -> Terminal:
 
         from training.panel import Panel
 
-        console = Console(highlight=False)
+        console = Console(file=sys.stdout, highlight=False)
         if not console.is_dumb_terminal:
             return Panel(console, f"{config.env}, seed {config.seed}")
     return Lines()

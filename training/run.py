@@ -207,7 +207,8 @@ class Run(Trainer):
         Raises:
             UserError: where the run's last state could not be saved, and no other error ends it.
         """
-        self._begin_to_end()
+        self.signals.ignore()
+        self.trainers.end_watch()
         with contextlib.ExitStack() as last:  # the last one pushed is done first
             assert self._opened is not None
             last.push(self._opened)

@@ -231,6 +231,8 @@ class StoreTrainers(Trainers):
     def end_run(self) -> None:
         if self.leads and self._pool is not None:
             self._write_scores(self._pool.end())
+            if self._scores:
+                self._say(f"followed.jsonl lacks {len(self._scores)} scores of followers")
 
     @property
     def _open(self) -> StorePool:

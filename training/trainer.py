@@ -25,7 +25,7 @@ from settings.config import Config
 from training.agreement import Agreement
 from training.collector import Collector, Start
 from training.compiling import Compiling
-from training.endings import end_children, leave_blocked_output
+from training.endings import end_children
 from training.resets import plan_resets
 from training.restoring import restored_by_all
 from training.shared_pool import SharedPool
@@ -194,16 +194,10 @@ class Trainer:
 
     def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
         """Close the parts."""
-        self._begin_to_end()
-        assert self._opened is not None
-        self._opened.close()
-
-    def _begin_to_end(self) -> None:
-        """From now on neither signals, nor other trainers, nor who reads the output stop the end."""
         self.signals.ignore()
         self.trainers.end_watch()
-        if self.signals.asked is not None:
-            leave_blocked_output()
+        assert self._opened is not None
+        self._opened.close()
 
     def _end_alone(self, why: str) -> NoReturn:
         """End now, from another thread: the one that works here may wait for ever."""
@@ -215,14 +209,15 @@ class Trainer:
     def _abort(self, reason: str) -> NoReturn:
         """End now, from within an update, in the state from before it."""
         code = 130  # the parts do not stand yet: nothing is to be saved
-        if self._opened is not None:
-            self.trainers.note_stop(reason)
-            self.exit_reason, code = reason, 0
-            try:
+        try:
+            if self._opened is not None:
+                self.trainers.note_stop(reason)
+                self.exit_reason, code = reason, 0
                 self.__exit__()
-            except UserError as error:
-                print(f"train.py: {error}", file=sys.stderr)
-                code = 2
-        end_children()
-        sys.stdout.flush()
-        os._exit(code)
+        except UserError as error:
+            print(f"train.py: {error}", file=sys.stderr)
+            code = 2
+        finally:  # whatever it was, this update must not go on
+            end_children()
+            sys.stdout.flush()
+            os._exit(code)

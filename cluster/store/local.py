@@ -50,6 +50,7 @@ class LocalSamplers:
         self._say = say
         self._store = RunStore(Link(url, 0.0, lambda _: None), run)
         self._numbers: dict[int, int] = {}  # of the sampler at each place
+        self._begun: set[int] = set()  # places that have had a sampler
         self._due: dict[int, float] = {}  # when one that could not be started is tried again
         self._children: list[Child | None] = [None] * count
         self._deaths = [0] * count  # in a row
@@ -72,6 +73,8 @@ class LocalSamplers:
         with contextlib.suppress(ChildEnded):  # `look` sees it
             child.send(self._hello)
         self._children[place] = child
+        self.restarts += place in self._begun
+        self._begun.add(place)
 
     def _wait(self, place: int, why: str) -> None:
         self._children[place] = None
@@ -133,7 +136,6 @@ class LocalSamplers:
             with contextlib.suppress(SamplerError, RunGone):
                 self._store.leave("sampler", self._numbers.pop(place))
         self._start(place)
-        self.restarts += 1
 
     def close(self) -> None:
         """End them."""

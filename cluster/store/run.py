@@ -121,17 +121,22 @@ class RunStore:
 
     def weights(self) -> tuple[int, bytes]:
         """The version and the message of the newest weights."""
+        version, message, _ = self.newest()
+        return version, message
+
+    def newest(self) -> tuple[int, bytes, int]:
+        """The same, and the environment steps that they were trained for."""
 
         def action(client: redis.Redis) -> list[Any]:
             pipe = client.pipeline()  # as one step
-            pipe.hget(self._key("counters"), "version")
+            pipe.hmget(self._key("counters"), "version", "steps")
             pipe.get(self._key("weights"))
             return pipe.execute()
 
-        version, message = self.link.call(action)
+        (version, steps), message = self.link.call(action)
         if version is None or message is None:
             raise RunGone
-        return int(version), message
+        return int(version), message, int(steps)
 
     def version(self) -> int:
         """The version of the newest weights."""

@@ -24,6 +24,10 @@ from tests.conftest import ROOT, free_port, wait_until
 pytestmark = [pytest.mark.xdist_group("xparl_faults"), pytest.mark.slow]
 
 
+def descendants(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
+
+
 class Cluster:
     """A master, and workers of two CPUs each, in whose environments faults are made in a folder."""
 
@@ -73,8 +77,12 @@ class Cluster:
 
     def close(self) -> None:
         for process in self.processes:
+            family = descendants(process.pid) if process.poll() is None else []
             with contextlib.suppress(ProcessLookupError):  # a test has killed it
                 os.killpg(process.pid, signal.SIGKILL)
+            for job in family:  # jobs are groups of their own
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    job.kill()
             process.wait()
 
 
@@ -147,10 +155,6 @@ def test_a_lost_sampler_is_left_out_and_replaced(run, cluster):
     told = [text.splitlines()[0] for text in run.told if "is lost" in text]
     assert len(told) >= len(NOTICED_S)
     assert all("(remote actor) is lost: " in text for text in told)
-
-
-def descendants(pid: int) -> list[psutil.Process]:
-    return psutil.Process(pid).children(recursive=True)
 
 
 def worker_of(run: Watched, index: int) -> int:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +15,6 @@ from agent import NotFinite
 from envs import Spaces
 from settings.config import Config
 from settings.sources import parse
-from tests.conftest import ROOT, wait_until
 from tests.training.runs import SMALL, running
 from training.resets import plan_resets
 from training.signals import Stopped, StopSignals
@@ -67,39 +61,6 @@ def test_no_second_signal_disturbs_the_end(tmp_path, monkeypatch):
         run.__exit__()
     assert saves == [1]
     assert json.loads((tmp_path / "summary.json").read_text())["exit_reason"] == "sigterm"
-
-
-@pytest.mark.slow
-def test_a_run_whose_output_nobody_reads_ends_when_it_is_asked(tmp_path):
-    reading, writing = os.pipe()
-    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
-    filling = os.open(f"/proc/self/fd/{writing}", os.O_WRONLY | os.O_NONBLOCK)
-    run = subprocess.Popen(
-        [sys.executable, "train.py", "--env", "CartPole-v1", *SMALL, "--samplers", "2",
-         "--train_total_steps", "100000000", "--run_dir", str(tmp_path / "run")],
-        cwd=ROOT, stdout=writing, stderr=writing,
-    )  # fmt: skip
-
-    def prints() -> bool:
-        number, *arguments = Path(f"/proc/{run.pid}/syscall").read_text().split()
-        return number != "running" and arguments[:1] == ["0x1"]  # the first is a descriptor
-
-    said = b""
-    while b"run folder" not in said:
-        said += os.read(reading, 4096)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(filling, bytes(1))
-    wait_until(prints, 60, "the next line")
-    run.send_signal(signal.SIGTERM)
-    try:
-        assert run.wait(30) == 0
-    finally:
-        run.kill()
-        for descriptor in (reading, writing, filling):
-            os.close(descriptor)
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["exit_reason"] == "sigterm"
 
 
 def test_an_update_of_nan_is_refused_and_the_fifth_in_a_row_ends_the_run(tmp_path, capsys):

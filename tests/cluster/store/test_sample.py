@@ -136,8 +136,8 @@ def test_a_sampler_whose_environment_hangs_while_it_is_made_ends(server):
     store = run_at(server.url)
     store.found(Record(config.to_dict(), 1), learners_side(config)[1], 9, 2**30)
     code = (
-        "from cluster.store import sample; from tests.cluster.store.stores import run_at;"
-        " sample.START_TIMEOUT_S = 0.5;"
+        "import tests.toy_envs; from cluster.store import sample;"
+        " from tests.cluster.store.stores import run_at; sample.START_TIMEOUT_S = 1.0;"
         f" sample.collect(run_at({server.url!r}, {store.run!r}), True, 5.0, lambda **words: None)"
     )
     done = subprocess.run(
