@@ -77,7 +77,8 @@ class PPOAgent(parl.Agent):
                 the rows where an episode begins. Default: episodes begin in all rows.
 
         Returns:
-            the actions [N, ...], and with them log-probabilities, masks and the new state.
+            the actions [N, ...], as `model.distribution.to_env` takes them for the environment, and with
+            them log-probabilities, masks and the new state.
         """
         if state is None and self.model.state_size:
             state = self.model.initial_state(len(obs))

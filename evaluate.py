@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -244,9 +245,12 @@ def main() -> None:
     )  # fmt: skip
     try:
         evaluate(arguments)
+        sys.stdout.flush()
     except UserError as error:
         complain(str(error))
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # nobody reads what is printed, as `head` soon does not
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nor what Python prints at its end
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.randomness import stream
+from common.randomness import draw_noise, stream
 from distributions.base import Distribution
 from distributions.make import Options, make_distribution
 from envs import Spaces, spaces_of
@@ -190,7 +190,7 @@ class ActorCritic(parl.Model):
         """Act in N environments.
 
         Args:
-            obs: [N, ...] raw observations.
+            obs: [N, ...] raw observations; floats are taken as float32.
             noise: [N, ...] as the distribution wants it, or None for the greedy action.
             mask: [N, A] bool of legal actions, where the environment has one.
             state: [N, S] of a recurrent network before these observations; 0 where one is an
@@ -198,6 +198,7 @@ class ActorCritic(parl.Model):
             first: index of the first of these environments in the run. With it a network of the
                 user's own gives the same bits however a run's environments are spread.
         """
+        obs = obs.astype(np.float32, copy=False) if obs.dtype == np.float64 else obs
         return self._acts(obs, noise, mask, state, first)
 
     def prepare_to_act(self, dtype: torch.dtype = torch.float32) -> None:
@@ -205,7 +206,7 @@ class ActorCritic(parl.Model):
 
         Where the acting is compiled, that is done here, so that no first action waits. One process
         of a machine does so at a time: the others find the result in numba's cache. A trunk of
-        images is computed in `dtype`, float32 or bfloat16; a model with one cannot be deep-copied.
+        images is computed in `dtype`, float32 or bfloat16.
         """
         self._acts.pack(dtype)
         if self._acts.compiled is None:
@@ -213,8 +214,10 @@ class ActorCritic(parl.Model):
         with open(__file__, "rb") as lock:
             with contextlib.suppress(OSError):  # some network file systems have no locks
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            obs = np.zeros((1, *self.spaces.observation.shape), np.float32)
-            self.act(obs, None, None, self.initial_state(1))
+            obs, shape = self.spaces.observation.shape, self.distribution.noise_shape
+            noise = draw_noise(stream("action", 0), self.distribution.noise, (1, *shape))
+            for drawn in (None, noise):  # greedily, and with noise
+                self.act(np.zeros((1, *obs), np.float32), drawn, None, self.initial_state(1))
 
     def _apply(self, fn: Any, recurse: bool = True) -> ActorCritic:
         self._acts.forget()  # tensors are replaced, as by a move to another device

@@ -21,7 +21,7 @@ import tyro
 
 from common.errors import UserError
 from common.statistics import Aggregate, Estimate, estimate, probability_of_improvement
-from common.terminal import allow_short_help
+from common.terminal import allow_short_help, end_with_the_reader
 from common.values import convert
 from settings.config import ConfigError
 from settings.experiments import group
@@ -303,7 +303,9 @@ def plot(arguments: Arguments) -> None:
         raise ConfigError(f"out {out} must be a .png or .svg file: give a name that ends so")
     for name in ("run_dirs", "metrics"):
         if not getattr(arguments, name):
-            raise ConfigError(f"{name} has nothing to draw: give one or more")
+            raise ConfigError(
+                f"{name} has nothing to draw: give one or more, and folders before --metrics"
+            )
     grouped = group(arguments.run_dirs, arguments.labels)
     for env, experiments in grouped.items():
         for label, runs in experiments.items():
@@ -323,6 +325,7 @@ def plot(arguments: Arguments) -> None:
 
 def main() -> None:
     allow_short_help(sys.argv)
+    end_with_the_reader()
     arguments = tyro.cli(Arguments, prog="plot.py", config=(tyro.conf.PositionalRequiredArgs,))
     try:
         plot(arguments)

@@ -97,7 +97,7 @@ def write(folder: Path, arrays: dict[str, np.ndarray], state: dict[str, Any]) ->
     contents["manifest.json"] = json.dumps({"sha256": digests}, indent=1).encode()
     temporary, old = _temporary(folder), _old(folder)
     try:
-        folder.parent.mkdir(exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         for left in folder.parent.glob(f".{folder.name.partition('-')[0]}*.tmp"):
             _remove(left)  # a writer was stopped: nobody else writes here now
         temporary.mkdir()

@@ -6,10 +6,12 @@ from typing import Literal
 
 import numpy as np
 
-Purpose = Literal["reset", "action", "shuffle", "evaluation", "film", "rnd", "noisy", "replay"]
+Purpose = Literal[
+    "reset", "action", "shuffle", "evaluation", "film", "rnd", "noisy", "replay", "selection"
+]
 _NUMBER: dict[Purpose, int] = {
     "reset": 1, "action": 2, "shuffle": 3, "evaluation": 4, "film": 5, "rnd": 6,
-    "noisy": 7, "replay": 8,
+    "noisy": 7, "replay": 8, "selection": 9,
 }  # fmt: skip
 
 

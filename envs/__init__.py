@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import find_highest_version, get_env_id, parse_env_id
 
+from common.errors import UserError
 from envs.atari import AtariOptions
 from envs.convention import (
     BadEnvironment,
@@ -134,10 +136,35 @@ def spaces_of(env: str, **options: Any) -> Spaces:
     except (gymnasium.error.Error, ImportError) as error:
         reason = str(error).removesuffix(".")
         raise BadEnvironment(f"env {env} cannot be made: {reason}{_remedy(env, error)}") from None
+    except Exception as error:  # a class of the user's own may raise anything
+        if isinstance(error, UserError) or ":" not in env:
+            raise
+        raise _fails(env, "cannot be made without arguments", error) from error
     try:
+        if ":" in env:
+            _try_reset(env, venv)
         return spaces_of_vec_env(venv)
     finally:
         venv.close()
+
+
+def _try_reset(env: str, venv: Environments) -> None:
+    """Reset a class of the user's own once: in a sampler, each one would fail time and again."""
+    try:
+        venv.reset(seed=[0])
+    except UserError:
+        raise
+    except Exception as error:  # it may raise anything
+        wanted = "cannot be reset by reset(seed=..., options=...) to (observation, info)"
+        raise _fails(env, wanted, error) from error
+
+
+def _fails(env: str, what: str, error: Exception) -> BadEnvironment:
+    """Says what went wrong, and where in the innermost code."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return BadEnvironment(
+        f"env {env} {what}: {type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
+    )
 
 
 def _remedy(env: str, error: Exception) -> str:

@@ -17,7 +17,10 @@ class Classic(Family):
         self, env: str, num_envs: int, *, filmed: bool = False, **options: Any
     ) -> Environments:
         return vectorize(
-            env, lambda: quiet_make(env, **render_options(filmed)), num_envs, state=CLASSIC
+            env,
+            lambda: quiet_make(env, **render_options(filmed)),
+            num_envs,
+            state_of=lambda _: CLASSIC,
         )
 
 

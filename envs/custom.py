@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.user_class import find
 from common.values import Needs
 from envs.convention import Environments, Family, UnknownEnv, UnsupportedEnv
-from envs.scalar import not_drawn, quiet_make, render_options, vectorize
+from envs.scalar import CRITIC, not_drawn, quiet_make, render_options, vectorize
 from envs.state import own_state
 
 
@@ -21,7 +21,7 @@ from envs.state import own_state
 class CustomOptions:
     """Settings of environments with observations in parts."""
 
-    critic_obs: Annotated[str, Needs(family="custom")] = "critic"
+    critic_obs: Annotated[str, Needs(family="custom")] = CRITIC
     """The part of a Dict observation that the critic sees and the policy does not."""
 
 
@@ -30,15 +30,13 @@ class Custom(Family):
         return env in gymnasium.registry or ":" in env
 
     def make(
-        self, env: str, num_envs: int, *, filmed: bool = False, critic_obs: str = "critic",
+        self, env: str, num_envs: int, *, filmed: bool = False, critic_obs: str = CRITIC,
         **options: Any,
     ) -> Environments:  # fmt: skip
         make_one = maker(env, **render_options(filmed))
         try:
-            return vectorize(
-                env, make_one, num_envs, critic_obs,
-                None if env in gymnasium.registry else own_state(find("env", env, UnknownEnv)),
-            )  # fmt: skip
+            state_of = own_state if env not in gymnasium.registry else None
+            return vectorize(env, make_one, num_envs, critic_obs, state_of)
         except UserError:
             raise
         except Exception as error:

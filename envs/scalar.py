@@ -12,7 +12,9 @@ from gymnasium import spaces, wrappers
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, sync_vector_env
 
 from envs.convention import BadEnvironment, Environments, UnsupportedEnv
-from envs.state import ScalarState, generator_of, generator_words, stacked
+from envs.state import ScalarState, generator_of, generator_words, has_own_state, stacked
+
+CRITIC = "critic"  # the part of an observation that is the critic's alone, by default
 
 
 def comes_from(env: str, package: str) -> bool:
@@ -37,19 +39,19 @@ def vectorize(
     name: str,
     make_one: Callable[[], gymnasium.Env],
     num_envs: int,
-    critic_obs: str = "critic",
-    state: ScalarState | None = None,
+    critic_obs: str = CRITIC,
+    state_of: Callable[[gymnasium.Env], ScalarState | None] | None = None,
 ) -> ScalarEnvs:
     """Step `num_envs` scalar environments as one, with spaces that a policy can be built for.
 
     Args:
         name: for messages.
-        state: how an environment's state is saved; None: it cannot be.
+        state_of: how the state of an environment is saved; None: it cannot be.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return ScalarEnvs(
-            name, [lambda: plain_spaces(name, make_one(), critic_obs)] * num_envs, state
+            name, [lambda: plain_spaces(name, make_one(), critic_obs)] * num_envs, state_of
         )
 
 
@@ -64,14 +66,18 @@ class ScalarEnvs(Environments, SyncVectorEnv):
     """
 
     def __init__(
-        self, name: str, makers: list[Callable[[], gymnasium.Env]], state: ScalarState | None
+        self,
+        name: str,
+        makers: list[Callable[[], gymnasium.Env]],
+        state_of: Callable[[gymnasium.Env], ScalarState | None] | None,
     ):
         SyncVectorEnv.__init__(self, makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
-        self._name, self._state = name, state
-        # the environments below our own wrappers, which have no state but TimeLimit's counter
+        self._name = name
+        # the environments below the wrappers that have no state but TimeLimit's counter
         self._inner = [_below_wrappers(env) for env in self.envs]
         self._limits = [_time_limit(env) for env in self.envs]
-        self.saves_state = state is not None and not isinstance(self._inner[0], gymnasium.Wrapper)
+        self._state = None if state_of is None else state_of(self._inner[0])
+        self.saves_state = self._state is not None
         spec = self.envs[0].spec
         self.episode_limit = None if spec is None else spec.max_episode_steps
         parts = [env for env in self.envs if isinstance(env, Parts)]
@@ -164,6 +170,8 @@ class Parts(gymnasium.ObservationWrapper):
         parts = dict(env.observation_space.spaces)
         mask = parts.pop("action_mask", None)
         own = parts.pop(critic_obs, None)
+        if own is None and critic_obs != CRITIC:
+            raise _no_such_part(name, critic_obs, ", ".join(parts))
         self._policy, self._critic = spaces.Dict(parts), own
         if not parts:
             raise UnsupportedEnv(
@@ -209,10 +217,20 @@ _STATELESS = (
 
 
 def _below_wrappers(env: gymnasium.Env) -> gymnasium.Env:
-    """The environment below the wrappers that keep no state, or whose state we save."""
-    while isinstance(env, _STATELESS):
+    """The environment below the wrappers that keep no state, or whose state we save.
+
+    A wrapper of the user's own that saves a state has that of all below it.
+    """
+    while isinstance(env, _STATELESS) and not has_own_state(env) and not _adds_methods(env):
         env = env.env
     return env
+
+
+def _adds_methods(env: gymnasium.Env) -> bool:
+    """Whether a wrapper's class is one of the user's own that does more than make itself."""
+    kinds = type(env).__mro__
+    own = kinds[: next(i for i, kind in enumerate(kinds) if kind in _STATELESS)]
+    return any(callable(v) for kind in own for n, v in vars(kind).items() if n != "__init__")
 
 
 def _time_limit(env: gymnasium.Env) -> wrappers.TimeLimit | None:
@@ -223,7 +241,14 @@ def _time_limit(env: gymnasium.Env) -> wrappers.TimeLimit | None:
     return None
 
 
-def plain_spaces(name: str, env: gymnasium.Env, critic_obs: str = "critic") -> gymnasium.Env:
+def _no_such_part(name: str, critic_obs: str, parts: str) -> UnsupportedEnv:
+    return UnsupportedEnv(
+        f"critic_obs is {critic_obs!r}, but the observations of env {name} have {parts or 'no parts'}:"
+        f" give {'one of these' if parts else 'an environment with a Dict'}, or leave it out"
+    )
+
+
+def plain_spaces(name: str, env: gymnasium.Env, critic_obs: str = CRITIC) -> gymnasium.Env:
     """Bring an environment's spaces to what the policies take.
 
     Observations: a vector of floats, or an image [channels, height, width] of bytes up to 255 (see
@@ -259,6 +284,8 @@ def plain_spaces(name: str, env: gymnasium.Env, critic_obs: str = "critic") -> g
         )
     if isinstance(observation, spaces.Dict):
         return Parts(name, env, critic_obs)
+    if critic_obs != CRITIC:
+        raise _no_such_part(name, critic_obs, "")
     if isinstance(observation, spaces.Box):
         if len(observation.shape) == 3 and observation.dtype == np.uint8:
             return _as_image(name, env, observation)
@@ -288,7 +315,7 @@ def _channels_are_last(name: str, env: gymnasium.Env, shape: tuple[int, ...]) ->
     Two equal sides are height and width. Of three different ones the channels are the smallest, if it
     is much smaller than the others.
     """
-    said = env.metadata.get("channels")
+    said = (env.metadata or {}).get("channels")
     if said in ("first", "last"):
         return said == "last"
     first, middle, last = shape

@@ -24,10 +24,17 @@ class ScalarState(NamedTuple):
 
 
 def generator_words(generator: np.random.Generator) -> np.ndarray:
-    """The state of a PCG64 generator (gymnasium has no other) as [6] uint64."""
+    """The state of a PCG64 generator, as gymnasium's are, as [6] uint64.
+
+    Raises:
+        BadEnvironment: for another one, which an environment of the user's own may have.
+    """
     whole: Any = generator.bit_generator.state
     if whole["bit_generator"] != "PCG64":
-        raise ValueError(f"a generator is {whole['bit_generator']}, but must be PCG64")
+        raise BadEnvironment(
+            f"np_random is a generator of {whole['bit_generator']}, whose state cannot be saved: let"
+            f" super().reset(seed=seed) make it, or rename get_state for no state to be saved"
+        )
     words = [
         *divmod(whole["state"]["state"], _WORD), *divmod(whole["state"]["inc"], _WORD),
         whole["has_uint32"], whole["uinteger"],
@@ -49,9 +56,24 @@ def generator_of(words: np.ndarray) -> np.random.Generator:
 
 
 def stacked(rows: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The arrays of N environments, one dictionary each, as arrays whose first axis is N."""
+    """The arrays of N environments, one dictionary each, as arrays whose first axis is N.
+
+    Raises:
+        BadEnvironment: where they have other names or shapes.
+    """
     listed = list(rows)
+    forms = [{name: array.shape for name, array in row.items()} for row in listed]
+    for form in forms:
+        if form != forms[0]:
+            raise BadEnvironment(
+                f"get_state returns {_in_words(forms[0])} in one environment and {_in_words(form)} in"
+                f" another, but must always return the same names and shapes"
+            )
     return {name: np.stack([row[name] for row in listed]) for name in listed[0]}
+
+
+def _in_words(form: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in sorted(form.items())) or "nothing"
 
 
 # --- gymnasium's classic control: `state`, and what CartPole counts after an episode's end
@@ -101,7 +123,11 @@ def _not_saved(env: Any, wrong: str) -> BadEnvironment:
 OWN = ScalarState(_read_own, lambda env, row: env.set_state(row))
 
 
+def has_own_state(env: gymnasium.Env) -> bool:
+    """Whether an environment, or a wrapper, has the two methods that save its state."""
+    return all(callable(getattr(env, name, None)) for name in ("get_state", "set_state"))
+
+
 def own_state(env: gymnasium.Env) -> ScalarState | None:
     """How the user's own environment saves its state, or None where it does not."""
-    both = callable(getattr(env, "get_state", None)) and callable(getattr(env, "set_state", None))
-    return OWN if both else None
+    return OWN if has_own_state(env) else None

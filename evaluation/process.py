@@ -247,7 +247,14 @@ def _evaluation(
 
     def evaluate() -> dict[str, Any]:
         model.set_weights(wire.unpack(weights, verify=False)[1])
-        scores = score(model, config, config.test_episodes, config.seed, after_step=after_step)
+        scores = score(
+            model,
+            config,
+            config.test_episodes,
+            config.seed,
+            after_step=after_step,
+            purpose="selection",
+        )
         return scores._asdict()
 
     return evaluate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -44,6 +44,7 @@ def score(
     greedy: bool = True,
     opponents: tuple[str, ...] = (),
     after_step: Callable[[], None] = lambda: None,
+    purpose: Literal["evaluation", "selection"] = "evaluation",
 ) -> Scores:
     """Play `episodes` episodes, each from its own seed and for at most test_max_steps steps.
 
@@ -54,11 +55,13 @@ def score(
         seed: the episodes are a function of it.
         opponents: microRTS bots to play against in turn. (): the run's.
         after_step: called after each step of the environments; it ends the evaluation by raising.
+        purpose: a run's own evaluations, by which it selects its best weights, are of other episodes
+            than later ones of the same seed.
     """
     scores = Scores([], [], [])
     while (first := len(scores.returns)) < episodes:
         count = min(_PARALLEL, episodes - first)
-        generator = stream("evaluation", seed, first)
+        generator = stream(purpose, seed, first)
         options = config.evaluation_options(range(first, first + count), opponents)
         venv = make_vec_env(config.env, count, **options)
         with contextlib.closing(venv):

@@ -9,6 +9,8 @@ import gymnasium
 import numpy as np
 import onnxruntime
 
+if len(sys.argv) != 2:
+    sys.exit("play_onnx.py: name the exported policy: python examples/play_onnx.py policy.onnx")
 session = onnxruntime.InferenceSession(sys.argv[1])
 env = gymnasium.make("CartPole-v1")
 for episode in range(5):

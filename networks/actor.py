@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -65,6 +66,10 @@ class Actor:
         self._layers: Perceptron | LstmPolicy | None = None  # what `_compiled` computes
         self._packed_as: torch.dtype | None = None  # None before `pack`
         self.packed: PackedNetwork | None = None  # by which it acts on images, after `pack`
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Actor:
+        """Of the copy of the model, to whose tensors it has views of its own."""
+        return Actor(copy.deepcopy(self._model, memo))
 
     def forget(self) -> None:
         """Must be called when the model's tensors are replaced: compiled code has views of them.

@@ -10,6 +10,7 @@ from torch.nn.functional import conv2d
 
 from networks.layers import Linear, WrongNetwork, convolution, orthogonal
 
+LEAST_SIDE = 36  # pixels, of nature_cnn's images
 NATURE_BLOCK = 4  # pixels a side that nature_cnn takes together
 
 
@@ -53,9 +54,9 @@ class BlockConv2d(nn.Conv2d):
 
 def nature_cnn(obs_shape: tuple[int, ...]) -> nn.Sequential:
     """The network of Mnih et al. 2015: [B, C, H, W] in [0, 1], or `in_blocks` -> [B, 512]."""
-    if min(obs_shape[1:]) < 36:
+    if min(obs_shape[1:]) < LEAST_SIDE:
         raise WrongNetwork(
-            f"network nature_cnn takes images of at least 36x36, these are {obs_shape[1:]}: give"
+            f"network nature_cnn takes images of at least {LEAST_SIDE}x{LEAST_SIDE}, these are {obs_shape[1:]}: give"
             f" --network impala"
         )
     convolutions = nn.Sequential(

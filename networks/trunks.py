@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from common.errors import UserError
 from common.user_class import find
 from envs import Spaces
 from networks.grid import GridNet
-from networks.images import NATURE_BLOCK, impala, microrts_cnn, nature_cnn
+from networks.images import LEAST_SIDE, NATURE_BLOCK, impala, microrts_cnn, nature_cnn
 from networks.layers import BLOCK_ROWS, WrongNetwork, mlp
 from networks.sequence import Lstm, Transformer
 from settings.config import Config, ConfigError
@@ -201,7 +203,7 @@ def make_trunk(config: Config, obs_shape: tuple[int, ...], noisy: bool = False) 
             f" --network {', '.join(fitting)} or module:Class"
         )
     try:
-        return trunk.make(obs_shape, config, noisy)
+        module = trunk.make(obs_shape, config, noisy)
     except UserError:
         raise
     except Exception as error:  # a class of the user's own may raise anything
@@ -209,6 +211,22 @@ def make_trunk(config: Config, obs_shape: tuple[int, ...], noisy: bool = False) 
             f"network {config.network} cannot be made for observations of shape {obs_shape}:"
             f" {type(error).__name__}: {error}"
         ) from error
+    if trunk.blocks:
+        _refuse_other_rows_and_chance(module, config.network)
+    return module
+
+
+def _refuse_other_rows_and_chance(module: nn.Module, name: str) -> None:
+    """A sampler and the learner must compute the same policy, whatever rows they compute together."""
+    for part in module.modules():
+        is_random = isinstance(part, _DropoutNd) and part.p > 0
+        if is_random or isinstance(part, _BatchNorm):
+            depends = "chance" if is_random else "the other observations of a batch"
+            raise WrongNetwork(
+                f"network {name} has a {type(part).__name__}, whose output depends on {depends}: the"
+                f" learner would compute another policy than the one that acted. Leave it out, or use"
+                f" LayerNorm"
+            )
 
 
 def state_size_of(trunk: Trunk, module: nn.Module, name: str) -> int:
@@ -239,8 +257,7 @@ def features_of(
     size = state_size_of(trunk, module, name)
     past = Past(torch.zeros(2, size), torch.zeros(2, dtype=torch.bool)) if size else None
     try:
-        with torch.no_grad():
-            features = trunk.run(module, torch.zeros(2, *obs_shape), past)
+        features = trunk.run(module, torch.zeros(2, *obs_shape), past)
     except Exception as error:  # as above
         raise WrongNetwork(
             f"network {name} fails on observations [2, {', '.join(map(str, obs_shape))}]:"
@@ -256,7 +273,23 @@ def features_of(
             f"network {name} gives a state {_shape(features.state)} for 2 environments, but its"
             f" state_size asks for [2, {size}]"
         )
+    if trunk.blocks:
+        _refuse_unused(module, whole, name)
     return features.policy.shape[1], whole.shape[1]
+
+
+def _refuse_unused(module: nn.Module, features: Tensor, name: str) -> None:
+    """A parameter that the features do not depend on has no gradient, and cannot be learned."""
+    named = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    gradients = [None] * len(named)
+    if named and features.requires_grad:
+        gradients = torch.autograd.grad(features.sum(), [*named.values()], allow_unused=True)
+    unused = [n for n, gradient in zip(named, gradients, strict=True) if gradient is None]
+    if unused:
+        raise WrongNetwork(
+            f"network {name} does not use its parameters {', '.join(unused)}: leave them out, or give"
+            f" them requires_grad=False"
+        )
 
 
 def _shape(value: Any) -> str:
@@ -279,6 +312,11 @@ def refuse_unfit(env_spaces: Spaces, config: Config) -> None:
         raise WrongNetwork(
             f"rnd_coefficient is {config.rnd_coefficient}, but curiosity is for vectors and images,"
             f" not for planes of zeros and ones: leave it out"
+        )
+    if image and min(observation.shape[1:]) < LEAST_SIDE and config.rnd_coefficient > 0:
+        raise WrongNetwork(
+            f"rnd_coefficient is {config.rnd_coefficient}, but curiosity is for images of at least"
+            f" {LEAST_SIDE}x{LEAST_SIDE}, and these are {observation.shape[1:]}: leave it out"
         )
     if env_spaces.privileged and config.shared_trunk:
         raise WrongNetwork(

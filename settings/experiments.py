@@ -15,9 +15,10 @@ from settings.owners import Cluster, Evaluation, Files
 from settings.sources import load_run
 
 # The settings in which the runs of one experiment may differ.
-_WITHIN_EXPERIMENT = {"seed", "continuous_action"} | {
-    field.name for owner in (Cluster, Evaluation, Files) for field in dataclasses.fields(owner)
-}
+_WITHIN_EXPERIMENT = (
+    {"seed", "continuous_action"}
+    | {field.name for owner in (Cluster, Evaluation, Files) for field in dataclasses.fields(owner)}
+) - {"straggler_share", "on_loss", "nan"}  # which decide on what is learned from
 
 
 def group(run_dirs: Sequence[Path], labels: Sequence[str] = ()) -> dict[str, dict[str, list[Path]]]:

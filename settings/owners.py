@@ -48,7 +48,7 @@ class Length:
     train_total_steps: Count = 1_000_000
     """Environment steps to train for (reset rows are not counted)."""
     max_minutes: NotNegative | None = None
-    """Stop after this time [minutes], with everything saved."""
+    """Stop after this time [minutes], with everything saved. Of a resumed run all parts count."""
     solve_score: float | None = None
     """Stop once the mean return of an evaluation, or of the last 100 training episodes, reaches this."""
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium
 import numpy as np
-from gymnasium import spaces
+from gymnasium import spaces, wrappers
+from gymnasium.envs.classic_control import CartPoleEnv
 
-from tests.toy_envs import ConstantReward
+from tests.toy_envs import ConstantReward, Saving
 
 
 class SavingAList(ConstantReward):
@@ -58,3 +60,71 @@ class MaskOfFloats(_Mask):
 
 class MaskAlone(ConstantReward):
     observation_space = spaces.Dict({"action_mask": spaces.MultiBinary(2)})
+
+
+class Wrapped(gymnasium.Wrapper):
+    """Has a state of its own, and CartPole's."""
+
+    def __init__(self) -> None:
+        super().__init__(CartPoleEnv())
+        self.steps = 0
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        return self.env.step(action)
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        return {
+            "steps": np.asarray(self.steps),
+            "state": np.asarray(self.env.unwrapped.state, float),
+        }
+
+    def set_state(self, arrays: dict[str, np.ndarray]) -> None:
+        self.steps, self.env.unwrapped.state = int(arrays["steps"]), arrays["state"]
+
+
+class Limited(wrappers.TimeLimit):
+    """Adds nothing but a limit to an environment that saves its state."""
+
+    def __init__(self) -> None:
+        super().__init__(Saving(), 20)
+
+
+class OtherShapes(SavingAList):
+    def get_state(self) -> Any:
+        return {"past": np.zeros(id(self) // 16 % 1000)}
+
+
+class OtherGenerator(ConstantReward):
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        result = super().reset(seed=seed)
+        self.np_random = np.random.Generator(np.random.MT19937(1))
+        return result
+
+    def get_state(self) -> Any:
+        return {}
+
+    def set_state(self, arrays: Any) -> None:
+        raise AssertionError
+
+
+class NeedsArguments(ConstantReward):
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+
+class OtherObservation(ConstantReward):
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return np.ones(2, np.float32), {}
+
+
+class WithoutOptions(ConstantReward):
+    def reset(self, *, seed: int | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().reset(seed=seed)
+
+
+class WithParts(ConstantReward):
+    observation_space = spaces.Dict(
+        {"policy": spaces.Box(-1, 1, (2,)), "hidden": spaces.Discrete(3)}
+    )

@@ -55,18 +55,15 @@ class Evaluations:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what a checkpoint of the run says.
 
-        The run may have been killed after a better evaluation than the checkpoint knows of; the
-        weights of that one are not to be replaced by worse ones.
+        The best are the weights that lie on the disk: the run may have been killed after a better
+        evaluation than the checkpoint knows of, or before those that it knows of were written.
         """
-        self.best, self.last_mean = state["best"], state["last_evaluation"]
+        self.last_mean = state["last_evaluation"]
         if (best := self._place.checkpoints / "best").exists():
             try:
-                mean = _return_mean(checkpoint.load(best))
+                self.best = _return_mean(checkpoint.load(best))
             except checkpoint.BadCheckpoint as error:
                 print(f"train.py: {error}; the next evaluation replaces it", file=sys.stderr)
-                self.best = None
-            else:
-                self.best = mean if self.best is None else max(mean, self.best)
 
     def finished(self) -> dict[str, Any]:
         """Metrics of an evaluation that has ended meanwhile; {} where none has. Never waits."""

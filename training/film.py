@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -54,9 +55,25 @@ def film_best(run_dir: Path) -> Path:
 def as_gif(film: Path) -> bytes:
     """A film as a small moving image, for pages that show images only.
 
+    A process of its own makes it: imageio forks one that reads the film, and understands what that says
+    only if nobody else writes there, as grpc does in processes forked from a client of PARL.
+
     Raises:
         OSError: where the film cannot be read.
     """
+    code = "import sys; from training.film import write_gif; write_gif(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, str(film)], stdin=subprocess.DEVNULL, capture_output=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, process_group=0,
+    )  # fmt: skip
+    if done.returncode != 0:
+        reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise OSError(f"{film} cannot be read: {reason}")
+    return done.stdout
+
+
+def write_gif(film: str) -> None:
+    """In that process: write the moving image to the output."""
     import imageio.v3 as imageio
 
     about = imageio.immeta(film)
@@ -68,4 +85,5 @@ def as_gif(film: Path) -> bytes:
         for frame in itertools.islice(imageio.imiter(film), 0, None, every)
     ]
     milliseconds = 1000 * min(about["duration"], _SHOWN_S) / len(shown)
-    return imageio.imwrite("<bytes>", shown, extension=".gif", duration=milliseconds, loop=0)
+    gif = imageio.imwrite("<bytes>", shown, extension=".gif", duration=milliseconds, loop=0)
+    sys.stdout.buffer.write(gif)

@@ -79,7 +79,7 @@ class Report:
     @property
     def pages(self) -> str:
         """The commands, or addresses, that show the run's curves; "" where it has none."""
-        return "; ".join(tracker.page for tracker in self._trackers)
+        return "; ".join(tracker.page for tracker in self._trackers if tracker.page)
 
     @property
     def time_s(self) -> float:
@@ -220,5 +220,5 @@ def _ends_within_a_line(path: Path) -> bool:
 def _plain(value: Any) -> Any:
     """A value as JSON can hold it: it has no NaN, so a number that is not known yet is null."""
     if isinstance(value, float):
-        return round(value, 6) if math.isfinite(value) else None
+        return float(f"{value:.9g}") if math.isfinite(value) else None
     return value

@@ -53,6 +53,9 @@ class Run(Trainer):
             self.evaluations.restore(saved.state)
         if config.resume is not None:  # only now: a resume that fails changes nothing
             note_resume(run_dir, load_run(run_dir), config)
+            if reason_to_end(config, self.progress(), self.report) == "max_minutes":
+                self.say(f"max_minutes is {config.max_minutes:g}, which this run has trained for: it ends"
+                         f" after an update. Give more, to train on")  # fmt: skip
         self._update_end = self._saved_at = time.monotonic()
         self._share = self.agent.update // config.updates_per_checkpoint
         # the end of the first update, which may have compiled [s], and the steps taken until then

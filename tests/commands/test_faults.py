@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow  # these start runs
 @pytest.mark.parametrize("fault", ["raise", "exit"])
 def test_a_run_finishes_though_its_environments_crash_by_chance(fault, tmp_path, monkeypatch):
     monkeypatch.setenv("FAULTS_FOLDER", str(tmp_path))
-    (tmp_path / "chance").write_text(f"{fault} 0.001")
+    (tmp_path / "chance").write_text(f"{fault} 0.002")
     run_dir = tmp_path / "run"
     done = run_command(
         "train.py", "--env", "tests.faulty_env:Limited", "--env_num", "8", "--samplers", "4",

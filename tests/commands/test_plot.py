@@ -59,6 +59,8 @@ def test_runs_are_grouped_by_what_differs_except_the_seed(tmp_path):
     ]  # fmt: skip
     lines = group(folders)["CartPole-v1"]
     assert lines == {"gamma 0.99": folders[:2], "gamma 0.5": folders[2:]}
+    more = [write_run(tmp_path / "e", [1, 2], seed=3, straggler_share=0.5, policy_lag=1)]
+    assert len(group([*folders[:2], *more])["CartPole-v1"]) == 2  # it learns from other rows
     named = group(folders, ["long horizon", "short horizon"])["CartPole-v1"]
     assert named == {"long horizon": folders[:2], "short horizon": folders[2:]}
 

@@ -28,6 +28,8 @@ SAVING = [
     ("CartPole-v1", {"memory": 4}),
     ("HalfCheetah-v4", {"memory": 4}),
     ("tests.toy_envs:Saving", {}),
+    ("tests.refused_envs:Wrapped", {}),
+    ("tests.refused_envs:Limited", {}),
 ]
 
 
@@ -71,9 +73,14 @@ def test_environments_that_cannot_be_saved_say_so(env):
 
 
 def test_a_state_of_the_users_own_that_is_no_dictionary_of_numbers_is_refused():
-    for env, message in (("SavingAList", "returns a list"), ("SavingText", "'name' of dtype <U")):
-        venv = make_vec_env(f"tests.refused_envs:{env}", 1)
-        venv.reset(seed=[1])
+    for env, message in (
+        ("SavingAList", "returns a list"),
+        ("SavingText", "'name' of dtype <U"),
+        ("OtherShapes", r"returns past \(\d+,\) in one environment and past \(\d+,\) in another"),
+        ("OtherGenerator", "np_random is a generator of MT19937, whose state cannot be saved"),
+    ):
+        venv = make_vec_env(f"tests.refused_envs:{env}", 3)
+        venv.reset(seed=[1, 2, 3])
         with pytest.raises(BadEnvironment, match=message):
             venv.get_state()
 

@@ -83,3 +83,29 @@ class Bessel(Branches):
 
     def forward(self, obs: Tensor) -> Tensor:
         return torch.special.bessel_j0(self.dense(obs))
+
+
+class Normalises(nn.Module):
+    """Its output for a row depends on the others."""
+
+    def __init__(self, obs_shape: tuple[int, ...]):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(obs_shape[0], 8), nn.BatchNorm1d(8))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.layers(obs)
+
+
+class Drops(Normalises):
+    def __init__(self, obs_shape: tuple[int, ...]):
+        super().__init__(obs_shape)
+        self.layers = nn.Sequential(nn.Linear(obs_shape[0], 8), nn.Dropout(0.1))
+
+
+class Forgets(Normalises):
+    """It has a layer that it does not use."""
+
+    def __init__(self, obs_shape: tuple[int, ...]):
+        super().__init__(obs_shape)
+        self.layers = nn.Linear(obs_shape[0], 8)
+        self.spare = nn.Linear(8, 8, bias=False)

@@ -14,6 +14,7 @@ from pathlib import Path
 import imageio.v3 as imageio
 import numpy as np
 import pytest
+from visualdl.reader.reader import LogReader
 
 from common.errors import UserError
 from rollout import Episode
@@ -108,6 +109,21 @@ def serving(address: str) -> bool:
         return bool(fetch(address))
     except OSError:
         return False
+
+
+def test_visualdl_shows_a_run_from_before_its_resume(tmp_path):
+    tracked(tmp_path / "run", "visualdl").close()
+    (file,) = (tmp_path / "run" / "visualdl").iterdir()
+    with open(file, "ab") as killed:
+        killed.write((1000).to_bytes(8, "little") + b"half a record")
+    tracked(tmp_path / "run", "visualdl").close()
+    assert [*file.parent.iterdir()] == [file]  # of several it shows the newest alone
+    reader = LogReader(str(tmp_path))
+    reader.load_new_data(update=True)
+    tag = str(file.parent), "episode%return_mean"  # as it names tags
+    assert [row.id for row in reader.data_manager.get_reservoir("scalar").get_items(*tag)] == [
+        10, 20, 30, 10, 20, 30,
+    ]  # fmt: skip
 
 
 @needs_chromium

@@ -19,12 +19,12 @@ from training.writes import Appended
 class Format(NamedTuple):
     """How a tracker's files are written. Each function returns whole records.
 
-    `file_name` is a file's in the tracker's folder; `page` the command that shows all runs of a
+    `file` is the file of a start, in the tracker's folder; `page` the command that shows all runs of a
     folder, whose name is quoted for a shell. `begin` has the run's settings as numbers and text, `gif`
     a film as a moving image.
     """
 
-    file_name: Callable[[], str]
+    file: Callable[[Path], Path]
     page: Callable[[str], str]
     begin: Callable[[Settings], bytes]
     scalars: Callable[[Mapping[str, float], int], bytes]
@@ -32,7 +32,7 @@ class Format(NamedTuple):
 
 
 class FileTracker:
-    """A run's records, in a new file of a folder with the tracker's name.
+    """A run's records, in a folder with the tracker's name.
 
     Args:
         name: of the tracker.
@@ -52,8 +52,9 @@ class FileTracker:
             {n: v if type(v) in (int, float, str) else str(v) for n, v in given.items()}
         )
         self._folder.mkdir(exist_ok=True)
-        self._file = Appended(self._folder / format.file_name())
-        self._is_begun = False
+        path = format.file(self._folder)
+        self._is_begun = path.exists()
+        self._file = Appended(path)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         self._append(self._format.scalars(values, step))

@@ -58,8 +58,8 @@ def _gif(gif: bytes, step: int) -> bytes:
 
 
 TENSORBOARD = Format(
-    file_name=lambda: (
-        f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
+    file=lambda folder: (
+        folder / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
     ),
     page=lambda folder: f"tensorboard --logdir {folder}",
     begin=_begin,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import struct
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from visualdl.component.base_component import Record, hparam, scalar
@@ -13,6 +16,7 @@ from visualdl.writer.record_writer import RecordWriter
 from training.trackers.files import Format
 from training.trackers.tracker import Settings
 
+_LENGTH = struct.Struct("<Q")  # before each record
 _SHOWN = ("eval/return_mean", "episode/return_mean")  # beside the settings of runs
 
 
@@ -22,6 +26,22 @@ def _records(*records: Any) -> bytes:
     for record in records:
         writer.write(record.SerializeToString())
     return written.getvalue()
+
+
+def _file(folder: Path) -> Path:
+    """The newest file, which a run goes on in: VisualDL shows no other of a folder."""
+    files = sorted(folder.glob("vdlrecords.*.log"))
+    if not files:
+        return folder / f"vdlrecords.{int(time.time()):010d}.log"
+    written = files[-1].read_bytes()
+    whole = 0  # bytes of whole records: the run may have been killed while it wrote the last one
+    while whole + _LENGTH.size <= len(written):
+        end = whole + _LENGTH.size + _LENGTH.unpack_from(written, whole)[0]
+        if end > len(written):
+            break
+        whole = end
+    os.truncate(files[-1], whole)
+    return files[-1]
 
 
 def _now() -> int:
@@ -44,7 +64,7 @@ def _gif(gif: bytes, step: int) -> bytes:
 
 
 VISUALDL = Format(
-    file_name=lambda: f"vdlrecords.{int(time.time()):010d}.log",
+    file=_file,
     page=lambda folder: f"visualdl --logdir {folder} --language en",
     begin=_begin,
     scalars=_scalars,

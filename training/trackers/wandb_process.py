@@ -52,7 +52,7 @@ def _track(connection: Connection, begin: dict[str, Any]) -> None:
     )
     run.define_metric("*", step_metric="global_step")
     offline = f"wandb sync {shlex.quote(str(Path(run.dir).parent))}"
-    _answer(connection, {"page": offline if run.offline else str(run.url)})
+    _answer(connection, {"page": offline if run.offline else run.url or ""})
     while True:
         message = json.loads(connection.recv_bytes())
         if "finish" in message:
