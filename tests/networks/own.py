@@ -82,7 +82,8 @@ class Bessel(Branches):
     """ONNX has no such function."""
 
     def forward(self, obs: Tensor) -> Tensor:
-        return torch.special.bessel_j0(self.dense(obs))
+        dense = self.dense(obs)
+        return dense + torch.special.bessel_j0(dense.detach())
 
 
 class Normalises(nn.Module):
