@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from types import MethodType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from learning.batches import Minibatch
 from learning.compiled_step import Compiled
@@ -223,7 +223,15 @@ class PPO(parl.Algorithm):
     def _gradient(self, batch: Minibatch) -> Tensor:
         """A share of the gradient, flat, and behind it of the `Statistics`."""
         total, parts = self.loss(batch)
-        gradients = torch.autograd.grad(total, self.parameters)
+        gradients = _gradients(total, self.parameters, self.model)
         with torch.no_grad():
             numbers = [parts[name].reshape(1) for name in Statistics._fields[:-1]]
             return torch.cat([*[g.flatten() for g in gradients], *numbers])
+
+
+def _gradients(
+    total: Tensor, parameters: list[nn.Parameter], model: ActorCritic
+) -> Sequence[Tensor]:
+    if model.trunk.blocks:  # a network of the user's own need not use all that it has
+        return torch.autograd.grad(total, parameters, materialize_grads=True)
+    return torch.autograd.grad(total, parameters)

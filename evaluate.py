@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from common.errors import UserError
-from common.terminal import allow_short_help
+from common.terminal import allow_short_help, nobody_reads
 
 if TYPE_CHECKING:
     from evaluation.follow import Line, Source
@@ -249,7 +249,9 @@ def main() -> None:
     except UserError as error:
         complain(str(error))
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # nobody reads what is printed, as `head` soon does not
+    except BrokenPipeError:
+        if not nobody_reads():  # as `head` soon does not
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nor what Python prints at its end
     except KeyboardInterrupt:
         sys.exit(130)

@@ -73,14 +73,15 @@ def check(config: Config) -> Spaces:
     from training.trackers.make import refuse_missing
 
     refuse_missing(config)
-    env_spaces = spaces_of(config.env, **config.env_options())
+    at_cluster = config.xparl_addr is not None or config.ray_address is not None
+    env_spaces = spaces_of(config.env, resets=not at_cluster, **config.env_options())
     if config.continuous_action and not isinstance(env_spaces.action, spaces.Box):
         raise ConfigError(
             f"continuous_action was given, but env {config.env} has discrete actions,"
             f" {env_spaces.action}: leave the flag out"
         )
     refuse_unfit(env_spaces, config)
-    if config.samplers != 0 and (config.xparl_addr is not None or config.ray_address is not None):
+    if config.samplers != 0 and at_cluster:
         from cluster.make import choose_samplers
 
         choose_samplers(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import signal
 from collections.abc import Sequence
 
@@ -20,3 +21,10 @@ def end_with_the_reader() -> None:
     In a run this signal stays as Python sets it (ignored), because sockets would end it too.
     """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+
+def nobody_reads() -> bool:
+    """Whether what is printed goes to a pipe that nobody reads any more."""
+    output = select.poll()
+    output.register(1, 0)
+    return any(event & select.POLLERR for _, event in output.poll(0))

@@ -125,8 +125,12 @@ def make_vec_env(
     return Memory(venv, memory)
 
 
-def spaces_of(env: str, **options: Any) -> Spaces:
+def spaces_of(env: str, *, resets: bool = False, **options: Any) -> Spaces:
     """Make one environment and look at its spaces.
+
+    Args:
+        resets: reset a class of the user's own too: of samplers, each one would fail time and again.
+        options: the family's own.
 
     Raises:
         UnknownEnv, UnsupportedEnv, BadEnvironment: with the remedy.
@@ -141,20 +145,19 @@ def spaces_of(env: str, **options: Any) -> Spaces:
             raise
         raise _fails(env, "cannot be made without arguments", error) from error
     try:
-        if ":" in env:
-            _try_reset(env, venv)
+        if resets and ":" in env:
+            _reset(env, venv)
         return spaces_of_vec_env(venv)
     finally:
         venv.close()
 
 
-def _try_reset(env: str, venv: Environments) -> None:
-    """Reset a class of the user's own once: in a sampler, each one would fail time and again."""
+def _reset(env: str, venv: Environments) -> None:
     try:
         venv.reset(seed=[0])
     except UserError:
         raise
-    except Exception as error:  # it may raise anything
+    except Exception as error:  # a class of the user's own may raise anything
         wanted = "cannot be reset by reset(seed=..., options=...) to (observation, info)"
         raise _fails(env, wanted, error) from error
 

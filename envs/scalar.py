@@ -75,8 +75,9 @@ class ScalarEnvs(Environments, SyncVectorEnv):
         self._name = name
         # the environments below the wrappers that have no state but TimeLimit's counter
         self._inner = [_below_wrappers(env) for env in self.envs]
-        self._limits = [_time_limit(env) for env in self.envs]
-        self._state = None if state_of is None else state_of(self._inner[0])
+        limits = [_time_limits(env) for env in self.envs]
+        self._limits = [next(iter(found), None) for found in limits]
+        self._state = None if state_of is None or len(limits[0]) > 1 else state_of(self._inner[0])
         self.saves_state = self._state is not None
         spec = self.envs[0].spec
         self.episode_limit = None if spec is None else spec.max_episode_steps
@@ -233,12 +234,13 @@ def _adds_methods(env: gymnasium.Env) -> bool:
     return any(callable(v) for kind in own for n, v in vars(kind).items() if n != "__init__")
 
 
-def _time_limit(env: gymnasium.Env) -> wrappers.TimeLimit | None:
+def _time_limits(env: gymnasium.Env) -> list[wrappers.TimeLimit]:
+    found = []
     while isinstance(env, gymnasium.Wrapper):
         if isinstance(env, wrappers.TimeLimit):
-            return env
+            found.append(env)
         env = env.env
-    return None
+    return found
 
 
 def _no_such_part(name: str, critic_obs: str, parts: str) -> UnsupportedEnv:

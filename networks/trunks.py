@@ -217,15 +217,24 @@ def make_trunk(config: Config, obs_shape: tuple[int, ...], noisy: bool = False) 
 
 
 def _refuse_other_rows_and_chance(module: nn.Module, name: str) -> None:
-    """A sampler and the learner must compute the same policy, whatever rows they compute together."""
+    """A sampler and the learner must compute the same policy, whatever rows they compute together.
+
+    Layers that were put into `eval` may stay: nobody puts them back.
+    """
     for part in module.modules():
-        is_random = isinstance(part, _DropoutNd) and part.p > 0
-        if is_random or isinstance(part, _BatchNorm):
-            depends = "chance" if is_random else "the other observations of a batch"
+        depends = ""
+        if isinstance(part, _BatchNorm) and (part.training or not part.track_running_stats):
+            depends = "the other observations of a batch"
+        elif part.training and (
+            (isinstance(part, _DropoutNd) and part.p > 0)
+            or (isinstance(part, (nn.MultiheadAttention, nn.RNNBase)) and part.dropout > 0)
+        ):
+            depends = "chance, by its dropout"
+        if depends:
             raise WrongNetwork(
                 f"network {name} has a {type(part).__name__}, whose output depends on {depends}: the"
-                f" learner would compute another policy than the one that acted. Leave it out, or use"
-                f" LayerNorm"
+                f" learner would compute another policy than the one that acted. Leave it out, or give"
+                f" LayerNorm, or no dropout"
             )
 
 
@@ -257,7 +266,8 @@ def features_of(
     size = state_size_of(trunk, module, name)
     past = Past(torch.zeros(2, size), torch.zeros(2, dtype=torch.bool)) if size else None
     try:
-        features = trunk.run(module, torch.zeros(2, *obs_shape), past)
+        with torch.no_grad():
+            features = trunk.run(module, torch.zeros(2, *obs_shape), past)
     except Exception as error:  # as above
         raise WrongNetwork(
             f"network {name} fails on observations [2, {', '.join(map(str, obs_shape))}]:"
@@ -273,23 +283,7 @@ def features_of(
             f"network {name} gives a state {_shape(features.state)} for 2 environments, but its"
             f" state_size asks for [2, {size}]"
         )
-    if trunk.blocks:
-        _refuse_unused(module, whole, name)
     return features.policy.shape[1], whole.shape[1]
-
-
-def _refuse_unused(module: nn.Module, features: Tensor, name: str) -> None:
-    """A parameter that the features do not depend on has no gradient, and cannot be learned."""
-    named = {n: p for n, p in module.named_parameters() if p.requires_grad}
-    gradients = [None] * len(named)
-    if named and features.requires_grad:
-        gradients = torch.autograd.grad(features.sum(), [*named.values()], allow_unused=True)
-    unused = [n for n, gradient in zip(named, gradients, strict=True) if gradient is None]
-    if unused:
-        raise WrongNetwork(
-            f"network {name} does not use its parameters {', '.join(unused)}: leave them out, or give"
-            f" them requires_grad=False"
-        )
 
 
 def _shape(value: Any) -> str:

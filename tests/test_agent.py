@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from agent import NotFinite, PPOAgent
+from agent import NotFinite, PPOAgent, make_agent
 from algorithm import PPO
 from cluster.engines.inline import InlineEngine
 from cluster.lockstep import LockstepPool
@@ -328,3 +328,22 @@ def test_a_fragment_without_a_valid_row_is_survived(settings):
     assert metrics["loss/policy"] == metrics["loss/value"] == 0
     assert float(moments.count) == count
     pool.close()
+
+
+@pytest.mark.parametrize("name", ["Forgets", "Frozen"])
+def test_a_network_of_ones_own_learns_by_the_layers_that_it_uses(name):
+    config = Config(
+        env="CartPole-v1", network=f"tests.networks.own:{name}", env_num=2, batch_size=16,
+        minibatch_size=8,
+    )  # fmt: skip
+    agent = make_agent(config)
+    before = agent.weights().arrays
+    rollout = Rollout.blank(spec_of(agent.model, config), 0, 2)
+    rollout.obs[:] = 1.0
+    agent.learn(rollout, 0.0)
+    after = agent.weights().arrays
+    changed = {name for name, array in after.items() if not np.array_equal(array, before[name])}
+    used = "actor.dense" if name == "Frozen" else "actor.layers"
+    assert {name for name in changed if name.startswith("actor.")} == {
+        f"{used}.weight", f"{used}.bias",
+    }  # fmt: skip

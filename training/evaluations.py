@@ -64,6 +64,8 @@ class Evaluations:
                 self.best = _return_mean(checkpoint.load(best))
             except checkpoint.BadCheckpoint as error:
                 print(f"train.py: {error}; the next evaluation replaces it", file=sys.stderr)
+        elif state["best"] is not None:
+            self._say("the best weights are missing: the next evaluation has the best again")
 
     def finished(self) -> dict[str, Any]:
         """Metrics of an evaluation that has ended meanwhile; {} where none has. Never waits."""

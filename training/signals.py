@@ -26,7 +26,7 @@ class StopSignals:
     """Handlers that end a run at once while it waits, and otherwise at its next wait.
 
     The next wait may be too far away (the first update may compile for 20 s): after `grace`
-    seconds `abort` is called. From a signal on, nobody waits for whoever reads the output.
+    seconds `abort` is called. A signal frees prints that nobody reads.
 
     Args:
         abort: ends the process, given the reason; it must not return.
@@ -64,12 +64,15 @@ class StopSignals:
         if self._due is None or time.monotonic() < self._due:
             return
         assert self._asked is not None
+        leave_blocked_output()
         self._abort(Stopped(self._asked).reason)
 
     def ignore(self) -> None:
         """The run ends already, by itself or for a signal: from now on none disturbs that."""
         self._ignored = True
         self._forget_due()
+        if self._asked is not None:
+            leave_blocked_output()
 
     def _forget_due(self) -> None:
         self._due = None

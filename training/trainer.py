@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -212,12 +213,17 @@ class Trainer:
         try:
             if self._opened is not None:
                 self.trainers.note_stop(reason)
-                self.exit_reason, code = reason, 0
+                self.exit_reason, code = reason, 1
                 self.__exit__()
+                code = 0
         except UserError as error:
-            print(f"train.py: {error}", file=sys.stderr)
             code = 2
-        finally:  # whatever it was, this update must not go on
-            end_children()
-            sys.stdout.flush()
-            os._exit(code)
+            print(f"train.py: {error}", file=sys.stderr)
+        except BaseException:  # whatever it was, this update must not go on
+            traceback.print_exc()
+        finally:
+            try:
+                end_children()
+                sys.stdout.flush()
+            finally:
+                os._exit(code)

@@ -25,13 +25,13 @@ def test_what_cannot_be_trained_on_is_said():
         ("WithoutOptions", r"cannot be reset .*: TypeError: .*'options'.*line \d+\)$"),
     ):
         with pytest.raises(BadEnvironment, match=reason):
-            spaces_of(f"tests.refused_envs:{env}")
+            spaces_of(f"tests.refused_envs:{env}", resets=True)
     for env, reason in (
         ("tests.refused_envs:WithParts", "have hidden, policy: give one of these"),
         ("tests.toy_envs:ConstantReward", "have no parts: give an environment with a Dict"),
     ):
-        with pytest.raises(UnsupportedEnv, match=f"critic_obs is 'hiden', but .*{reason}"):
-            spaces_of(env, critic_obs="hiden")
+        with pytest.raises(UnsupportedEnv, match=f"critic_obs is 'secret', but .*{reason}"):
+            spaces_of(env, critic_obs="secret")
     with pytest.raises(UnsupportedEnv, match="not a subclass"):
         make_vec_env("tests.toy_envs:np", 1)
     with pytest.raises(UnsupportedEnv, match="takes no action mask"):

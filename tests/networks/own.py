@@ -103,6 +103,24 @@ class Drops(Normalises):
         self.layers = nn.Sequential(nn.Linear(obs_shape[0], 8), nn.Dropout(0.1))
 
 
+class Attends(Normalises):
+    def __init__(self, obs_shape: tuple[int, ...]):
+        super().__init__(obs_shape)
+        self.layers = nn.MultiheadAttention(obs_shape[0], 1, dropout=0.5)
+
+
+class Frozen(Normalises):
+    """Its first layers were learned elsewhere, and stay as they are."""
+
+    def __init__(self, obs_shape: tuple[int, ...]):
+        super().__init__(obs_shape)
+        self.layers = self.layers.eval().requires_grad_(False)
+        self.dense = nn.Linear(8, 8)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.dense(self.layers(obs))
+
+
 class Forgets(Normalises):
     """It has a layer that it does not use."""
 

@@ -104,7 +104,7 @@ def test_a_class_of_ones_own_is_recurrent_where_its_forward_takes_a_state():
         (f"{OWN}:Asserts", "fails on observations .*: AssertionError: images only"),
         (f"{OWN}:Normalises", "has a BatchNorm1d, whose output depends on the other observations"),
         (f"{OWN}:Drops", "has a Dropout, whose output depends on chance"),
-        (f"{OWN}:Forgets", r"does not use its parameters spare\.weight: leave them out"),
+        (f"{OWN}:Attends", "has a MultiheadAttention, whose output depends on chance"),
     ],
 )
 def test_a_network_that_cannot_be_used_says_why(name, complaint):

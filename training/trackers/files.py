@@ -53,7 +53,7 @@ class FileTracker:
         )
         self._folder.mkdir(exist_ok=True)
         path = format.file(self._folder)
-        self._is_begun = path.exists()
+        self._is_begun = path.exists() and path.stat().st_size > 0
         self._file = Appended(path)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
