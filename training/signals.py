@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
+_EARLY_S = 0.01  # by which the timer's clock may be ahead
 
 
 class Stopped(BaseException):
@@ -61,7 +62,7 @@ class StopSignals:
 
     def _too_late(self, number: int, frame: Any) -> None:
         # another thread may have got the signal for its print alone
-        if self._due is None or time.monotonic() < self._due:
+        if self._due is None or time.monotonic() < self._due - _EARLY_S:
             return
         assert self._asked is not None
         leave_blocked_output()
