@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from common.errors import UserError
 from common.randomness import stream
 from envs import family, make_vec_env
+from envs.scalar import not_drawn
 from evaluation.play import play
 from model import ActorCritic
 from settings.config import Config
@@ -37,6 +39,7 @@ def film(model: ActorCritic, config: Config, path: Path, seed: int, greedy: bool
         raise BadVideo(f"video {path} is a folder: give another name")
     images = frames(model, config, seed, greedy)
     first = next(images)  # before there is a file: the environment may have no picture
+    first = _like(config.env, first, first)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -46,7 +49,7 @@ def film(model: ActorCritic, config: Config, path: Path, seed: int, greedy: bool
     count = 0
     video = imageio.get_writer(path, format="FFMPEG", fps=fps, macro_block_size=2)  # pyright: ignore
     try:
-        for image in itertools.chain([first], images):
+        for image in itertools.chain([first], map(partial(_like, config.env, first), images)):
             with _encoding(path):
                 video.append_data(image)
             count += 1
@@ -56,6 +59,21 @@ def film(model: ActorCritic, config: Config, path: Path, seed: int, greedy: bool
     if _frames_in(path) < count:
         raise _unfinished(path)
     return count
+
+
+def _like(env: str, first: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """A picture as a film takes it: [height, width, 3] uint8 of the first one's even sides.
+
+    Raises:
+        BadEnvironment: for a picture of another kind.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise not_drawn(env, f"its render() returns {image.dtype} {image.shape}, not [height, width,"
+                             f" 3] of uint8")  # fmt: skip
+    height, width = (side // 2 * 2 for side in image.shape[:2])
+    if (height, width) != tuple(side // 2 * 2 for side in first.shape[:2]):
+        raise not_drawn(env, f"its render() returns {image.shape} after {first.shape}")
+    return image[:height, :width]
 
 
 def _unfinished(path: Path) -> BadVideo:

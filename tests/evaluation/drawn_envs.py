@@ -74,3 +74,20 @@ class WithoutItsServer(ConstantReward):
 
     def step(self, action: Any) -> Any:
         raise OSError("the game server is gone")
+
+
+class Odd(DrawsText):
+    """Its pictures have odd sides, which no encoder takes."""
+
+    def render(self) -> Any:
+        return np.full((101, 151, 3), self.t, np.uint8)
+
+
+class Floats(DrawsText):
+    def render(self) -> Any:
+        return np.zeros((32, 32, 3), np.float32)
+
+
+class Grows(DrawsText):
+    def render(self) -> Any:
+        return np.zeros((32 + 2 * self.t, 32, 3), np.uint8)

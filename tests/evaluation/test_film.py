@@ -93,6 +93,25 @@ def test_a_disk_that_takes_no_more_is_said(steps, tmp_path):
         film(build_model(config), config, full, 0, True)
 
 
+@pytest.mark.parametrize(
+    ("env", "reason"),
+    [
+        ("Floats", r"float32 \(32, 32, 3\), not \[height, width, 3\] of uint8"),
+        ("Grows", r"\(34, 32, 3\) after \(32, 32, 3\)"),
+    ],
+)
+def test_pictures_that_make_no_film_are_said(env, reason, tmp_path):
+    config = Config(env=f"tests.evaluation.drawn_envs:{env}")
+    with pytest.raises(BadEnvironment, match=f"cannot be rendered as images, .*{reason}"):
+        film(build_model(config), config, tmp_path / "film.mp4", 0, True)
+
+
+def test_pictures_of_odd_sides_are_cut(tmp_path, capfd):
+    config = Config(env="tests.evaluation.drawn_envs:Odd")
+    assert film(build_model(config), config, tmp_path / "film.mp4", 0, True) == 11
+    assert capfd.readouterr() == ("", "")
+
+
 def test_what_the_environment_raises_is_not_the_disks(tmp_path):
     config = Config(env="tests.evaluation.drawn_envs:WithoutItsServer")
     with pytest.raises(OSError, match="the game server is gone"):
