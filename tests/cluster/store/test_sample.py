@@ -136,7 +136,8 @@ def test_a_sampler_whose_environment_hangs_while_it_is_made_ends(server):
     store = run_at(server.url)
     store.found(Record(config.to_dict(), 1), learners_side(config)[1], 9, 2**30)
     code = (
-        "import tests.toy_envs; from cluster.store import sample;"
+        "from envs import family; family('tests.toy_envs:HangingAtStart');"  # it imports for a while
+        " import tests.toy_envs; from cluster.store import sample;"
         " from tests.cluster.store.stores import run_at; sample.START_TIMEOUT_S = 1.0;"
         f" sample.collect(run_at({server.url!r}, {store.run!r}), True, 5.0, lambda **words: None)"
     )
