@@ -28,13 +28,13 @@ from networks.layers import (
 )
 from networks.observations import Observations
 from networks.rnd import RND
+from networks.rules import refuse_unfit
 from networks.trunks import (
     TRUNKS,
     Features,
     Past,
     features_of,
     make_trunk,
-    refuse_unfit,
     state_size_of,
     trunk_of,
 )  # fmt: skip

@@ -68,7 +68,7 @@ def check(config: Config) -> Spaces:
     from gymnasium import spaces
 
     from envs import spaces_of
-    from networks.trunks import refuse_unfit
+    from networks.rules import refuse_unfit
     from settings.config import ConfigError
     from training.trackers.make import refuse_missing
 

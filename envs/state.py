@@ -123,11 +123,7 @@ def _not_saved(env: Any, wrong: str) -> BadEnvironment:
 OWN = ScalarState(_read_own, lambda env, row: env.set_state(row))
 
 
-def has_own_state(env: gymnasium.Env) -> bool:
-    """Whether an environment, or a wrapper, has the two methods that save its state."""
-    return all(callable(getattr(env, name, None)) for name in ("get_state", "set_state"))
-
-
 def own_state(env: gymnasium.Env) -> ScalarState | None:
     """How the user's own environment saves its state, or None where it does not."""
-    return OWN if has_own_state(env) else None
+    both = all(callable(getattr(env, name, None)) for name in ("get_state", "set_state"))
+    return OWN if both else None

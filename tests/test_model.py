@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from gymnasium import spaces
 from distributions.make import make_distribution
 from envs import Spaces
 from envs.microrts.game import CHOICES, COMPONENTS
-from model import ActorCritic, WrongNetwork, build_model, make_model
+from model import ActorCritic, WrongNetwork, make_model
 from networks.precision import takes_bfloat16
 from settings.config import Config
 
@@ -339,16 +338,3 @@ def test_a_network_that_does_not_fit_names_the_one_that_does():
             make_distribution("auto", DISCRETE),
             Config(network="nature_cnn"),
         )  # fmt: skip
-
-
-@pytest.mark.parametrize("settings", [{}, {"network": "lstm"}])
-def test_a_copy_acts_by_its_own_weights(settings):
-    model = build_model(Config(env="Pendulum-v1", **settings))
-    model.prepare_to_act()
-    obs, state = np.ones((2, 3)), model.initial_state(2)
-    before = model.act(obs, None, None, state).action
-    other = copy.deepcopy(model)
-    np.testing.assert_array_equal(other.act(obs, None, None, state).action, before)
-    other.set_weights({name: 3 * array + 1 for name, array in other.get_weights().items()})
-    assert not np.allclose(other.act(obs, None, None, state).action, before)
-    np.testing.assert_array_equal(model.act(obs, None, None, state).action, before)

@@ -13,7 +13,8 @@ from envs import Spaces
 from model import make_model
 from networks.images import NATURE_BLOCK, in_blocks, nature_cnn
 from networks.layers import NoisyLinear, WrongNetwork
-from networks.trunks import IMAGE, TRUNKS, VECTOR, refuse_unfit, trunk_of
+from networks.rules import refuse_unfit
+from networks.trunks import IMAGE, TRUNKS, VECTOR, trunk_of
 from rollout import Rollout
 from settings.config import Config, ConfigError
 from tests.conftest import ROOT
