@@ -173,6 +173,8 @@ def run(config: Config | None) -> None:
                     f" {device}{threads}{together}){curves}"
                 )
             run.exit_reason = train(run)
+            if trainers.leads:
+                run.film()
 
 
 def main() -> None:

@@ -155,3 +155,15 @@ class SamplerPool(Protocol):
     def close(self) -> None:
         """Release the samplers. No process of this machine is left, nor a thread that waits."""
         ...
+
+
+def counters(pool: SamplerPool) -> dict[str, int]:
+    """What a run's metrics say of its pool, by their names there."""
+    return {
+        "dropped_fragments": pool.dropped,
+        "dropped_steps": pool.dropped_steps,
+        "dropped_episodes": pool.dropped_episodes,
+        "samplers_alive": pool.samplers_alive,
+        "restarts": pool.restarts,
+        "rows_lost": pool.rows_lost,
+    }

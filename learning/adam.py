@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from networks.layers import computed_once
+
 _BETAS = 0.9, 0.999
 
 
@@ -25,7 +27,8 @@ def clip(gradient: Tensor, norm: Tensor, bound: float, apart: Tensor | None) -> 
         apart: parameters [n] bool; their gradient and that of the others are bounded each alone.
     """
     if apart is None:
-        return gradient * (bound / (norm + 1e-6)).clamp(max=1.0)
+        _, factor = computed_once(norm, (bound / (norm + 1e-6)).clamp(max=1.0))
+        return gradient * factor
     parts = torch.where(apart, gradient, 0.0), torch.where(apart, 0.0, gradient)
     one, other = (clip(part, part.norm(), bound, None) for part in parts)
     return one + other
@@ -82,8 +85,11 @@ class Adam:
             self.decay.mul_(torch.where(learns, self._betas.unsqueeze(-1), 1.0))
             mean.copy_(torch.where(learns, mean.lerp(gradient, 1 - beta1), mean))
             square.copy_(torch.where(learns, square.lerp(gradient * gradient, 1 - beta2), square))
-        denominator = (square / (1 - self.decay[1])).sqrt() + self._eps
-        change = mean / denominator * (self._learning_rate / (1 - self.decay[0]))
+        of_square, rate = 1 / (1 - self.decay[1]), self._learning_rate / (1 - self.decay[0])
+        if learns is None:  # one number each
+            of_square, rate = computed_once(of_square, rate)
+        denominator = (square * of_square).sqrt() + self._eps
+        change = mean / denominator * rate
         if self._factors is not None:
             change = change * self._factors
         if learns is not None:

@@ -268,19 +268,15 @@ class Batches:
 
     def _whole(self, fields: Mapping[str, Tensor]) -> Tensor:
         """What is to be known of each whole minibatch: `Minibatch.whole` [minibatches, 4]."""
-        weight = fields["weight"].double().view(-1, self._size)
-        advantage = fields["advantage"].double().view(-1, self._size)
-        predicted = weight
-        if "predicted" in fields:
-            predicted = fields["predicted"].double().view(-1, self._size)
-        sums = torch.stack([weight, weight * advantage, predicted]).sum(-1)
+        names = ("weight", "advantage", "predicted" if "predicted" in fields else "weight")
+        weight, advantage, predicted = (fields[n].double().view(-1, self._size) for n in names)
+        weighted = weight * advantage
+        sums = torch.stack([weight, weighted, weighted * advantage, predicted]).sum(-1)
         self._trainers.sum(sums)
         total = sums[0].clamp(min=1.0)
         mean = sums[1] / total
-        squares = (weight * (advantage - mean.unsqueeze(-1)) ** 2).sum(-1)
-        self._trainers.sum(squares)
-        std, share = (squares / total).sqrt(), sums[2].clamp(min=1.0)
-        return torch.stack([total, mean, std, share], -1).float()
+        std = (sums[2] / total - mean * mean).clamp(min=0.0).sqrt()
+        return torch.stack([total, mean, std, sums[3].clamp(min=1.0)], -1).float()
 
     def _order(self, generator: np.random.Generator) -> np.ndarray:
         """The rows [T * N] of all minibatches, one minibatch after the other."""

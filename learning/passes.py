@@ -54,10 +54,7 @@ class Passes:
 
     Attributes:
         of_policy: in how many the policy learns; they become fewer where `target_kl` is exceeded.
-        update_kl: the mean KL from the policy at the update's start, of the policy's last pass.
     """
-
-    update_kl: Tensor
 
     def __init__(self, config: Config):
         self._config = config
@@ -78,11 +75,13 @@ class Passes:
         """What the pass has measured: `Statistics`, one row a gradient step."""
         self._tables.append(table)
         done, most = len(self._tables), self._config.target_kl
-        if done > self.of_policy:
-            return
-        self.update_kl = Statistics.of(table).update_kl.mean()
-        if most is not None and self.update_kl > most:
+        if most is not None and done <= self.of_policy and _update_kl(table) > most:
             self.of_policy = done
+
+    @property
+    def update_kl(self) -> Tensor:
+        """The mean KL from the policy at the update's start, of the policy's last pass."""
+        return _update_kl(self._tables[self.of_policy - 1])
 
     def metrics(self, update: int) -> dict[str, float]:
         """What all passes have measured; that of the policy is a mean over its own ones.
@@ -105,6 +104,10 @@ class Passes:
             metrics["value_epochs"] = self._config.value_epochs
             metrics["loss/value"] = float(Statistics.of(table).value_loss.mean())
         return metrics
+
+
+def _update_kl(table: Tensor) -> Tensor:
+    return Statistics.of(table).update_kl.mean()
 
 
 def refuse_not_finite(table: Tensor, update: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,6 +33,13 @@ def orthogonal(layer: Any, gain: float) -> Any:
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def computed_once(*tensors: Tensor) -> Sequence[Tensor]:
+    """The same tensors, of one shape. Compiled code would compute each element of them anew wherever it is
+    used, roots and divisions included; so it computes them into memory first.
+    """
+    return torch.stack(tensors).unbind() if torch.compiler.is_compiling() else tensors
 
 
 class Linear(nn.Linear):
@@ -165,8 +172,8 @@ class RunningMoments(nn.Module):
 
     def forward(self, rows: Tensor, clip: float) -> Tensor:
         """Rows in standard deviations from the mean, float32, within +-clip."""
-        scale = (self.var + 1e-8).rsqrt().float()
-        return ((rows - self.mean.float()) * scale).clamp(-clip, clip)
+        mean, scale = computed_once(self.mean.float(), (self.var + 1e-8).rsqrt().float())
+        return ((rows - mean) * scale).clamp(-clip, clip)
 
 
 class ValueHead(Linear):

@@ -305,6 +305,16 @@ def test_the_tanh_that_is_compiled_is_tanh(x):
     assert y.abs().max() <= 1
 
 
+@pytest.mark.parametrize("scale", [0.1, 1.0, 4.0, 20.0])
+def test_the_tanh_of_a_row_whose_halves_share_a_division_is_tanh(scale):
+    x = torch.randn(20_000, 64, generator=torch.Generator().manual_seed(0)) * scale
+    y = rational_tanh(x)
+    torch.testing.assert_close(y.double(), x.double().tanh(), rtol=8e-7, atol=0.0)
+    assert y.abs().max() <= 1
+    x[0, 40] = torch.nan
+    assert rational_tanh(x)[0, 40].isnan()
+
+
 def test_bfloat16_points_where_float32_does_and_leaves_acting_alone():
     space = spaces.Box(0, 255, (4, 84, 84), np.uint8)
     config = Config(network="nature_cnn", shared_trunk=True, compile="off", precision="bfloat16")

@@ -11,7 +11,7 @@ from agent import PPOAgent
 from common import launched
 from common.errors import TrainerLost, UserError
 from learning.trainers import Trainers
-from training.signals import STOPS, Stopped, StopSignals
+from training.signals import SIGNALS, Stopped, StopSignals
 
 _COMPARED_EVERY = 50  # updates
 
@@ -54,8 +54,8 @@ class Agreement:
             self._compare()
         if over is not None:
             self._trainers.end_watch()
-        if over in (sent := {Stopped(number).reason: number for number in STOPS}):
-            raise Stopped(sent[over])
+        if over in SIGNALS:
+            raise Stopped(SIGNALS[over])
         return over
 
     def _compare(self) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from cluster.pool import counters
 from common import checkpoint
 from common.errors import UserError
 from rollout import Rollout
@@ -18,7 +19,7 @@ from training.evaluations import Evaluations
 from training.folder import Place
 from training.report import OUTPUT, Report
 from training.restoring import not_saved
-from training.signals import Stopped, StopSignals
+from training.signals import SIGNALS, Stopped, StopSignals
 from training.summary import note_resume, weights_digest, write_summary
 from training.trainer import Trainer
 
@@ -111,10 +112,13 @@ class Run(Trainer):
             self.report.write(line | {"lost_evaluations": self.evaluations.lost})
         if over is None and self._save_is_due():
             self.save()
-        if over is not None and self.config.film:
+        return over
+
+    def film(self) -> None:
+        """Film the best policy, where the settings ask for it and no signal has ended the run."""
+        if self.config.film and self.exit_reason not in SIGNALS:
             with contextlib.suppress(Stopped), self.signals.interrupting():
                 self.report.film(self.global_step)
-        return over
 
     def _line(self, steps: int) -> dict[str, Any]:
         """The counters after an update, which took so many steps."""
@@ -125,12 +129,7 @@ class Run(Trainer):
             "update": self.agent.update,
             "global_step": self.global_step,
             "sps": steps / seconds,
-            "dropped_fragments": self.pool.dropped,
-            "dropped_steps": self.pool.dropped_steps,
-            "dropped_episodes": self.pool.dropped_episodes,
-            "samplers_alive": self.pool.samplers_alive,
-            "restarts": self.pool.restarts,
-            "rows_lost": self.pool.rows_lost,
+            **counters(self.pool),
             "refused_updates": self._refused,
             **self.trainers.metrics(),
         }

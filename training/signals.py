@@ -23,6 +23,9 @@ class Stopped(BaseException):
         self.reason = signal.Signals(number).name.lower()
 
 
+SIGNALS = {Stopped(number).reason: number for number in STOPS}
+
+
 class StopSignals:
     """Handlers that end a run at once while it waits, and otherwise at its next wait.
 

@@ -85,6 +85,12 @@ def test_a_run_from_end_to_end(tmp_path):
     assert again.returncode == 2
     assert "already holds a run" in again.stderr
 
+    (run_dir / "best.mp4").unlink()
+    over = run_command("train.py", "--resume", str(run_dir), "--film")
+    assert over.returncode == 0, over.stderr
+    assert len(metrics_of(run_dir)) == len(metrics), "the run was over"
+    assert (run_dir / "best.mp4").stat().st_size > 1000
+
 
 def test_without_flags_it_trains_pong(tmp_path):
     process = subprocess.Popen(
