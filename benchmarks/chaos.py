@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
@@ -28,7 +29,7 @@ import runs
 import tyro
 from cluster_faults import CLUSTER_FAULTS
 from crowd import CROWDS
-from disturbed import ROOT, SMALL, START_S, Row, Training
+from disturbed import ROOT, SMALL, START_S, Row, Training, end_all
 
 
 @dataclass
@@ -97,10 +98,11 @@ def sigterm(phase: str, times: int) -> Row:
         good += not wrong
         for sentence in wrong:
             print(f"sigterm_{phase}, run {number}: {sentence}", file=sys.stderr)
-    p95 = np.percentile(seconds, 95)
-    return Row(
-        f"sigterm_{phase}", good, times, f"ends after {p95:.1f} s (p95), {max(seconds):.1f} s at most"
-    )  # fmt: skip
+    measured = "no run came to it"
+    if seconds:
+        p95 = np.percentile(seconds, 95)
+        measured = f"ends after {p95:.1f} s (p95), {max(seconds):.1f} s at most"
+    return Row(f"sigterm_{phase}", good, times, measured)
 
 
 def saving_killed(times: int) -> Row:
@@ -165,10 +167,23 @@ def main() -> None:
     print(f"{runs.machine()}, {date.today()}\n")
     print("| experiment | as it should be | measured |\n|---|---|---|")
     for name in arguments.names or EXPERIMENTS:
-        run, times = EXPERIMENTS[name]
-        row = run(arguments.times or times)
+        row = done(name, arguments.times)
         print(f"| {row.name} | {row.good} of {row.times} | {row.measured} |", flush=True)
 
 
+def done(name: str, often: int | None) -> Row:
+    """The row of an experiment, also of one that fails: the others go on. None of its runs does."""
+    run, times = EXPERIMENTS[name]
+    times = often or times
+    try:
+        return run(times)
+    except Exception as error:
+        traceback.print_exc()
+        return Row(name, 0, times, f"failed: {type(error).__name__}")
+    finally:
+        end_all()
+
+
 if __name__ == "__main__":
-    main()
+    with runs.command("chaos.py"):
+        main()

@@ -31,8 +31,20 @@ class Row(NamedTuple):
     measured: str
 
 
+_TRAININGS: list[Training] = []  # of this process
+
+
+def end_all() -> None:
+    """End all runs with their processes, also those that are stopped."""
+    for training in _TRAININGS:
+        if training.process.poll() is None:
+            os.killpg(training.process.pid, signal.SIGKILL)
+            training.process.wait()
+    _TRAININGS.clear()
+
+
 class Training:
-    """A run of train.py, in a session of its own.
+    """A run of train.py, in a session of its own; `end_all` ends those that live.
 
     Args:
         folder: an empty folder.
@@ -50,6 +62,7 @@ class Training:
                 cwd=ROOT, stdout=output, stderr=output, stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )  # fmt: skip
+        _TRAININGS.append(self)
 
     def rows(self) -> list[dict]:
         path = self.run_dir / "metrics.jsonl"

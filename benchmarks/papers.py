@@ -2,11 +2,13 @@
 
 Each claim of `claims.py` says that one way of training reaches more than another. Both are trained with
 the same seeds, by the code that `returns.py` uses, and compared by the probability that a run of the one
-reaches more than a run of the other, with a 95% bootstrap interval over the seeds. A claim holds here if
-the whole interval is above one half, and its contrary holds if it is below. With few seeds that is often
-neither. Writes `<out>.md` and `<out>.json`; the runs are in the folder `<out>`, two claims share those
-that are the same, and the same command goes on where it was interrupted. Claims whose runs are not there
-are in the table too, as not run.
+reaches more than a run of the other. A claim holds here if that is above one half, and a permutation test
+finds that chance alone would bring it as far from there in less than 5% of cases; its contrary holds if it
+is below, by the same test. Three seeds of each are too few for either.
+
+Writes `<out>.md` and `<out>.json`; the runs are in the folder `<out>`, two claims share those that are
+the same, and the same command goes on where it was interrupted. The table has all claims, with the seeds
+that earlier calls have run, too; those without are not run.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +27,21 @@ from runs import (
     Run,
     begin,
     command,
-    commit,
     complete,
-    machine,
     named,
+    origins,
     refuse,
     refuse_counts,
     typed,
 )
 
-from common.statistics import Estimate, probability_of_improvement
+from common.statistics import chance_of_difference, probability_of_improvement
 from plot import number
 from settings.config import ConfigError
 from settings.flags import read_flags
 from settings.sources import parse
+
+_LEVEL = 0.05  # of the test that decides
 
 
 @dataclass
@@ -119,19 +121,32 @@ def both_ways(claim: Claim, arguments: Arguments, flags: Sequence[str]) -> list[
     return [run for way in runs_of(claim, arguments, flags) for run in way]
 
 
-def verdict(found: Estimate) -> str:
-    """What the probability that the better way is better says of the claim."""
-    if found.low > 0.5:
-        return "holds"
-    if found.high < 0.5:
-        return "the contrary holds"
-    return "not decided"
+def scored(claim: Claim, arguments: Arguments, flags: Sequence[str]) -> list[list[Run]]:
+    """The runs of both ways, with all seeds of which both have been scored, in earlier calls too."""
+    ways = [way[0] for way in runs_of(claim, arguments, flags)]
+    found = [
+        {int(path.stem.rpartition("__s")[2]): path.with_suffix("") for path in scores}
+        for scores in (one.folder.parent.glob(f"{named(one.env, '*')}.json") for one in ways)
+    ]
+    seeds = sorted(found[0].keys() & found[1].keys())
+    return [
+        [one._replace(seed=seed, folder=folders[seed]) for seed in seeds]
+        for one, folders in zip(ways, found, strict=True)
+    ]
+
+
+def verdict(better: np.ndarray, other: np.ndarray) -> str:
+    """What the values of both ways say of the claim."""
+    if chance_of_difference(better, other) >= _LEVEL:
+        return "not decided"
+    above = probability_of_improvement(better, other).value > 0.5
+    return "holds" if above else "the contrary holds"
 
 
 def compared(claim: Claim, better: Sequence[Run], other: Sequence[Run]) -> dict[str, Any]:
     """What has come of a claim: every seed's value, the probability of improvement, the verdict."""
     result: dict[str, Any] = claim._asdict()
-    if not all(run.scores.exists() for run in [*better, *other]):
+    if not better:
         return result | {"verdict": "not run"}
     values = {
         name: np.array([run.row()[claim.measure] for run in runs], float)
@@ -142,7 +157,8 @@ def compared(claim: Claim, better: Sequence[Run], other: Sequence[Run]) -> dict[
         "values": {name: array.tolist() for name, array in values.items()},
         "probability": float(found.value),
         "interval": None if np.isnan(found.low) else [float(found.low), float(found.high)],
-        "verdict": verdict(found),
+        "chance": chance_of_difference(values["better"], values["other"]),
+        "verdict": verdict(values["better"], values["other"]),
     }
 
 
@@ -150,8 +166,8 @@ def markdown(results: Sequence[dict[str, Any]], title: str) -> str:
     lines = [
         "# Papers' claims", "", title, "",
         "| claim | environment | published | better way, every seed | other way, every seed"
-        " | P(better) | 95% interval | here |",
-        "|---|---|---|---|---|---|---|---|",
+        " | P(better) | 95% interval | by chance | here |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for result in results:
         envs = [result["env"], *([] if result["other_env"] is None else [result["other_env"]])]
@@ -160,26 +176,25 @@ def markdown(results: Sequence[dict[str, Any]], title: str) -> str:
             cells += [", ".join(map(number, seeds)) for seeds in result["values"].values()]
             interval = result["interval"]
             cells += [f"{result['probability']:.2f}",
-                      "-" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}"]  # fmt: skip
+                      "-" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}",
+                      f"{result['chance']:.3f}"]  # fmt: skip
         else:
-            cells += ["-"] * 4
+            cells += ["-"] * 5
         lines.append(f"| {' | '.join([*cells, result['verdict']])} |")
     return "\n".join(lines) + "\n"
 
 
 def report(arguments: Arguments, flags: Sequence[str]) -> None:
-    """Write the table of all claims, and everything that it is made of."""
-    results = [compared(claim, *runs_of(claim, arguments, flags)) for claim in CLAIMS]
-    about = {
-        "commit": commit(), "machine": machine(), "date": str(date.today()),
-        "seeds": list(arguments.seeds), "steps": arguments.steps, "flags": list(flags),
-    }  # fmt: skip
-    length = "the claims' steps" if arguments.steps is None else f"{arguments.steps:,} steps"
+    """Write the table of all claims, and everything that it is made of: earlier calls' runs too."""
+    compares = [(claim, *scored(claim, arguments, flags)) for claim in CLAIMS]
+    results = [compared(*compare) for compare in compares]
+    rows = [run.row() for _, *ways in compares for way in ways for run in way]
+    about = origins(rows) | {"steps": arguments.steps, "flags": list(flags)}
+    length = "The claims' steps" if arguments.steps is None else f"{arguments.steps:,} steps"
     given = f", with {' '.join(flags)}" if flags else ""
     text = markdown(
         results,
-        f"{len(arguments.seeds)} seeds, {length}{given}; {about['machine']}, {about['date']}, commit"
-        f" {about['commit']}.",
+        f"{length}{given}; {about['machine']}, {about['date']}, commit {about['commit']}.",
     )
     arguments.out.with_name(f"{arguments.out.name}.md").write_text(text)
     path = arguments.out.with_name(f"{arguments.out.name}.json")

@@ -10,17 +10,16 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runs import EPISODES, named
+from runs import EPISODES, command, named
 
-from common.errors import UserError
 from common.statistics import mean_estimate
 from plot import number
+from settings.config import ConfigError
 
 CARD_EPISODES = 100
 CARD_SEED = 2_000_000  # the results' own episodes have others
@@ -74,6 +73,7 @@ def card(found: dict[str, Any], row: dict[str, Any], scores: np.ndarray, beside:
         f"python train.py --env {row['env']} --seed {row['seed']}{flags}"
         f" --train_total_steps {found['steps']}"
     )
+    origin = row.get("origin", found)  # older results have one for all runs
     others = f", beside {beside}" if beside else ""
     choice = f"the best of {seeds} seeds, by {EPISODES} other episodes" if seeds > 1 else "one seed"
     lines = [
@@ -84,8 +84,8 @@ def card(found: dict[str, Any], row: dict[str, Any], scores: np.ndarray, beside:
         f"| command | `{command}` |",
         f"| steps | {row['global_step']:,} |",
         f"| time | {row['time_s']:,.0f} s{others} |",
-        f"| machine | {found['machine']} ({row['device']}), {found['date']} |",
-        f"| commit | {found['commit']}, sources {row['project']['sources']} |",
+        f"| machine | {origin['machine']} ({row['device']}), {origin['date']} |",
+        f"| commit | {origin['commit']}, sources {row['project']['sources']} |",
         "| licence | Apache-2.0 |",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
@@ -97,6 +97,19 @@ def line(page: str) -> str:
     score, low, high = re.findall(r"mean return (\S+) in .* interval (\S+) to (\S+) \|", page)[0]
     (steps,) = re.findall(r"\| steps \| (\S+) \|", page)
     return f"| [{env}]({env}/README.md) | {score} | {low} to {high} | {steps} |"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What returns.py wrote.
+
+    Raises:
+        ConfigError: where it is not there.
+    """
+    if not path.exists():
+        raise ConfigError(
+            f"{path} is not there: give the .json file that benchmarks/returns.py wrote"
+        )
+    return json.loads(path.read_text())
 
 
 def ship(found: dict[str, Any], row: dict[str, Any], run_dir: Path, arguments: Arguments) -> None:
@@ -126,16 +139,17 @@ def main() -> None:
     import tyro
 
     arguments = tyro.cli(Arguments, config=(tyro.conf.PositionalRequiredArgs,))
-    try:
-        for path in arguments.results:
-            found = json.loads(path.read_text())
-            for env, row in best_rows(found).items():
-                ship(found, row, path.with_suffix("") / named(env, row["seed"]), arguments)
-    except UserError as error:
-        sys.exit(f"pretrained.py: {error}")
-    cards = sorted(arguments.out.glob("*/README.md"))
-    listed = "".join(f"{line(path.read_text())}\n" for path in cards)
-    (arguments.out / "README.md").write_text(ABOUT + listed)
+    with command("pretrained.py"):
+        try:
+            for path in arguments.results:
+                found = read(path)
+                for env, row in best_rows(found).items():
+                    ship(found, row, path.with_suffix("") / named(env, row["seed"]), arguments)
+        finally:  # also of what was shipped before an error
+            cards = sorted(arguments.out.glob("*/README.md"))
+            listed = "".join(f"{line(path.read_text())}\n" for path in cards)
+            if cards:
+                (arguments.out / "README.md").write_text(ABOUT + listed)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,10 @@ from runs import (
     as_numbers,
     begin,
     command,
-    commit,
     complete,
     interval,
-    machine,
     named,
+    origins,
     refuse,
     refuse_counts,
     typed,
@@ -164,8 +162,7 @@ def draw_families(runs: Sequence[Run], figures: Mapping[str, float], out: Path) 
 def report(runs: Sequence[Run], arguments: Arguments, flags: Sequence[str]) -> None:
     rows = [run.row() for run in runs]
     sources = sorted({row["project"]["sources"] for row in rows})
-    about = {
-        "commit": commit(), "machine": machine(), "date": str(date.today()),
+    about = origins(rows) | {
         "steps": arguments.steps, "at_once": arguments.at_once, "flags": list(flags),
         "sources": sources,
     }  # fmt: skip

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -76,8 +77,8 @@ class Run(NamedTuple):
             )  # fmt: skip
 
 
-def named(env: str, seed: int) -> str:
-    """The name of the folder of a run."""
+def named(env: str, seed: int | str) -> str:
+    """The name of the folder of a run; `seed` may be a pattern for several."""
     return f"{env.replace('/', '-').replace(':', '-')}__s{seed}"
 
 
@@ -162,6 +163,7 @@ def evaluate(run: Run) -> None:
         row[measure] = scores.mean()
         row |= {f"{measure}/{name}": value for name, value in scores.means().items()}
     row |= {name: summary[name] for name in ("global_step", "time_s", "device", "project")}
+    row["origin"] = {"commit": commit(), "machine": machine(), "date": str(date.today())}
     part = run.scores.with_suffix(".part")
     part.write_text(json.dumps(row) + "\n")
     part.replace(run.scores)
@@ -271,6 +273,15 @@ def commit() -> str:
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else "none"
+
+
+def origins(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """By which commit, on which machine and on which day runs were trained: all of them, where they differ."""
+    notes = [row.get("origin", {}) for row in rows]
+    return {
+        name: ", ".join(sorted({note.get(name, "not noted") for note in notes})) or "none"
+        for name in ("commit", "machine", "date")
+    }
 
 
 def as_numbers(found: Estimate) -> dict[str, float | None]:

@@ -8,6 +8,7 @@ after the warm-up, and the speed of the last ten looks stands beside that of the
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import subprocess
@@ -21,8 +22,10 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import psutil
 import tyro
+from runs import ROOT, command
 
-ROOT = Path(__file__).resolve().parent.parent
+from settings.config import ConfigError
+
 LOOK_S = 60.0
 SPEED_LOOKS = 10
 
@@ -57,8 +60,11 @@ class Look(NamedTuple):
 def look(process: psutil.Process, start: float, run_dir: Path) -> Look:
     """Descriptors and threads are the learner's; `cpu_s` is of all processes that live."""
     others = process.children(recursive=True)
-    rss = [p.memory_info().rss / 1e6 for p in others]
-    times = [p.cpu_times() for p in (process, *others)]
+    rss, times = [], [process.cpu_times()]
+    for other in others:
+        with contextlib.suppress(psutil.NoSuchProcess):  # a compiler ends when it is done
+            rss.append(other.memory_info().rss / 1e6)
+            times.append(other.cpu_times())
     with open(run_dir / "metrics.jsonl", "rb") as file:
         file.seek(max(0, file.seek(0, 2) - 10_000))
         row = json.loads(file.read().splitlines()[-1])
@@ -84,6 +90,11 @@ def speed(looks: list[Look]) -> tuple[float, float]:
 
 def main() -> None:
     arguments = tyro.cli(Arguments)
+    if 60 * arguments.hours < arguments.warm_up_minutes + 2:
+        raise ConfigError(
+            f"hours is {arguments.hours:g}, but the warm-up takes {arguments.warm_up_minutes:g} minutes,"
+            f" and two looks are to follow: give more --hours, or fewer --warm-up-minutes"
+        )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     looks: list[Look] = []
     with tempfile.TemporaryDirectory() as folder, open(arguments.out, "w") as out:
@@ -125,4 +136,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with command("soak.py"):
+        main()

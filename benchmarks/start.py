@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from runs import ROOT, command
 
-ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 180.0
 
 
@@ -80,8 +80,9 @@ def main() -> None:
     import tyro
 
     arguments = tyro.cli(Arguments)
-    for _ in range(arguments.turns):
-        start(arguments)
+    with command("start.py"):
+        for _ in range(arguments.turns):
+            start(arguments)
 
 
 if __name__ == "__main__":

@@ -203,16 +203,20 @@ def report(sweep: Sweep, arguments: Arguments) -> None:
     """Print and write the trials, the best one first, and the command that trains with its settings."""
     rows = [row for trial in sweep.trials if (row := trial.row()) is not None]
     rows.sort(key=lambda row: row["iqm"], reverse=True)
+    summaries = [
+        summary for trial in sweep.trials for run in trial.runs if (summary := run.summary())
+    ]
+    sources = sorted({summary["project"]["sources"] for summary in summaries})
     about = {
         "command": ["benchmarks/sweep.py", *sys.argv[1:]], "commit": commit(), "machine": machine(),
-        "date": str(date.today()),
+        "date": str(date.today()), "sources": sources,
     }  # fmt: skip
     path = arguments.out.with_name(f"{arguments.out.name}.json")
     path.write_text(json.dumps(about | {"trials": rows}, indent=1) + "\n")
     lines = [
         "# Sweep", "",
         f"{arguments.env}, return of the last 100 training episodes; {about['machine']},"
-        f" {about['date']}, commit {about['commit']}.", "",
+        f" {about['date']}, commit {about['commit']}; the runs' sources: {', '.join(sources)}.", "",
         "| settings | IQM | 95% interval | mean | every seed |", "|---|---|---|---|---|",
     ]  # fmt: skip
     lines += [

@@ -75,15 +75,34 @@ def probability_of_improvement(values: np.ndarray, others: np.ndarray) -> Estima
     from which nothing else can be drawn.
     """
 
-    def share(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """[draws, N] and [draws, M] -> [draws]."""
-        x, y = x[:, :, None], y[:, None, :]
-        return ((x > y) + 0.5 * (x == y)).mean((1, 2))
-
-    value = share(values[None], others[None])[0]
+    value = _share_above(values[None], others[None])[0]
     if min(len(values), len(others)) == 1:
         return _without_interval(value)
-    return Estimate(value, *_bootstrap([values, others], share))
+    return Estimate(value, *_bootstrap([values, others], _share_above))
+
+
+def chance_of_difference(values: np.ndarray, others: np.ndarray) -> float:
+    """How probably P(X > Y) is as far from one half by chance alone, where X [N] and Y [M] do not differ.
+
+    A two-sided permutation test: exact up to 10,000 ways to share the values out, by a draw of as many
+    beyond. Of a few values the bootstrap's interval is too narrow to decide by: with three against three
+    it leaves one half out in a fifth of all cases without a difference. It is 1 where one of them has a
+    single value.
+    """
+    if min(len(values), len(others)) == 1:
+        return 1.0
+    from scipy.stats import permutation_test  # imported here, as it takes half a second
+
+    found = permutation_test(
+        (values, others), lambda x, y, axis: _share_above(x, y), vectorized=True, axis=-1, rng=0
+    )
+    return float(found.pvalue)
+
+
+def _share_above(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """P(X > Y) over all pairs: [..., N] and [..., M] -> [...]."""
+    x, y = x[..., :, None], y[..., None, :]
+    return ((x > y) + 0.5 * (x == y)).mean((-2, -1))
 
 
 def _without_interval(value: np.ndarray) -> Estimate:

@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from common.statistics import estimate, iqm, iqm_estimate, probability_of_improvement
+from common.statistics import (
+    chance_of_difference,
+    estimate,
+    iqm,
+    iqm_estimate,
+    probability_of_improvement,
+)
 
 NUMBERS = st.floats(-1e6, 1e6)
 SEEDS = arrays(np.float64, st.integers(2, 12), elements=NUMBERS)
@@ -70,3 +78,16 @@ def test_the_interval_of_a_mean_is_students(count, t):
     value, low, high = estimate(values, "mean")
     half = t * values.std(ddof=1) / np.sqrt(count)
     np.testing.assert_allclose([value - low, high - value], half, rtol=3e-4)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 4, 5])
+def test_what_does_not_differ_is_seldom_said_to(seeds):
+    """In all orders of so many different values, each as probable as any other."""
+    ranks = set(range(2 * seeds))
+    chances = [
+        chance_of_difference(np.array(one, float), np.array(sorted(ranks - set(one)), float))
+        for one in itertools.combinations(sorted(ranks), seeds)
+    ]
+    for level in (0.05, 0.1, 0.5):
+        assert np.mean(np.array(chances) <= level) <= level + 1e-9
+    assert min(chances) == pytest.approx(2 / len(chances))

@@ -6,6 +6,7 @@ import warnings
 
 import cv2
 import gymnasium
+import mujoco
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from cluster.sampler import Sampler
 from common.randomness import stream
 from envs import UnknownEnv, UnsupportedEnv, family_of, make_vec_env, spaces_of
 from envs.mujoco.tasks import TASKS
+from envs.mujoco.vector import MujocoEnvs
 from envs.scalar import plain_spaces
 from learning.batches import observations
 from rollout import Rollout
@@ -334,3 +336,12 @@ def test_an_unknown_id_gets_its_near_matches():
         make_vec_env("nowhere:Env", 1)
     with pytest.raises(UnknownEnv, match="has no 'Missing'"):
         make_vec_env("tests.toy_envs:Missing", 1)
+
+
+def test_mujoco_does_not_time_the_parts_of_a_step():
+    envs = MujocoEnvs("Hopper-v4", 1)
+    envs.reset(seed=0)
+    envs.step(np.zeros((1, 3)))
+    timed = envs._env.data.timer[mujoco.mjtTimer.mjTIMER_STEP]
+    assert timed.number > 0
+    assert timed.duration == 0
