@@ -35,7 +35,8 @@ class Arguments:
     checkpoint: Annotated[str, tyro.conf.arg(metavar="{last,best}")] = "last"
     """The newest weights, or those of the best evaluation."""
     episodes: int = 10
-    """Number of episodes; with --opponents, number of games against each."""
+    """Number of episodes; with --opponents, number of games against each. 0, with --video or --export:
+    none."""
     stochastic: bool = False
     """Sample actions from the policy instead of taking the most probable ones."""
     seed: int = 0
@@ -168,8 +169,9 @@ def refuse_contradictions(arguments: Arguments) -> None:
     """
     from settings.config import ConfigError
 
-    if arguments.episodes < 1:
-        raise ConfigError(f"episodes is {arguments.episodes}, but must be at least 1")
+    least = 0 if arguments.video or arguments.export else 1
+    if arguments.episodes < least:
+        raise ConfigError(f"episodes is {arguments.episodes}, but must be at least {least}")
     if arguments.seed < 0:
         raise ConfigError(f"seed is {arguments.seed}, but must be at least 0")
     if arguments.store is not None and not arguments.follow:
@@ -213,8 +215,9 @@ def evaluate(arguments: Arguments) -> None:
     for complaint in policy.complaints:
         complain(f"{complaint}; using the one before it")
     opponents = opponents_of(arguments.opponents, policy.config)
+    saved = policy.saved
     actions = "stochastic" if arguments.stochastic else "greedy"
-    title = f"{policy.config.env}, {policy.checkpoint} ({policy.step:,} steps), {actions}"
+    title = f"{policy.config.env}, {saved.path.name} ({saved.step:,} steps), {actions}"
     if arguments.export is not None:
         from evaluation.export import export
         from evaluation.policy_folder import export_folder
@@ -222,7 +225,7 @@ def evaluate(arguments: Arguments) -> None:
         if arguments.export.suffix:
             export(policy.model, policy.config, arguments.export)
         else:
-            export_folder(run_dir, arguments.checkpoint, arguments.export)
+            export_folder(run_dir, saved, arguments.export)
         print(arguments.export)
     if arguments.video is not None:
         from evaluation.film import film
@@ -231,6 +234,8 @@ def evaluate(arguments: Arguments) -> None:
             policy.model, policy.config, arguments.video, arguments.seed, not arguments.stochastic
         )
         print(f"{arguments.video}: {count} frames")
+    if arguments.episodes == 0:
+        return
     if opponents:
         play_league(policy, opponents, run_dir, arguments, title)
     else:

@@ -99,11 +99,19 @@ def read(run_dir: Path, metric: str = RETURN, x: X = "steps") -> Curve:
     rows: dict[float, tuple[float, float]] = {}
     known: set[str] = set()
     files = [file for file in (path, run_dir / "followed.jsonl") if file.is_file()]
-    for line in [line for file in files for line in file.read_text(errors="replace").splitlines()]:
+    newest = -1.0
+    for file, line in [
+        (f, one) for f in files for one in f.read_text(errors="replace").splitlines()
+    ]:
         try:
             metrics = json.loads(line)
             known |= {name for name in metrics if isinstance(name, str)}
-            update, at, value = (float(metrics[n]) for n in ("update", column, metric))
+            update = float(metrics["update"])
+            if file == path:
+                if update <= newest:  # a resumed run went on from before it
+                    rows = {earlier: row for earlier, row in rows.items() if earlier < update}
+                newest = update
+            at, value = (float(metrics[name]) for name in (column, metric))
         # the line that a killed run was writing, a metric that is null, or no line of a run
         except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
             continue
@@ -275,8 +283,14 @@ def _lines(texts: Sequence[str], environments: Sequence[str]) -> Lines:
             raise ConfigError(
                 f"line is {text!r}, but must be a name and a number: {error}"
             ) from None
+        label = short if env in lines else name
+        if not label.strip():
+            raise ConfigError(
+                f"line is {text!r}, but must be a name and a number, after an environment or alone: give"
+                f" it a name"
+            )
         for place in [env] if env in lines else lines:
-            lines[place].append((short if env in lines else name, height))
+            lines[place].append((label, height))
     return lines
 
 

@@ -127,7 +127,7 @@ def ship(found: dict[str, Any], row: dict[str, Any], run_dir: Path, arguments: A
 
     policy = load_policy(run_dir, filmed=True, trust=True)
     folder = arguments.out / row["env"].replace("/", "-")
-    export_folder(run_dir, "last", folder)
+    export_folder(run_dir, policy.saved, folder)
     shown = itertools.islice(frames(policy.model, policy.config, CARD_SEED, True), FRAME + 1)
     imageio.imwrite(folder / "frame.jpg", list(shown)[-1])
     scores = score(policy.model, policy.config, CARD_EPISODES, CARD_SEED)

@@ -175,7 +175,7 @@ def save_best(
         CannotWrite: for a full disk and the like; the earlier best is still there.
     """
     link, folder = checkpoints / "best", checkpoints / f"best-{step:012d}"
-    before = link.resolve()
+    before = checkpoints / link.resolve().name
     write(folder, arrays, state)
     _point(link, folder)
     try:
@@ -215,15 +215,24 @@ def _point(link: Path, folder: Path) -> None:
         ) from None
 
 
+def exists(folder: Path) -> bool:
+    """Whether there is a checkpoint that `load` would read."""
+    return _found(folder).is_dir()
+
+
+def _found(folder: Path) -> Path:
+    """Where a checkpoint lies: elsewhere where a writer was stopped between two renames."""
+    folder = folder.resolve()
+    return _old(folder) if not folder.is_dir() and _old(folder).is_dir() else folder
+
+
 def load(folder: Path) -> Checkpoint:
     """Read a checkpoint and check it against its manifest.
 
     Raises:
         BadCheckpoint: naming the folder and what is wrong.
     """
-    folder = folder.resolve()
-    if not folder.is_dir() and _old(folder).is_dir():  # a writer was stopped between two renames
-        folder = _old(folder)
+    folder = _found(folder)
     if not folder.is_dir():
         raise BadCheckpoint(f"checkpoint {folder} does not exist")
     try:

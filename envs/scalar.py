@@ -12,7 +12,7 @@ from gymnasium import spaces, wrappers
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, sync_vector_env
 
 from envs.convention import BadEnvironment, Environments, UnsupportedEnv
-from envs.state import ScalarState, generator_of, generator_words, stacked
+from envs.state import ScalarState, generator_of, generator_words, own_state, stacked
 
 CRITIC = "critic"  # the part of an observation that is the critic's alone, by default
 
@@ -220,9 +220,10 @@ _STATELESS = (
 def _below_wrappers(env: gymnasium.Env) -> gymnasium.Env:
     """The environment below the wrappers that keep no state, or whose state we save.
 
-    A wrapper of the user's own that saves a state has methods for it, and that of all below it.
+    A wrapper of the user's own that saves a state, by methods that it may have from any class, saves that of
+    all below it.
     """
-    while isinstance(env, _STATELESS) and not _adds_methods(env):
+    while isinstance(env, _STATELESS) and own_state(env) is None and not _adds_methods(env):
         env = env.env
     return env
 

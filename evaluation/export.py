@@ -21,6 +21,7 @@ import importlib.util
 import io
 import logging
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from common.errors import UserError
+from common.files import replacing
 from model import ActorCritic
 from networks.layers import NoisyLinear
 from networks.trunks import Past
@@ -91,11 +93,15 @@ def export(model: ActorCritic, config: Config, path: Path) -> None:
         program = _traced(model, config.network)
         onnx = path.suffix == ".onnx"
         content = _as_onnx(program, config.network) if onnx else _as_program(program)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
-        raise BadExport(f"export {path} cannot be written: {error.strerror}") from None
+    with replacing(path, partial(_cannot_write, path)) as part:
+        try:
+            part.write_bytes(content)
+        except OSError as error:
+            raise _cannot_write(path, error) from None
+
+
+def _cannot_write(path: Path, error: OSError) -> BadExport:
+    return BadExport(f"export {path} cannot be written: {error.strerror}")
 
 
 def _traced(model: ActorCritic, network: str) -> torch.export.ExportedProgram:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
+from common.files import replacing
 from common.randomness import stream
 from envs import family, make_vec_env
 from envs.scalar import not_drawn
@@ -33,6 +34,7 @@ def film(model: ActorCritic, config: Config, path: Path, seed: int, greedy: bool
     """
     import imageio.v2 as imageio
 
+    path = path.expanduser().resolve()  # for its writer and its reader
     if path.suffix != ".mp4":
         raise BadVideo(f"video {path} must be an mp4: give a name that ends with .mp4")
     if path.is_dir():
@@ -40,25 +42,24 @@ def film(model: ActorCritic, config: Config, path: Path, seed: int, greedy: bool
     images = frames(model, config, seed, greedy)
     first = next(images)  # before there is a file: the environment may have no picture
     first = _like(config.env, first, first)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    except OSError as error:
-        raise BadVideo(f"video {path} cannot be written: {error.strerror}") from None
-    fps = family(config.env).frames_per_second
-    count = 0
-    video = imageio.get_writer(path, format="FFMPEG", fps=fps, macro_block_size=2)  # pyright: ignore
-    try:
-        for image in itertools.chain([first], map(partial(_like, config.env, first), images)):
+    fps, count = family(config.env).frames_per_second, 0
+    with replacing(path, partial(_cannot_write, path)) as part:
+        video = imageio.get_writer(part, format="FFMPEG", fps=fps, macro_block_size=2)  # pyright: ignore
+        try:
+            for image in itertools.chain([first], map(partial(_like, config.env, first), images)):
+                with _encoding(path):
+                    video.append_data(image)
+                count += 1
+        finally:
             with _encoding(path):
-                video.append_data(image)
-            count += 1
-    finally:
-        with _encoding(path):
-            video.close()
-    if _frames_in(path) < count:
-        raise _unfinished(path)
+                video.close()
+        if _frames_in(part) < count:
+            raise _unfinished(path)
     return count
+
+
+def _cannot_write(path: Path, error: OSError) -> BadVideo:
+    return BadVideo(f"video {path} cannot be written: {error.strerror}")
 
 
 def _like(env: str, first: np.ndarray, image: np.ndarray) -> np.ndarray:

@@ -18,14 +18,12 @@ from settings.trust import refuse_strangers_code
 class Policy(NamedTuple):
     """A model with the weights of a checkpoint.
 
-    `step`: environment steps that the weights were trained for. `complaints`: one sentence for each
-    damaged checkpoint that was passed over.
+    `saved`: the checkpoint. `complaints`: one sentence for each damaged checkpoint that was passed over.
     """
 
     model: ActorCritic
     config: Config
-    checkpoint: str
-    step: int
+    saved: checkpoint.Checkpoint
     complaints: list[str]
 
 
@@ -50,7 +48,7 @@ def load_policy(
     saved, complaints = chosen(run_dir, which)
     model = build_model(config)
     model.set_weights(weights_of(saved, model, run_dir))
-    return Policy(model, config, saved.path.name, saved.step, complaints)
+    return Policy(model, config, saved, complaints)
 
 
 def chosen(run_dir: Path, which: str) -> tuple[checkpoint.Checkpoint, list[str]]:
@@ -61,7 +59,7 @@ def chosen(run_dir: Path, which: str) -> tuple[checkpoint.Checkpoint, list[str]]
         raise checkpoint.BadCheckpoint(f"checkpoint is {which}, but must be last or best")
     if which == "last":
         return checkpoint.load_newest(checkpoints)
-    if (checkpoints / "best").exists():
+    if checkpoint.exists(checkpoints / "best"):
         return checkpoint.load(checkpoints / "best"), []
     raise checkpoint.BadCheckpoint(
         f"run {run_dir} has no best checkpoint: its first evaluation writes one; leave"

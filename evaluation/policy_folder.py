@@ -13,7 +13,6 @@ import yaml
 
 from common import checkpoint
 from evaluation.export import BadExport
-from evaluation.load import chosen
 from settings import owners
 from settings.sources import load_run
 
@@ -25,17 +24,13 @@ _LEFT_OUT = {
 }
 
 
-def export_folder(run_dir: Path, which: str, folder: Path) -> None:
+def export_folder(run_dir: Path, saved: checkpoint.Checkpoint, folder: Path) -> None:
     """Write the policy of a run's checkpoint into a new folder.
-
-    Args:
-        which: last or best, as for `evaluation.load.load_policy`.
 
     Raises:
         BadExport: where the folder exists with something in it, or cannot be written.
-        ConfigError, BadCheckpoint: where the run cannot be read.
+        ConfigError: where the run cannot be read.
     """
-    saved, _ = chosen(run_dir, which)
     arrays = {
         name: array for name, array in saved.arrays.items() if name.startswith(checkpoint.MODEL)
     }

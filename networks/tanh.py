@@ -39,10 +39,11 @@ def _fraction(x: Tensor) -> tuple[Tensor, Tensor]:
     """Numerator and denominator of tanh(x)."""
     x = x.clamp(-TANH_LIMIT, TANH_LIMIT)
     square = x * x
-    numerator, denominator = TANH_P[-1], TANH_Q[-1]
-    for coefficient in TANH_P[-2::-1]:
+    numerator = square * TANH_P[-1] + TANH_P[-2]
+    for coefficient in TANH_P[-3::-1]:
         numerator = numerator * square + coefficient
-    for coefficient in TANH_Q[-2::-1]:
+    denominator = square * TANH_Q[-1] + TANH_Q[-2]
+    for coefficient in TANH_Q[-3::-1]:
         denominator = denominator * square + coefficient
     return x * numerator, denominator
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import random
+import resource
 import signal
 import socket
 import subprocess
@@ -186,3 +187,14 @@ def control_groups(folder: Path, lines: str, files: dict[str, str]) -> tuple[Pat
         (mount / name).parent.mkdir(parents=True, exist_ok=True)
         (mount / name).write_text(text)
     return mount, process
+
+
+@contextlib.contextmanager
+def files_no_larger_than(size: int) -> Iterator[None]:
+    """The operating system refuses to write more [bytes], as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

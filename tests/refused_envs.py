@@ -83,6 +83,31 @@ class Wrapped(gymnasium.Wrapper):
         self.steps, self.env.unwrapped.state = int(arrays["steps"]), arrays["state"]
 
 
+class SavesSteps:
+    """The two methods, for a wrapper that counts its steps."""
+
+    steps = 0
+
+    def get_state(self: Any) -> dict[str, np.ndarray]:
+        return {"steps": np.asarray(self.steps), **self.env.get_state()}
+
+    def set_state(self: Any, arrays: dict[str, np.ndarray]) -> None:
+        self.steps = int(arrays["steps"])
+        self.env.set_state({name: array for name, array in arrays.items() if name != "steps"})
+
+
+class MixedIn(wrappers.TransformAction, SavesSteps):
+    """Has a state of its own by a class that comes after the wrapper's."""
+
+    def __init__(self) -> None:
+        env = Saving()
+        super().__init__(env, self.counted, env.action_space)
+
+    def counted(self, action: Any) -> Any:
+        self.steps += 1
+        return action
+
+
 class Limited(wrappers.TimeLimit):
     """Adds nothing but a limit to an environment that saves its state."""
 

@@ -59,7 +59,8 @@ class Evaluations:
         evaluation than the checkpoint knows of, or before those that it knows of were written.
         """
         self.last_mean = state["last_evaluation"]
-        if (best := self._place.checkpoints / "best").exists():
+        best = self._place.checkpoints / "best"
+        if checkpoint.exists(best):
             try:
                 self.best = _return_mean(checkpoint.load(best))
             except checkpoint.BadCheckpoint as error:
@@ -82,7 +83,9 @@ class Evaluations:
         """Metrics of these weights, evaluated now; {} where that evaluation is lost."""
         metrics: dict[str, Any] = {}
         for evaluation in self._evaluator.last(weights, step):
-            metrics = self._note(evaluation)
+            noted = self._note(evaluation)
+            if evaluation.step == step:  # and not one that had begun before
+                metrics = noted
         return metrics
 
     def _note(self, evaluation: Evaluation) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from common import checkpoint
+from common.files import unfinished
 from common.sources import ROOT
 
 LONGEST_S = 120.0  # an episode may have many steps, and a picture of each
@@ -31,23 +33,25 @@ def film_best(run_dir: Path) -> Path:
         NoFilm: where there is none.
     """
     path = run_dir / "best.mp4"
-    which = "best" if (run_dir / "checkpoints" / "best").exists() else "last"
+    which = "best" if checkpoint.exists(run_dir / "checkpoints" / "best") else "last"
     # --trust: this run has imported what its settings name
     command = [
         sys.executable, str(ROOT / "evaluate.py"), str(run_dir), "--checkpoint", which,
-        "--episodes", "1", "--video", str(path), "--trust",
+        "--episodes", "0", "--video", str(path), "--trust",
     ]  # fmt: skip
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            text=True, timeout=LONGEST_S, process_group=0,  # a Ctrl-C is the learner's to handle
+            timeout=LONGEST_S, process_group=0,  # a Ctrl-C is the learner's to handle
         )  # fmt: skip
     except subprocess.TimeoutExpired:
+        unfinished(path).unlink(missing_ok=True)
         raise NoFilm(f"it was not there after {LONGEST_S:g} s") from None
     except OSError as error:  # such as no memory
         raise NoFilm(str(error)) from None
     if done.returncode != 0:
-        reason = done.stderr.strip().rpartition("\n")[2].removeprefix("evaluate.py: ")
+        said = done.stderr.decode(errors="replace").strip()
+        reason = said.rpartition("\n")[2].removeprefix("evaluate.py: ")
         raise NoFilm(reason or f"evaluate.py was ended with code {done.returncode}")
     return path
 
@@ -59,16 +63,22 @@ def as_gif(film: Path) -> bytes:
     only if nobody else writes there, as grpc does in processes forked from a client of PARL.
 
     Raises:
-        OSError: where the film cannot be read.
+        NoFilm: where the film cannot be read.
     """
     code = "import sys; from training.film import write_gif; write_gif(sys.argv[1])"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code, str(film)], stdin=subprocess.DEVNULL, capture_output=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)}, process_group=0,
-    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", code, str(film)], stdin=subprocess.DEVNULL,
+            capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, process_group=0,
+            timeout=LONGEST_S,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise NoFilm(f"{film} was not read after {LONGEST_S:g} s") from None
+    except OSError as error:
+        raise NoFilm(str(error)) from None
     if done.returncode != 0:
         reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise OSError(f"{film} cannot be read: {reason}")
+        raise NoFilm(f"{film} cannot be read: {reason}")
     return done.stdout
 
 

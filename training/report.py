@@ -161,7 +161,14 @@ class Report:
             self.say(f"the best policy cannot be filmed: {error}")
             return
         self.say(f"film of the best policy: {path}")
-        self._track(lambda tracker: tracker.film(path, step))
+
+        def show(tracker: Tracker) -> None:
+            try:
+                tracker.film(path, step)
+            except NoFilm as error:
+                self.say(f"{tracker.name} does not show the film: {error}")
+
+        self._track(show)
 
     def say(self, text: str) -> None:
         """Print a line, above the panel where there is one, and keep it in log.txt.

@@ -89,7 +89,21 @@ def test_a_resumed_runs_later_lines_replace_those_it_overtook(tmp_path):
         file.write(
             '\n{"update": 2, "global_step": 20000, "episode_return_mean": 9}\n{"update": 3, "gl'
         )
-    np.testing.assert_array_equal(read(folder).value, [1, 9, 3])
+    np.testing.assert_array_equal(read(folder).value, [1, 9])  # the 3 is of weights that were left
+
+
+def test_an_evaluation_that_a_resumed_run_overtook_is_not_drawn(tmp_path):
+    folder = write_run(tmp_path / "a", [1])
+    lines = [(2, 20_000, 400, 5.0), (3, 30_000, 790, 99.0), (2, 20_000, 400, 5.0), (3, 30_000, 0, 0),
+             (4, 40_000, 780, 6.0)]  # fmt: skip
+    with open(folder / "metrics.jsonl", "a") as file:
+        for update, step, of, mean in lines:
+            line: dict[str, float] = {"update": update, "global_step": step}
+            if of:
+                line |= {"eval/global_step": of, "eval/return_mean": mean}
+            file.write("\n" + json.dumps(line))
+    curve = read(folder, "eval/return_mean")
+    assert (curve.x.tolist(), curve.value.tolist()) == ([400, 780], [5, 6])
 
 
 def test_an_evaluation_is_drawn_at_the_steps_of_its_weights(tmp_path):
@@ -184,6 +198,8 @@ def test_long_labels_leave_the_axes_their_room(tmp_path):
         (["RUN", "--metrics"], "metrics has nothing to draw"),
         (["RUN", "--line", "cleanrl"], "line is 'cleanrl', but must be a name and a number"),
         (["RUN", "--line", "cleanrl inf"], "line is 'cleanrl inf', but must be"),
+        (["RUN", "--line", "2383"], "line is '2383', but must be a name and a number"),
+        (["RUN", "--line", "CartPole-v1 500"], "line is 'CartPole-v1 500', but must be a name"),
         (["RUN", "--labels", "a", "b"], "labels are a, b, but CartPole-v1 has 1 experiments"),
         (["RUN", "--aggregate", "iqm"], "aggregate iqm needs 3 seeds or more, but PPO has 1"),
     ],

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import pickle
-import resource
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import pytest
 
 from common import checkpoint
 from common.checkpoint import BadCheckpoint, CannotWrite
+from tests.conftest import files_no_larger_than
 
 ARRAYS = {
     "f4": np.arange(6, dtype="f4").reshape(2, 3), "f8": np.array(1e300), "u1": np.zeros((0, 2), "u1"),
@@ -191,6 +191,7 @@ def test_best_is_one_or_the_other_wherever_its_replacement_is_interrupted(
                 completed = True
             except PowerCut:
                 pass
+        assert checkpoint.exists(folder / "best")
         outcomes.append(checkpoint.load(folder / "best").state["return"])
         checkpoint.save_best(folder, 30, ARRAYS, {"return": 3})  # whatever was left lying about
         assert checkpoint.load(folder / "best").state["return"] == 3
@@ -222,22 +223,14 @@ def test_the_newest_is_one_or_the_other_wherever_a_save_is_interrupted(
     assert completed
 
 
-def test_the_best_one_before_is_kept_for_whoever_reads_it(tmp_path):
+@pytest.mark.parametrize("relative", [False, True])
+def test_the_best_one_before_is_kept_for_whoever_reads_it(relative, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path() if relative else tmp_path
     for step in (10, 20, 5):  # a resumed run may find its best at an earlier step
-        checkpoint.save_best(tmp_path, step, ARRAYS, {"step": step})
-    assert checkpoint.load(tmp_path / "best").state == {"step": 5}
+        checkpoint.save_best(folder, step, ARRAYS, {"step": step})
+    assert checkpoint.load(folder / "best").state == {"step": 5}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best", "best-000000000005", "best-000000000020"]  # fmt: skip
-
-
-@contextmanager
-def files_no_larger_than(size: int) -> Iterator[None]:
-    """The operating system refuses to write more [bytes], as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_leaves_the_old_checkpoint_and_no_rubbish(tmp_path):

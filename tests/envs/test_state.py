@@ -30,6 +30,7 @@ SAVING = [
     ("tests.toy_envs:Saving", {}),
     ("tests.refused_envs:Wrapped", {}),
     ("tests.refused_envs:Limited", {}),
+    ("tests.refused_envs:MixedIn", {}),
 ]
 
 
@@ -70,6 +71,15 @@ def test_environments_that_cannot_be_saved_say_so(env):
     assert not spaces_of(env).saves_state
     with pytest.raises(NotImplementedError, match="cannot save its state"):
         make_vec_env(env, 1).get_state()
+
+
+def test_a_wrappers_own_state_is_saved_with_that_of_what_it_wraps():
+    venv = make_vec_env("tests.refused_envs:MixedIn", 2)
+    venv.reset(seed=[1, 2])
+    venv.step(venv.action_space.sample())
+    states = venv.get_state()
+    assert [array.tolist() for name, array in states.items() if name.endswith("steps")] == [[1, 1]]
+    assert len(states) > 2
 
 
 def test_a_state_of_the_users_own_that_is_no_dictionary_of_numbers_is_refused():

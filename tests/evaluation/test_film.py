@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from evaluation.film import BadVideo, film, frames
 from model import build_model
 from settings.config import Config
 from settings.sources import preset
+from tests.conftest import files_no_larger_than
 
 
 def episode_of(config: Config, greedy: bool = True) -> list[np.ndarray]:
@@ -85,12 +88,26 @@ def test_a_video_that_cannot_be_written_is_said(tmp_path):
 
 
 @pytest.mark.parametrize("steps", [5, 2000])  # the disk is full at the end, and before
-def test_a_disk_that_takes_no_more_is_said(steps, tmp_path):
-    full = tmp_path / "film.mp4"
-    full.symlink_to("/dev/full")
+def test_a_disk_that_takes_no_more_is_said_and_an_earlier_film_stays(steps, tmp_path):
+    path = tmp_path / "film.mp4"
+    path.write_text("the film before")
     config = Config(env="tests.evaluation.drawn_envs:Noisy", test_max_steps=steps)
-    with pytest.raises(BadVideo, match="could not be written to its end: is the disk full"):
-        film(build_model(config), config, full, 0, True)
+    with (
+        files_no_larger_than(1000),
+        pytest.raises(BadVideo, match="could not be written to its end: is the disk full"),
+    ):
+        film(build_model(config), config, path, 0, True)
+    assert path.read_text() == "the film before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["12:30.mp4", "~/film.mp4"])
+def test_a_film_has_the_name_that_was_given(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = Config(env="tests.evaluation.drawn_envs:Odd")
+    assert film(build_model(config), config, Path(name), 0, True) == 11
+    assert [path.name for path in tmp_path.iterdir()] == [Path(name).name]
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ def test_a_policy_has_its_checkpoints_weights_and_the_runs_settings(tmp_path):
     arrays = {name: array + 1 for name, array in saved.arrays.items()}
     checkpoint.write(folder / "checkpoints" / "best", arrays, {"global_step": 7})
     last, best = load_policy(folder), load_policy(folder, "best")
-    assert (last.checkpoint, last.step, last.complaints) == ("update-00000001", 0, [])
-    assert (best.checkpoint, best.step) == ("best", 7)
+    assert (last.saved.path.name, last.saved.step, last.complaints) == ("update-00000001", 0, [])
+    assert (best.saved.path.name, best.saved.step) == ("best", 7)
     assert last.config.hidden_sizes == (8,)
     for name, array in last.model.get_weights().items():
         np.testing.assert_array_equal(best.model.get_weights()[name], array + 1)
@@ -40,7 +40,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path):
     newer = folder / "checkpoints" / "update-00000002"
     newer.mkdir()
     policy = load_policy(folder)
-    assert policy.checkpoint == "update-00000001"
+    assert policy.saved.path.name == "update-00000001"
     assert [str(newer) in complaint for complaint in policy.complaints] == [True]
 
 

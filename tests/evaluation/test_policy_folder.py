@@ -19,9 +19,9 @@ def test_a_policys_folder_plays_as_the_run_does_and_holds_nothing_else(tmp_path)
     arrays = saved.arrays | {"adam/moments": np.ones(1000, np.float32)}
     checkpoint.save(run / "checkpoints", 7, arrays, {"update": 7, "global_step": 70})
     folder = tmp_path / "policies" / "Pendulum-v1"
-    export_folder(run, "last", folder)
+    export_folder(run, load_policy(run).saved, folder)
     policy = load_policy(folder)
-    assert (policy.checkpoint, policy.step) == ("update-00000007", 70)
+    assert (policy.saved.path.name, policy.saved.step) == ("update-00000007", 70)
     for name, array in load_policy(run).model.get_weights().items():
         np.testing.assert_array_equal(policy.model.get_weights()[name], array)
     files = {path.name for path in folder.rglob("*") if path.is_file()}
@@ -35,7 +35,8 @@ def test_a_policys_folder_plays_as_the_run_does_and_holds_nothing_else(tmp_path)
 
 def test_following_a_policys_folder_ends_with_its_one_version(tmp_path):
     folder = tmp_path / "policy"
-    export_folder(untrained("Pendulum-v1", tmp_path), "last", folder)
+    run = untrained("Pendulum-v1", tmp_path)
+    export_folder(run, load_policy(run).saved, folder)
     source = Checkpoints(folder, load_policy(folder).model, print)
     assert source.newer() is not None
     assert source.has_ended()
@@ -44,7 +45,8 @@ def test_following_a_policys_folder_ends_with_its_one_version(tmp_path):
 
 def test_a_policys_folder_cannot_be_trained_on(tmp_path):
     folder = tmp_path / "policy"
-    export_folder(untrained("Pendulum-v1", tmp_path), "last", folder)
+    run = untrained("Pendulum-v1", tmp_path)
+    export_folder(run, load_policy(run).saved, folder)
     config = parse(["--resume", str(folder)])
     with pytest.raises(checkpoint.BadCheckpoint, match=r"holds a policy alone.* play it"):
         restored(config, folder, None)  # pyright: ignore[reportArgumentType]
