@@ -206,7 +206,7 @@ def samplers_of_this_process() -> list[int]:
 
 
 def resident(pid: int, part: str) -> float:
-    """A process's Rss or Pss, in MB."""
+    """A process's Rss or Pss, in MiB."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith(f"{part}:"):
             return int(line.split()[1]) / 1024

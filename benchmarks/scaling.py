@@ -15,8 +15,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -49,7 +47,7 @@ UNITS = {
     "environments": ("environments, 8,192 rows", "ms an update"),
     "robots": ("HalfCheetahs in a sampler", "us a step of one"),
     "samplers": ("simulated samplers, 2,048 rows", "ms to gather"),
-    "memory": ("local samplers", "MB each"),
+    "memory": ("local samplers", "MiB each"),
 }
 """Of each part of `costs.py`: what grows, and what is measured."""
 LEAVES = 0.8  # a point that reaches less of its line has left it
@@ -162,9 +160,17 @@ def curves(found: dict[str, list[Any]]) -> dict[str, list[Point]]:
     return {name: [point for point in points if point.part == name] for name in names}
 
 
-def write(found: dict[str, list[Any]], arguments: Arguments) -> str:
-    machine = f"{runs.machine()}, {date.today()}"
-    lines = ["# Scaling", "", machine, ""]
+def write(found: dict[str, list[Any]], origins: dict[str, str], arguments: Arguments) -> str:
+    """Write the three files; return the Markdown.
+
+    Args:
+        origins: by part, where and when it was measured.
+    """
+    measured = [
+        f"{origin}: {', '.join(part for part in found if origins[part] == origin)}"
+        for origin in dict.fromkeys(origins.values())
+    ]
+    lines = ["# Scaling", "", *measured, ""]
     rows = [row for pool in POOLS for row in found.get(pool, ())]
     if rows:
         lines += ["| pool | samplers | steps/s | of the ideal line | learn, ms per update | transfer, ms |",
@@ -189,7 +195,7 @@ def write(found: dict[str, list[Any]], arguments: Arguments) -> str:
     text = "\n".join(lines) + "\n"
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.with_suffix(".md").write_text(text)
-    content = {"machine": machine, "parts": found}
+    content = {"origins": origins, "parts": found}
     arguments.out.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
     draw(found, arguments)
     return text
@@ -234,16 +240,19 @@ def draw(found: dict[str, list[Any]], arguments: Arguments) -> None:
 def main() -> None:
     import tyro
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     arguments = tyro.cli(Arguments)
-    before = arguments.out.with_suffix(".json")
-    found = json.loads(before.read_text())["parts"] if before.exists() else {}
+    path = arguments.out.with_suffix(".json")
+    before = json.loads(path.read_text()) if path.exists() else {}
+    found = before.get("parts", {})
+    origins = before.get("origins", dict.fromkeys(found, before.get("machine", "")))
     for part in arguments.only:
         found[part] = measure(part, arguments)
+        origins[part] = f"{runs.machine()}, {date.today()}"
         print(f"{part} is measured", flush=True)
-        write(found, arguments)
-    print(write(found, arguments))
+        write(found, origins, arguments)
+    print(write(found, origins, arguments))
 
 
 if __name__ == "__main__":
-    main()
+    with runs.command("scaling.py"):
+        main()

@@ -69,8 +69,8 @@ def start(arguments: Arguments) -> None:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     name, of = process.name(), process.nice() - os.nice(0)
                     held = process.memory_full_info()
-                    print(f"  {name}: {held.rss / 1e6:.0f} MB resident, {held.pss / 1e6:.0f} MB"
-                          f" proportional, niceness {of}", flush=True)  # fmt: skip
+                    print(f"  {name}: {held.rss / 2**20:.0f} MiB resident, {held.pss / 2**20:.0f} MiB"
+                          f" proportional, {held.uss / 2**20:.0f} MiB its own, niceness {of}", flush=True)  # fmt: skip
         finally:
             run.terminate()
             run.wait()

@@ -16,7 +16,9 @@ import math
 import multiprocessing
 import os
 import secrets
+import shlex
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -37,8 +39,8 @@ from common.cores import usable_cores
 from envs import make_vec_env, spaces_of
 from learning.hardware import choose_threads
 from networks.precision import choose_bfloat16
-from settings.config import Config
-from settings.sources import preset
+from settings.config import Config, ConfigError
+from settings.sources import parse
 
 ROOT = Path(__file__).resolve().parent.parent
 WINDOW_S = 2.0
@@ -260,7 +262,9 @@ def cluster(pool: str, cpus: int) -> Iterator[Cluster | None]:
     if pool not in ("xparl", "ray"):
         yield None
         return
-    port = str(8013 if pool == "xparl" else 8014)
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = str(free.getsockname()[1])
     with tempfile.TemporaryDirectory(prefix="ray") as folder:  # a socket's path has to be short
         if pool == "xparl":
             flags = ["--xparl_addr", f"localhost:{port}"]
@@ -275,7 +279,10 @@ def cluster(pool: str, cpus: int) -> Iterator[Cluster | None]:
                        "--port", port, "--num-cpus", str(cpus), "--include-dashboard", "false",
                        "--disable-usage-stats", "--temp-dir", folder]  # fmt: skip
         starter = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-        starter.wait()
+        if starter.wait() != 0:
+            raise ConfigError(
+                f"no cluster: `{shlex.join(command)}` ended with {starter.returncode}"
+            )
         made = Cluster(flags, starter.pid)
         try:
             yield made
@@ -288,11 +295,9 @@ def cluster(pool: str, cpus: int) -> Iterator[Cluster | None]:
 def main() -> None:
     import tyro
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     arguments = tyro.cli(Arguments)
-    config = preset(arguments.env)
-    if arguments.env_num is not None:
-        config.env_num = arguments.env_num
+    given = [] if arguments.env_num is None else ["--env_num", str(arguments.env_num)]
+    config = parse(["--env", arguments.env, *given])
     raw = raw_rate(arguments.env, config.env_num, 4.0)
     cores = usable_cores()
     peaks = {
@@ -319,4 +324,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with runs.command("timing.py"):
+        main()
