@@ -96,7 +96,9 @@ def read(run_dir: Path, metric: str = RETURN, x: X = "steps") -> Curve:
     path, column = run_dir / "metrics.jsonl", _COLUMNS[x]
     if x == "steps" and metric.startswith(_EVALUATION):
         column = f"{_EVALUATION}{column}"
-    rows: dict[float, tuple[float, float]] = {}
+    evaluated = f"{_EVALUATION}global_step" if metric.startswith(_EVALUATION) else None
+    rows: dict[float, tuple[float, float, float]] = {}  # and the steps of the weights that it is of
+    steps: dict[float, float] = {}
     known: set[str] = set()
     files = [file for file in (path, run_dir / "followed.jsonl") if file.is_file()]
     newest = -1.0
@@ -109,14 +111,16 @@ def read(run_dir: Path, metric: str = RETURN, x: X = "steps") -> Curve:
             update = float(metrics["update"])
             if file == path:
                 if update <= newest:  # a resumed run went on from before it
-                    rows = {earlier: row for earlier, row in rows.items() if earlier < update}
-                newest = update
+                    left = max((step for u, step in steps.items() if u < update), default=0.0)
+                    rows = {u: row for u, row in rows.items() if u < update or row[2] <= left}
+                newest, steps[update] = update, float(metrics["global_step"])
             at, value = (float(metrics[name]) for name in (column, metric))
+            of = np.inf if evaluated is None else float(metrics[evaluated])
         # the line that a killed run was writing, a metric that is null, or no line of a run
         except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
             continue
         if np.isfinite([update, at, value]).all():
-            rows[update] = (at, value)
+            rows[update] = (at, value, of)
     if not files:
         raise ConfigError(
             f"{run_dir} has no metrics.jsonl: a run writes it with its first update, and a policy that"
@@ -132,7 +136,7 @@ def read(run_dir: Path, metric: str = RETURN, x: X = "steps") -> Curve:
             f"no line of {' or '.join(map(str, files))} has both {metric} and {column}: where no"
             f" episode has ended yet, train for longer; else give another --metrics or --x"
         )
-    return Curve(*np.array([rows[update] for update in sorted(rows)]).T)
+    return Curve(*np.array([rows[update][:2] for update in sorted(rows)]).T)
 
 
 def band(curves: Sequence[Curve], aggregate: Aggregate = "mean") -> tuple[np.ndarray, Estimate]:

@@ -276,7 +276,8 @@ def commit() -> str:
 
 
 def origins(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """By which commit, on which machine and on which day runs were trained: all of them, where they differ."""
+    """By which commit, on which machine and on which day runs were scored, which is when their training ends
+    unless that was interrupted: all of them, where they differ."""
     notes = [row.get("origin", {}) for row in rows]
     return {
         name: ", ".join(sorted({note.get(name, "not noted") for note in notes})) or "none"

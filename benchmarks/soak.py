@@ -106,11 +106,11 @@ def main() -> None:
         table = csv.writer(out)
         table.writerow(Look._fields)
         metrics = run_dir / "metrics.jsonl"
-        while run.poll() is None and not (metrics.exists() and metrics.read_bytes()):
-            time.sleep(1.0)  # it compiles
-        start = time.monotonic()
-        process = psutil.Process(run.pid)
         try:
+            while run.poll() is None and not (metrics.exists() and metrics.read_bytes()):
+                time.sleep(1.0)  # it compiles
+            start = time.monotonic()
+            process = psutil.Process(run.pid)
             while time.monotonic() - start < 3600 * arguments.hours:
                 time.sleep(LOOK_S)
                 if run.poll() is not None:

@@ -279,12 +279,12 @@ def cluster(pool: str, cpus: int) -> Iterator[Cluster | None]:
                        "--port", port, "--num-cpus", str(cpus), "--include-dashboard", "false",
                        "--disable-usage-stats", "--temp-dir", folder]  # fmt: skip
         starter = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-        if starter.wait() != 0:
-            raise ConfigError(
-                f"no cluster: `{shlex.join(command)}` ended with {starter.returncode}"
-            )
         made = Cluster(flags, starter.pid)
         try:
+            if starter.wait() != 0:
+                raise ConfigError(
+                    f"no cluster: `{shlex.join(command)}` ended with {starter.returncode}"
+                )
             yield made
         finally:
             for pid in made.processes():

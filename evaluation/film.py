@@ -34,7 +34,7 @@ def film(model: ActorCritic, config: Config, path: Path, seed: int, greedy: bool
     """
     import imageio.v2 as imageio
 
-    path = path.expanduser().resolve()  # for its writer and its reader
+    path = Path(os.path.expanduser(path)).absolute()  # as its writer and its reader take it
     if path.suffix != ".mp4":
         raise BadVideo(f"video {path} must be an mp4: give a name that ends with .mp4")
     if path.is_dir():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -14,8 +16,10 @@ from torch import Tensor
 
 from learning import kept_step
 from learning.native import Native, framed
+from networks import tanh
 from networks.tanh import rational_tanh
 
+_TANH = hashlib.sha256(Path(tanh.__file__).read_bytes()).hexdigest()[:16]
 Batch = tuple[Tensor | None, ...]  # the method's argument
 Steps = Callable[[Sequence[Sequence[Batch]]], list[Tensor]]
 
@@ -185,7 +189,7 @@ class Compiled:
         # torch's cache on disk keeps C++ code that was written for one width of vectors, without the
         # width in its key: on another processor that shares the cache it computes garbage. Nor is
         # the decomposition of tanh in the key
-        tag = f"{torch.compiler.config.cache_key_tag} every tanh rational {pick_vec_isa()}"
+        tag = f"{torch.compiler.config.cache_key_tag} tanh {_TANH} {pick_vec_isa()}"
         with (
             torch._dynamo.config.patch(trace_autograd_ops=True),
             torch.compiler.config.patch(cache_key_tag=tag),

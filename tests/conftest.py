@@ -192,9 +192,11 @@ def control_groups(folder: Path, lines: str, files: dict[str, str]) -> tuple[Pat
 @contextlib.contextmanager
 def files_no_larger_than(size: int) -> Iterator[None]:
     """The operating system refuses to write more [bytes], as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before, cached = resource.getrlimit(resource.RLIMIT_FSIZE), sys.dont_write_bytecode
+    sys.dont_write_bytecode = True  # Python would keep the half of a module that it imports now
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        sys.dont_write_bytecode = cached

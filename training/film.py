@@ -45,10 +45,11 @@ def film_best(run_dir: Path) -> Path:
             timeout=LONGEST_S, process_group=0,  # a Ctrl-C is the learner's to handle
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        unfinished(path).unlink(missing_ok=True)
         raise NoFilm(f"it was not there after {LONGEST_S:g} s") from None
     except OSError as error:  # such as no memory
         raise NoFilm(str(error)) from None
+    finally:  # where evaluate.py was killed, by a signal or by what draws
+        unfinished(path).unlink(missing_ok=True)
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip()
         reason = said.rpartition("\n")[2].removeprefix("evaluate.py: ")

@@ -117,6 +117,7 @@ class Run(Trainer):
     def film(self) -> None:
         """Film the best policy, where the settings ask for it and no signal has ended the run."""
         if self.config.film and self.exit_reason not in SIGNALS:
+            self.trainers.end_watch()  # of a resumed run that was over the others have ended by now
             with contextlib.suppress(Stopped), self.signals.interrupting():
                 self.report.film(self.global_step)
 

@@ -94,8 +94,8 @@ def test_a_resumed_runs_later_lines_replace_those_it_overtook(tmp_path):
 
 def test_an_evaluation_that_a_resumed_run_overtook_is_not_drawn(tmp_path):
     folder = write_run(tmp_path / "a", [1])
-    lines = [(2, 20_000, 400, 5.0), (3, 30_000, 790, 99.0), (2, 20_000, 400, 5.0), (3, 30_000, 0, 0),
-             (4, 40_000, 780, 6.0)]  # fmt: skip
+    lines = [(2, 20_000, 10_000, 5.0), (3, 30_000, 20_000, 99.0), (2, 20_000, 0, 0), (3, 30_000, 0, 0),
+             (4, 40_000, 30_000, 6.0)]  # fmt: skip
     with open(folder / "metrics.jsonl", "a") as file:
         for update, step, of, mean in lines:
             line: dict[str, float] = {"update": update, "global_step": step}
@@ -103,7 +103,7 @@ def test_an_evaluation_that_a_resumed_run_overtook_is_not_drawn(tmp_path):
                 line |= {"eval/global_step": of, "eval/return_mean": mean}
             file.write("\n" + json.dumps(line))
     curve = read(folder, "eval/return_mean")
-    assert (curve.x.tolist(), curve.value.tolist()) == ([400, 780], [5, 6])
+    assert (curve.x.tolist(), curve.value.tolist()) == ([10_000, 30_000], [5, 6])
 
 
 def test_an_evaluation_is_drawn_at_the_steps_of_its_weights(tmp_path):

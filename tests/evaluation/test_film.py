@@ -92,22 +92,33 @@ def test_a_disk_that_takes_no_more_is_said_and_an_earlier_film_stays(steps, tmp_
     path = tmp_path / "film.mp4"
     path.write_text("the film before")
     config = Config(env="tests.evaluation.drawn_envs:Noisy", test_max_steps=steps)
+    model = build_model(config)
     with (
         files_no_larger_than(1000),
         pytest.raises(BadVideo, match="could not be written to its end: is the disk full"),
     ):
-        film(build_model(config), config, path, 0, True)
+        film(model, config, path, 0, True)
     assert path.read_text() == "the film before"
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("name", ["12:30.mp4", "~/film.mp4"])
+@pytest.mark.parametrize("name", ["12:30.mp4", "~/film.mp4", "~draft.mp4", "n" * 240 + ".mp4"])
 def test_a_film_has_the_name_that_was_given(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     config = Config(env="tests.evaluation.drawn_envs:Odd")
     assert film(build_model(config), config, Path(name), 0, True) == 11
     assert [path.name for path in tmp_path.iterdir()] == [Path(name).name]
+
+
+def test_a_film_goes_where_a_link_leads_and_keeps_the_mode_of_the_one_before(tmp_path):
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "other")
+    (tmp_path / "other").touch(0o600)
+    config = Config(env="tests.evaluation.drawn_envs:Odd")
+    assert film(build_model(config), config, tmp_path / "link.mp4", 0, True) == 11
+    assert (tmp_path / "link.mp4").is_symlink()
+    assert (tmp_path / "other").stat().st_size > 0
+    assert (tmp_path / "other").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(
