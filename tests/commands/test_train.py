@@ -27,7 +27,10 @@ def summary_of(run_dir: Path) -> dict:
 
 
 def metrics_of(run_dir: Path) -> list[dict]:
-    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    whole, _, _ = (
+        (run_dir / "metrics.jsonl").read_text().rpartition("\n")
+    )  # a line may be in the making
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def start_training(run_dir: Path, *flags: str) -> subprocess.Popen:
