@@ -135,12 +135,12 @@ def scored(claim: Claim, arguments: Arguments, flags: Sequence[str]) -> list[lis
     ]
 
 
-def verdict(better: np.ndarray, other: np.ndarray) -> str:
-    """What the values of both ways say of the claim."""
-    if chance_of_difference(better, other) >= _LEVEL:
+def verdict(probability: float, chance: float) -> str:
+    """What is said of the claim by the probability that the better way is better, which chance alone brings
+    so far from one half with this probability."""
+    if chance >= _LEVEL:
         return "not decided"
-    above = probability_of_improvement(better, other).value > 0.5
-    return "holds" if above else "the contrary holds"
+    return "holds" if probability > 0.5 else "the contrary holds"
 
 
 def compared(claim: Claim, better: Sequence[Run], other: Sequence[Run]) -> dict[str, Any]:
@@ -153,12 +153,13 @@ def compared(claim: Claim, better: Sequence[Run], other: Sequence[Run]) -> dict[
         for name, runs in (("better", better), ("other", other))
     }
     found = probability_of_improvement(values["better"], values["other"])
+    chance = chance_of_difference(values["better"], values["other"])
     return result | {
         "values": {name: array.tolist() for name, array in values.items()},
         "probability": float(found.value),
         "interval": None if np.isnan(found.low) else [float(found.low), float(found.high)],
-        "chance": chance_of_difference(values["better"], values["other"]),
-        "verdict": verdict(values["better"], values["other"]),
+        "chance": chance,
+        "verdict": verdict(float(found.value), chance),
     }
 
 

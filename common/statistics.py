@@ -85,9 +85,9 @@ def chance_of_difference(values: np.ndarray, others: np.ndarray) -> float:
     """How probably chance alone brings P(X > Y) so far from one half, where X [N] and Y [M] do not differ.
 
     A two-sided permutation test, twice the smaller tail: exact up to 9,999 ways to share the values out, by
-    a draw of as many beyond. Of a few values the bootstrap's interval is too narrow to decide by: with three against three
-    it leaves one half out in a fifth of all cases without a difference. It is 1 where one of them has a
-    single value.
+    a draw of as many beyond. Of a few values the bootstrap's interval is too narrow to decide by: with three
+    against three it leaves one half out in a fifth of all cases without a difference. It is 1 where one of
+    them has a single value.
     """
     if min(len(values), len(others)) == 1:
         return 1.0

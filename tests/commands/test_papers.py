@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.papers import CLAIMS, Arguments, begin_papers, chosen, runs_of, verdict
+from common.statistics import chance_of_difference, probability_of_improvement
 from envs import spaces_of
 from settings.config import ConfigError
 from settings.sources import parse
@@ -35,7 +36,9 @@ def test_the_flags_of_a_claim_are_a_runs(claim):
     ],
 )
 def test_a_claim_holds_where_the_seeds_leave_no_doubt(better, other, says):
-    assert verdict(np.array(better), np.array(other)) == says
+    values = np.array(better), np.array(other)
+    found = float(probability_of_improvement(*values).value), chance_of_difference(*values)
+    assert verdict(*found) == says
 
 
 def test_runs_that_have_ended_are_compared_and_not_run_again(tmp_path):

@@ -27,9 +27,8 @@ def summary_of(run_dir: Path) -> dict:
 
 
 def metrics_of(run_dir: Path) -> list[dict]:
-    whole, _, _ = (
-        (run_dir / "metrics.jsonl").read_text().rpartition("\n")
-    )  # a line may be in the making
+    text = (run_dir / "metrics.jsonl").read_text()
+    whole, _, _ = text.rpartition("\n")  # a line may be in the making
     return [json.loads(line) for line in whole.splitlines()]
 
 
