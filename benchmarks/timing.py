@@ -18,7 +18,6 @@ import os
 import secrets
 import shlex
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -36,6 +35,7 @@ import torch
 from gemm import gemm_peak, gradient_flop
 
 from common.cores import usable_cores
+from common.ports import free_port
 from envs import make_vec_env, spaces_of
 from learning.hardware import choose_threads
 from networks.precision import choose_bfloat16
@@ -262,9 +262,7 @@ def cluster(pool: str, cpus: int) -> Iterator[Cluster | None]:
     if pool not in ("xparl", "ray"):
         yield None
         return
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     with tempfile.TemporaryDirectory(prefix="ray") as folder:  # a socket's path has to be short
         if pool == "xparl":
             flags = ["--xparl_addr", f"localhost:{port}"]

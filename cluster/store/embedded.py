@@ -10,7 +10,6 @@ import contextlib
 import importlib.util
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from redis.exceptions import RedisError
 
 from cluster.store.address import StoreError, client_of
+from common.ports import free_port
 from settings.store_url import PASSWORD
 
 _START_TIMEOUT_S = 10.0
@@ -54,7 +54,7 @@ class EmbeddedServer:
         self._before = os.environ.get(PASSWORD)
         os.environ[PASSWORD] = password
         for _ in range(_TRIES):
-            port = _free_port()
+            port = free_port()
             self.url = f"redis://127.0.0.1:{port}/0"
             self._process = start(binary, port, password)
             self.pid = self._process.pid
@@ -121,9 +121,3 @@ def start(binary: Path, port: int, password: str) -> subprocess.Popen[bytes]:
         process.stdin.write("\n".join(settings).encode())
         process.stdin.close()
     return process
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
