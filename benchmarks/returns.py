@@ -36,7 +36,8 @@ from runs import (
 
 from common.statistics import estimate, iqm_estimate
 from envs import family_of
-from plot import RETURN, curves_of, draw, number
+from evaluation.curves import RETURN, curves_of
+from plot import draw, number
 from settings.experiments import group
 from settings.sources import parse
 

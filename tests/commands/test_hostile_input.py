@@ -26,10 +26,10 @@ from cluster.pool import Lost
 from cluster.session import read_answer
 from common import checkpoint
 from common.errors import UserError
+from evaluation.curves import read
 from evaluation.follow import Checkpoints
 from evaluation.load import load_policy
 from model import build_model
-from plot import read
 from settings.config import FIELDS, Config
 from settings.sources import load_run, parse
 from tests.cluster.sealed import sealed

@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 import plot
-from plot import Curve, band, read
+from evaluation.curves import Curve, band, curves_of, read
 from settings.config import Config, ConfigError
 from settings.experiments import group
 from tests.conftest import run_command
@@ -181,7 +181,7 @@ def test_long_labels_leave_the_axes_their_room(tmp_path):
         write_run(tmp_path / str(i), [0, i], **dict(zip(FIVE, value, strict=True)))
         for i, value in zip(range(12), values, strict=False)
     ]
-    panels = plot.curves_of(group(runs))
+    panels = curves_of(group(runs))
     assert len(panels.columns["CartPole-v1"]) == 12
     plot.draw([panels], tmp_path / "curves.png")
     assert longest_dark_line(tmp_path / "curves.png") > 0.8

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import plot
 from common import checkpoint
 from common.checkpoint import CannotWrite
+from evaluation import curves
 from evaluation.follow import Checkpoints, follow, line_of, record
 from evaluation.process import Evaluation
 from evaluation.score import Scores
@@ -129,7 +129,7 @@ def test_scores_are_lines_that_plot_draws_even_beside_torn_ones(run):
         "followed/return_mean": 2.0, "followed/return_std": 1.0, "followed/length_mean": 5.0,
         "followed/win": 0.5,
     }  # fmt: skip
-    curve = plot.read(run.folder, "followed/return_mean")
+    curve = curves.read(run.folder, "followed/return_mean")
     np.testing.assert_array_equal(curve.x, [10, 20])
     np.testing.assert_array_equal(curve.value, [2.0, 3.5])
 
