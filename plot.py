@@ -23,6 +23,7 @@ from common.statistics import Aggregate, Estimate, estimate, probability_of_impr
 from common.terminal import allow_short_help, end_with_the_reader
 from common.values import convert
 from evaluation.curves import RETURN, Experiments, Panels, X, band, curves_of
+from evaluation.published import figure_of
 from settings.config import ConfigError
 from settings.experiments import group
 from settings.sources import load_run
@@ -58,6 +59,9 @@ class Arguments:
     line: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A dashed line across the first metric's panels, "NAME VALUE", such as "cleanrl 2383", or that of
     one environment, "ENV NAME VALUE". May be given several times."""
+    published: bool = True
+    """Draw the best public PPO figure as a dashed line too, where docs/results.md has one for runs that
+    are no longer than these and the first metric is a return."""
 
 
 Styles = dict[str, tuple[str, Literal["-", ":"]]]  # label -> colour and dashes
@@ -205,6 +209,16 @@ def _lines(texts: Sequence[str], environments: Sequence[str]) -> Lines:
     return lines
 
 
+def _published(grouped: Mapping[str, Mapping[str, Sequence[Path]]]) -> Lines:
+    """Others' figures for runs of these environments, which are as long as the shortest of them."""
+    lines: Lines = {}
+    for env, experiments in grouped.items():
+        runs = [run for members in experiments.values() for run in members]
+        found = figure_of(env, min(load_run(run).train_total_steps for run in runs))
+        lines[env] = [found] if found else []
+    return lines
+
+
 def _name_repeated_seeds(label: str, runs: Sequence[Path]) -> None:
     """Say on stderr where two runs of an experiment have one seed: they may be the same to the bit."""
     seeds = Counter(load_run(run).seed for run in runs)
@@ -241,6 +255,9 @@ def plot(arguments: Arguments) -> None:
                 )
             _name_repeated_seeds(label, runs)
     lines = _lines(arguments.line, list(grouped))
+    if arguments.published and arguments.metrics[0] in _NAMES:
+        for env, found in _published(grouped).items():
+            lines[env] += found
     rows = [curves_of(grouped, metric, arguments.x) for metric in arguments.metrics]
     draw(rows, out, arguments.x, aggregate, lines)
     for row in rows:

@@ -37,25 +37,10 @@ from runs import (
 from common.statistics import estimate, iqm_estimate
 from envs import family_of
 from evaluation.curves import RETURN, curves_of
+from evaluation.published import FIGURES, PUBLISHED
 from plot import draw, number
 from settings.experiments import group
 from settings.sources import parse
-
-PUBLISHED = "best public PPO figure we know of"
-# by the steps of a run; docs/results.md says whose they are
-FIGURES: dict[int, dict[str, float]] = {
-    1_000_000: {
-        "HalfCheetah-v4": 5784, "Hopper-v4": 2680, "Walker2d-v4": 3927, "Ant-v4": 3258,
-        "Humanoid-v4": 787, "Swimmer-v4": 282, "Reacher-v4": -4.1, "InvertedPendulum-v4": 1000,
-        "InvertedDoublePendulum-v4": 9231, "LunarLander-v3": 242, "LunarLanderContinuous-v3": 271,
-    },
-    3_000_000: {
-        "HalfCheetah-v4": 7337, "Hopper-v4": 3128, "Walker2d-v4": 4896, "Ant-v4": 4079,
-        "Humanoid-v4": 1360, "PongNoFrameskip-v4": 19.5,
-    },
-    5_000_000: {"BipedalWalker-v3": 288},
-    10_000_000: {"Humanoid-v4": 6146},
-}  # fmt: skip
 
 
 @dataclass

@@ -173,6 +173,23 @@ def test_one_metric_may_be_given_as_before_and_svg_holds_the_words(tmp_path):
     assert words.count("a paper: 0.7") == 1
 
 
+@pytest.mark.parametrize(
+    ("steps", "arguments", "drawn"),
+    [
+        (2_000_000, {}, ["best public PPO after 1M steps: 5,784"]),
+        (3_000_000, {"x": "time"}, ["best public PPO after 3M steps: 7,337"]),
+        (999_999, {}, []),
+        (3_000_000, {"published": False}, []),
+        (3_000_000, {"metrics": ("entropy",)}, []),
+    ],
+)
+def test_the_best_published_figure_of_runs_so_long_is_drawn(steps, arguments, drawn, tmp_path):
+    run = write_run(tmp_path / "a", [1, 2], env="HalfCheetah-v4", train_total_steps=steps)
+    plot.plot(plot.Arguments([run], tmp_path / "curves.svg", **arguments))
+    words = re.findall(r"<!-- (.+?) -->", (tmp_path / "curves.svg").read_text())
+    assert [line for line in words if line.startswith("best public")] == drawn
+
+
 def test_long_labels_leave_the_axes_their_room(tmp_path):
     values = itertools.product(
         *[[(1, 1), (2, 2)] if n == "hidden_sizes" else [0.1, 0.2] for n in FIVE]

@@ -12,10 +12,11 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from returns import FIGURES, Arguments, begin_returns, markdown, summarise
+from returns import Arguments, begin_returns, markdown, summarise
 from runs import Run, complete, typed
 
 from common.errors import UserError
+from evaluation.published import FIGURES
 from tests.conftest import ROOT, assert_runs_are_kept, run_command, wait_until
 
 
