@@ -2,8 +2,9 @@
 
 Each peer is installed from PyPI into a virtual environment of its own under `.peers/`, and runs an
 environment by its own recipe; this project runs the same environments, epochs, minibatches and
-networks. They take turns, A B A B, so that a noisy machine is noisy for both. Writes `<out>.md` and
-`<out>.json`. A peer that cannot be installed or run is reported as such.
+networks, but for the flags of train.py that follow `--`: `peers.py --peers rl-games-ant -- --hidden_sizes 256 256`.
+They take turns, A B A B, so that a noisy machine is noisy for both. Writes `<out>.md` and `<out>.json`. A peer
+that cannot be installed or run is reported as such.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import runs
+
+from settings.config import ConfigError
+from settings.sources import parse
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".peers"
@@ -111,7 +116,7 @@ PEERS = {
 
 @dataclass
 class Arguments:
-    """Compare the speed of PPO trainers on this machine."""
+    """Compare the speed of PPO trainers on this machine. Flags of train.py follow `--`."""
 
     peers: tuple[str, ...] = tuple(PEERS)
     """The peers to run."""
@@ -195,7 +200,7 @@ class Row:
         return f"{theirs:,.0f}", f"{ours:,.0f}", f"{ours / theirs:.2f}"
 
 
-def compare(peer: Peer, arguments: Arguments) -> Row:
+def compare(peer: Peer, arguments: Arguments, flags: Sequence[str]) -> Row:
     row = Row(f"{peer.name}, {peer.env}")
     try:
         python = str(install(peer))
@@ -206,7 +211,7 @@ def compare(peer: Peer, arguments: Arguments) -> Row:
             with tempfile.TemporaryDirectory() as folder:
                 command = [sys.executable, "-u", str(ROOT / "train.py"), "--env", peer.env,
                            "--train_total_steps", "100000000", "--test_share", "1", "--run_dir",
-                           str(Path(folder) / "run"), *peer.flags]  # fmt: skip
+                           str(Path(folder) / "run"), *peer.flags, *flags]  # fmt: skip
                 row.ours.append(
                     measure(command, r"([\d,]+) steps/s", arguments.seconds, Path(folder))
                 )
@@ -218,31 +223,39 @@ def compare(peer: Peer, arguments: Arguments) -> Row:
     return row
 
 
-def write(rows: list[Row], arguments: Arguments) -> str:
+def write(rows: list[Row], arguments: Arguments, flags: Sequence[str]) -> str:
+    changed = f" This project with {' '.join(flags)}." if flags else ""
     machine = f"{runs.machine()}, {date.today()}"
     lines = [
         "# By other trainers' recipes, steps/s", "",
-        f"{machine}; medians of {arguments.turns} turns of {arguments.seconds:.0f} s, taken in turn.",
+        f"{machine}; medians of {arguments.turns} turns of {arguments.seconds:.0f} s, taken in turn.{changed}",
         "", "| trainer and its recipe | it | this project | ratio |", "|---|---|---|---|",
     ]  # fmt: skip
     lines += [f"| {row.peer} | {' | '.join(row.cells())} |" for row in rows]
     text = "\n".join(lines) + "\n"
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.with_suffix(".md").write_text(text)
-    content: dict[str, Any] = {"machine": machine, "rows": [vars(row) for row in rows]}
+    content: dict[str, Any] = {
+        "machine": machine,
+        "flags": list(flags),
+        "rows": [vars(row) for row in rows],
+    }
     arguments.out.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
     return text
 
 
 def main() -> None:
-    import tyro
-
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
-    arguments = tyro.cli(Arguments)
-    unknown = sorted(set(arguments.peers) - set(PEERS))
-    if unknown:
-        sys.exit(f"peers.py: no such peer: {', '.join(unknown)}; there are {', '.join(PEERS)}")
-    print(write([compare(PEERS[name], arguments) for name in arguments.peers], arguments))
+    with runs.command("peers.py"):
+        arguments, flags = runs.typed(Arguments)
+        runs.refuse_counts(arguments, "peers", "turns")
+        unknown = sorted(set(arguments.peers) - set(PEERS))
+        if unknown:
+            raise ConfigError(f"no such peer: {', '.join(unknown)}; there are {', '.join(PEERS)}")
+        runs.refuse(flags, {"env": "--peers", "train_total_steps": "--seconds"})
+        peers = [PEERS[name] for name in arguments.peers]
+        for peer in peers:
+            parse(["--env", peer.env, *peer.flags, *flags])
+        print(write([compare(peer, arguments, flags) for peer in peers], arguments, flags))
 
 
 if __name__ == "__main__":
