@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
-def unfinished(path: Path) -> Path:
-    """Where a file is written until it is whole: beside it, with its ending."""
-    return path.with_name(f".{path.stem[:60]}.unfinished{path.suffix}")
+def unfinished(path: Path, writer: int | str) -> str:
+    """The name of a file until it is whole: it lies beside it, and has its ending.
+
+    Args:
+        writer: the process that writes it; `*`: the pattern of all of them.
+    """
+    return f".{path.stem[:20]}.{writer}.unfinished{path.suffix}"
 
 
 @contextlib.contextmanager
@@ -22,20 +28,24 @@ def replacing(path: Path, refused: Callable[[OSError], Exception]) -> Iterator[P
     Args:
         refused: the error for the user, where the folder does not take the file.
     """
-    given, path = path, path.resolve()
-    part = unfinished(path.with_suffix(given.suffix))  # which tells its writer what it is
+    place = Path(os.path.realpath(path))
+    # the ending tells its writer what it is
+    part = place.with_name(unfinished(path, os.getpid()))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if place.exists() and not place.is_file():
+            raise FileExistsError(errno.EEXIST, "it is there already, and is no file")
+        place.parent.mkdir(parents=True, exist_ok=True)
         part.touch()
-        if path.exists():
-            shutil.copymode(path, part)
+        if place.exists():
+            shutil.copymode(place, part)
     except OSError as error:
         raise refused(error) from None
     try:
         yield part
         try:
-            part.replace(path)
+            part.replace(place)
         except OSError as error:
             raise refused(error) from None
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # such as of a disk that cannot be written any more
+            part.unlink(missing_ok=True)

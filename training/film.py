@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -49,7 +50,9 @@ def film_best(run_dir: Path) -> Path:
     except OSError as error:  # such as no memory
         raise NoFilm(str(error)) from None
     finally:  # where evaluate.py was killed, by a signal or by what draws
-        unfinished(path).unlink(missing_ok=True)
+        for part in run_dir.glob(unfinished(path, "*")):
+            with contextlib.suppress(OSError):
+                part.unlink()
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip()
         reason = said.rpartition("\n")[2].removeprefix("evaluate.py: ")
