@@ -49,7 +49,9 @@ def read(run_dir: Path, metric: str = RETURN, x: X = "steps") -> Curve:
     if x == "steps" and metric.startswith(_EVALUATION):
         column = f"{_EVALUATION}{column}"
     evaluated = f"{_EVALUATION}global_step" if metric.startswith(_EVALUATION) else None
-    rows: dict[float, tuple[float, float, float]] = {}  # and the steps of the weights that it is of
+    rows: dict[
+        float, tuple[float, float]
+    ] = {}  # by update, or by the steps of the weights evaluated
     steps: dict[float, float] = {}
     known: set[str] = set()
     files = [file for file in (path, run_dir / "followed.jsonl") if file.is_file()]
@@ -64,15 +66,19 @@ def read(run_dir: Path, metric: str = RETURN, x: X = "steps") -> Curve:
             if file == path:
                 if update <= newest:  # a resumed run went on from before it
                     left = max((step for u, step in steps.items() if u < update), default=0.0)
-                    rows = {u: row for u, row in rows.items() if u < update or row[2] <= left}
+                    rows = {
+                        k: row
+                        for k, row in rows.items()
+                        if (k <= left if evaluated else k < update)
+                    }
                 newest, steps[update] = update, float(metrics["global_step"])
             at, value = (float(metrics[name]) for name in (column, metric))
-            of = np.inf if evaluated is None else float(metrics[evaluated])
+            key = update if evaluated is None else float(metrics[evaluated])
         # the line that a killed run was writing, a metric that is null, or no line of a run
         except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
             continue
-        if np.isfinite([update, at, value]).all():
-            rows[update] = (at, value, of)
+        if np.isfinite([key, at, value]).all():
+            rows[key] = (at, value)
     if not files:
         raise ConfigError(
             f"{run_dir} has no metrics.jsonl: a run writes it with its first update, and a policy that"
@@ -88,7 +94,7 @@ def read(run_dir: Path, metric: str = RETURN, x: X = "steps") -> Curve:
             f"no line of {' or '.join(map(str, files))} has both {metric} and {column}: where no"
             f" episode has ended yet, train for longer; else give another --metrics or --x"
         )
-    return Curve(*np.array([rows[update][:2] for update in sorted(rows)]).T)
+    return Curve(*np.array(sorted(rows.values())).T)
 
 
 def band(curves: Sequence[Curve], aggregate: Aggregate = "mean") -> tuple[np.ndarray, Estimate]:

@@ -106,6 +106,21 @@ def test_an_evaluation_that_a_resumed_run_overtook_is_not_drawn(tmp_path):
     assert (curve.x.tolist(), curve.value.tolist()) == ([10_000, 30_000], [5, 6])
 
 
+def test_an_evaluation_that_stays_comes_before_later_ones_though_its_line_is_later(tmp_path):
+    folder = write_run(tmp_path / "a", [])
+    # update, and the steps of the weights whose evaluation ended then; the run is resumed from update 5
+    lines = [*((update, None) for update in range(1, 9)), (9, 500), (6, None), (7, None), (8, 700)]
+    with open(folder / "metrics.jsonl", "a") as file:
+        for update, of in lines:
+            line = {"update": update, "global_step": 100 * update, "time_s": 10.0 * update}
+            if of:
+                line |= {"eval/global_step": of, "eval/return_mean": of / 10}
+            file.write(json.dumps(line) + "\n")
+    assert read(folder, "eval/return_mean").x.tolist() == [500, 700]
+    curve = read(folder, "eval/return_mean", "time")
+    assert (curve.x.tolist(), curve.value.tolist()) == ([80, 90], [70, 50])
+
+
 def test_an_evaluation_is_drawn_at_the_steps_of_its_weights(tmp_path):
     folder = write_run(tmp_path / "a", [1, 2])
     late = {"update": 3, "global_step": 30_000, "time_s": 270.0, "eval/return_mean": 7.0}
