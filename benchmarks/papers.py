@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from claims import CLAIMS, Claim
@@ -121,18 +122,32 @@ def both_ways(claim: Claim, arguments: Arguments, flags: Sequence[str]) -> list[
     return [run for way in runs_of(claim, arguments, flags) for run in way]
 
 
-def scored(claim: Claim, arguments: Arguments, flags: Sequence[str]) -> list[list[Run]]:
-    """The runs of both ways, with all seeds of which both have been scored, in earlier calls too."""
+class Scored(NamedTuple):
+    """The runs of both ways, with all seeds of which both have been scored; and the seeds of which one way has
+    been begun, but not both are scored."""
+
+    better: list[Run]
+    other: list[Run]
+    missing: list[int]
+
+
+def scored(claim: Claim, arguments: Arguments, flags: Sequence[str]) -> Scored:
+    """What there is of a claim, of earlier calls too."""
     ways = [way[0] for way in runs_of(claim, arguments, flags)]
-    found = [
-        {int(path.stem.rpartition("__s")[2]): path.with_suffix("") for path in scores}
-        for scores in (one.folder.parent.glob(f"{named(one.env, '*')}.json") for one in ways)
-    ]
-    seeds = sorted(found[0].keys() & found[1].keys())
-    return [
-        [one._replace(seed=seed, folder=folders[seed]) for seed in seeds]
-        for one, folders in zip(ways, found, strict=True)
-    ]
+    found: list[dict[int, Run]] = []
+    begun: set[int] = set()
+    for one in ways:
+        runs, name = {}, re.compile(re.escape(named(one.env, "")) + r"(\d+)")
+        for path in one.folder.parent.glob("*"):
+            if seed := name.fullmatch(path.name.removesuffix(".json")):
+                run = one._replace(seed=int(seed[1]), folder=path.with_name(seed[0]))
+                begun.add(run.seed)
+                if run.scores.exists():
+                    runs[run.seed] = run
+        found.append(runs)
+    seeds = found[0].keys() & found[1].keys()
+    better, other = ([runs[seed] for seed in sorted(seeds)] for runs in found)
+    return Scored(better, other, sorted(begun - seeds))
 
 
 def verdict(probability: float, chance: float) -> str:
@@ -143,23 +158,30 @@ def verdict(probability: float, chance: float) -> str:
     return "holds" if probability > 0.5 else "the contrary holds"
 
 
-def compared(claim: Claim, better: Sequence[Run], other: Sequence[Run]) -> dict[str, Any]:
-    """What has come of a claim: every seed's value, the probability of improvement, the verdict."""
+def compared(claim: Claim, found: Scored) -> dict[str, Any]:
+    """What has come of a claim: every seed's value, the probability of improvement, the verdict.
+
+    Runs that fail may be the worst of their way, so without them there is no verdict.
+    """
+    better, other, missing = found
     result: dict[str, Any] = claim._asdict()
+    incomplete = f"incomplete, without seed {', '.join(map(str, missing))}" if missing else None
     if not better:
-        return result | {"verdict": "not run"}
+        return result | {"missing": missing, "verdict": incomplete or "not run"}
     values = {
         name: np.array([run.row()[claim.measure] for run in runs], float)
         for name, runs in (("better", better), ("other", other))
     }
-    found = probability_of_improvement(values["better"], values["other"])
+    probable = probability_of_improvement(values["better"], values["other"])
     chance = chance_of_difference(values["better"], values["other"])
     return result | {
         "values": {name: array.tolist() for name, array in values.items()},
-        "probability": float(found.value),
-        "interval": None if np.isnan(found.low) else [float(found.low), float(found.high)],
+        "seeds": [run.seed for run in better],
+        "missing": missing,
+        "probability": float(probable.value),
+        "interval": None if np.isnan(probable.low) else [float(probable.low), float(probable.high)],
         "chance": chance,
-        "verdict": verdict(float(found.value), chance),
+        "verdict": incomplete or verdict(float(probable.value), chance),
     }
 
 
@@ -187,9 +209,9 @@ def markdown(results: Sequence[dict[str, Any]], title: str) -> str:
 
 def report(arguments: Arguments, flags: Sequence[str]) -> None:
     """Write the table of all claims, and everything that it is made of: earlier calls' runs too."""
-    compares = [(claim, *scored(claim, arguments, flags)) for claim in CLAIMS]
-    results = [compared(*compare) for compare in compares]
-    rows = [run.row() for _, *ways in compares for way in ways for run in way]
+    found = [(claim, scored(claim, arguments, flags)) for claim in CLAIMS]
+    results = [compared(claim, ways) for claim, ways in found]
+    rows = [run.row() for _, ways in found for run in (*ways.better, *ways.other)]
     about = origins(rows) | {"steps": arguments.steps, "flags": list(flags)}
     length = "The claims' steps" if arguments.steps is None else f"{arguments.steps:,} steps"
     given = f", with {' '.join(flags)}" if flags else ""

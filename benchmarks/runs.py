@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from common.errors import UserError
+from common.sources import ROOT
 from common.statistics import Estimate
 from plot import number
 from settings.config import ConfigError
@@ -26,7 +27,6 @@ from settings.flags import read_flags
 from settings.store_url import hide_passwords
 
 T = TypeVar("T")
-ROOT = Path(__file__).resolve().parent.parent
 EPISODES = 20
 EVALUATION_SEED = 1_000_000  # added to that of the run, whose own evaluations play other episodes
 MEASURES = {
@@ -78,7 +78,7 @@ class Run(NamedTuple):
 
 
 def named(env: str, seed: int | str) -> str:
-    """The name of the folder of a run; `seed` may be a pattern for several."""
+    """The name of the folder of a run; with "" in the place of the seed, what those of all seeds begin with."""
     return f"{env.replace('/', '-').replace(':', '-')}__s{seed}"
 
 
@@ -176,7 +176,8 @@ def command(program: str) -> Iterator[None]:
     """A benchmark as a command: SIGTERM and the end of the terminal end what it has started, as Ctrl-C
     does, and an error that the user can mend is one line."""
     for stop in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(stop, lambda number, _: sys.exit(128 + number))
+        if signal.getsignal(stop) is not signal.SIG_IGN:  # as `nohup` has it
+            signal.signal(stop, lambda number, _: sys.exit(128 + number))
     try:
         yield
     except UserError as error:

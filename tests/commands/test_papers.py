@@ -7,7 +7,17 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.papers import CLAIMS, Arguments, begin_papers, chosen, runs_of, verdict
+from benchmarks.papers import (
+    CLAIMS,
+    Arguments,
+    Scored,
+    begin_papers,
+    chosen,
+    compared,
+    runs_of,
+    scored,
+    verdict,
+)
 from common.statistics import chance_of_difference, probability_of_improvement
 from envs import spaces_of
 from settings.config import ConfigError
@@ -41,7 +51,7 @@ def test_a_claim_holds_where_the_seeds_leave_no_doubt(better, other, says):
     assert verdict(*found) == says
 
 
-def test_runs_that_have_ended_are_compared_and_not_run_again(tmp_path):
+def test_runs_that_have_ended_are_compared_with_those_of_earlier_calls_and_not_run_again(tmp_path):
     out = tmp_path / "papers"
     arguments = Arguments(only=("1810.12894",), seeds=(1, 2, 3, 4), out=out)
     (claim,) = chosen(arguments)
@@ -52,15 +62,31 @@ def test_runs_that_have_ended_are_compared_and_not_run_again(tmp_path):
         for run, value in zip(runs, values, strict=True):
             run.folder.mkdir(parents=True)
             run.scores.write_text(json.dumps({"final": value}))
+    run.scores.with_stem(f"{run.folder.name}-old").write_text("not a seed's")
     command = ["benchmarks/papers.py", "--only", "1810.12894", "--out", str(out), "--seeds"]
-    done = run_command(*command, "1", "2", "3", "4", "--", "--compile", "off")
+    done = run_command(*command, "1", "2", "--", "--compile", "off")
     assert done.returncode == 0, done.stderr
     claims = json.loads(out.with_name("papers.json").read_text())["claims"]
     found = {claim["verdict"]: claim for claim in claims}
     assert found.keys() == {"holds", "not run"}
-    assert found["holds"]["probability"] == 1.0
+    assert (found["holds"]["seeds"], found["holds"]["probability"]) == ([1, 2, 3, 4], 1.0)
     assert "| 93, 94, 95, 96 | -1, 92.5, -2, -3 | 1.00 | 1.00 to 1.00 | 0.029 |" in done.stdout
     assert out.with_name("papers.md").read_text() in done.stdout
+
+
+def test_there_is_no_verdict_without_a_run_that_was_begun(tmp_path):
+    arguments = Arguments(only=("1810.12894",), out=tmp_path / "papers")
+    (claim,) = chosen(arguments)
+    for way, runs in enumerate(runs_of(claim, arguments, [])):
+        for run in runs:
+            run.folder.mkdir(parents=True)
+            if (way, run.seed) != (0, 3):
+                run.scores.write_text(json.dumps({"final": 10.0 - 5 * way + 0.1 * run.seed}))
+    found = scored(claim, arguments, [])
+    assert ([run.seed for run in found.better], found.missing) == ([1, 2, 4, 5], [3])
+    assert compared(claim, found)["verdict"] == "incomplete, without seed 3"
+    assert compared(claim, found._replace(missing=[]))["verdict"] == "holds"
+    assert compared(claim, Scored([], [], [1, 2]))["verdict"] == "incomplete, without seed 1, 2"
 
 
 @pytest.mark.parametrize(
