@@ -29,7 +29,9 @@ import runs
 import tyro
 from cluster_faults import CLUSTER_FAULTS
 from crowd import CROWDS
-from disturbed import ROOT, SMALL, START_S, Row, Training, end_all
+from disturbed import SMALL, START_S, Row, Training, end_all
+
+from common.sources import ROOT
 
 
 @dataclass
@@ -166,20 +168,30 @@ def main() -> None:
         )
     print(f"{runs.machine()}, {date.today()}\n")
     print("| experiment | as it should be | measured |\n|---|---|---|")
+    failed = []
     for name in arguments.names or EXPERIMENTS:
         row = done(name, arguments.times)
+        if row is None:
+            failed.append(name)
+            continue
         print(f"| {row.name} | {row.good} of {row.times} | {row.measured} |", flush=True)
+    if failed:
+        sys.exit(f"could not be done, for the reasons above: {', '.join(failed)}")
 
 
-def done(name: str, often: int | None) -> Row:
-    """The row of an experiment, also of one that fails: the others go on. None of its runs does."""
+def done(name: str, often: int | None) -> Row | None:
+    """The row of an experiment; None of one that cannot be done, so that the others are done nevertheless.
+
+    Its runs are ended in any case.
+    """
     run, times = EXPERIMENTS[name]
-    times = often or times
     try:
-        return run(times)
+        return run(often or times)
     except Exception as error:
+        if isinstance(error.__context__, KeyboardInterrupt | SystemExit):
+            raise error.__context__ from None  # a folder that could not be removed hides what has ended us
         traceback.print_exc()
-        return Row(name, 0, times, f"failed: {type(error).__name__}")
+        return None
     finally:
         end_all()
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from disturbed import ROOT, Row, Training
+from disturbed import Row, Training
 from timing import Cluster, cluster
 
 from cluster.engines.xparl_master import cluster_cpus
 from cluster.make import make_pool
 from cluster.pool import SamplerPool
+from common.sources import ROOT
 from envs import spaces_of
 from model import make_model
 from parl_compat import learner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,8 +16,8 @@ from typing import NamedTuple
 import psutil
 
 from common import checkpoint
+from common.sources import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 START_S = 120.0  # for a run to come to the phase in which it is disturbed
 END_S = 60.0  # after which an end is no longer waited for
 SMALL = ("--env", "CartPole-v1", "--compile", "off", "--samplers", "2")
@@ -37,9 +38,9 @@ _TRAININGS: list[Training] = []  # of this process
 def end_all() -> None:
     """End all runs with their processes, also those that are stopped."""
     for training in _TRAININGS:
-        if training.process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):  # all of them have ended
             os.killpg(training.process.pid, signal.SIGKILL)
-            training.process.wait()
+        training.process.wait()
     _TRAININGS.clear()
 
 

@@ -13,8 +13,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -212,10 +210,10 @@ def write(rows: list[dict[str, Any]], ways: list[dict[str, Any]], out: Path) -> 
 def main() -> None:
     import tyro
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     arguments = tyro.cli(Arguments)
     print(write(measure(arguments), compared(min(3.0, arguments.seconds)), arguments.out))
 
 
 if __name__ == "__main__":
-    main()
+    with runs.command("exchange.py"):
+        main()

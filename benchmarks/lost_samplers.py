@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
-from disturbed import ROOT, Row, Training
+from disturbed import Row, Training
+
+from common.sources import ROOT
 
 CRASHES_END_S = 1800.0
 KILL_EVERY_S = 10.0

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import psutil
 
+from common.sources import ROOT
 from parl_compat import keys
 from parl_compat.local_clusters import ask_status
 from parl_compat.shim import HOST_VARIABLE, load_parl
 
-ROOT = Path(__file__).resolve().parent.parent
 PORT = 8010  # the master's
 _CLONE_NEWNET = 0x40000000
 _numbers = itertools.count()

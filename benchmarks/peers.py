@@ -26,10 +26,10 @@ from typing import Any
 
 import runs
 
+from common.sources import ROOT
 from settings.config import ConfigError
 from settings.sources import parse
 
-ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".peers"
 PROGRAMS = Path(__file__).resolve().parent / "peer_programs"
 

@@ -27,9 +27,9 @@ from costs import PARTS, Point
 from sleeping_env import STEP_S
 from timing import Cluster, cluster, run_and_measure
 
+from common.sources import ROOT
 from settings.config import Config
 
-ROOT = Path(__file__).resolve().parent.parent
 STEPS = 64  # rows of a fragment
 UNEVEN_STEPS = 16  # the slow sampler's take four times as long, and several are to be measured
 SMALL = ["--update_epochs", "1", "--hidden_sizes", "8", "--rollout_steps", str(STEPS)]

@@ -22,11 +22,13 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import psutil
 import tyro
-from runs import ROOT, command
+from runs import command
 
+from common.sources import ROOT
 from settings.config import ConfigError
 
 LOOK_S = 60.0
+END_S = 60.0  # for the run to save and to end
 SPEED_LOOKS = 10
 
 
@@ -88,6 +90,13 @@ def speed(looks: list[Look]) -> tuple[float, float]:
     return steps / (60 * (last.minutes - first.minutes)), steps / (last.cpu_s - first.cpu_s)
 
 
+def wait(seconds: float, run: subprocess.Popen, output: Path) -> None:
+    """Exit with what the run has printed, where it has ended after so many seconds."""
+    time.sleep(seconds)
+    if run.poll() is not None:
+        sys.exit(f"the run ended:\n{output.read_text()}")
+
+
 def main() -> None:
     arguments = tyro.cli(Arguments)
     if 60 * arguments.hours < arguments.warm_up_minutes + 2:
@@ -99,29 +108,31 @@ def main() -> None:
     looks: list[Look] = []
     with tempfile.TemporaryDirectory() as folder, open(arguments.out, "w") as out:
         run_dir = Path(folder) / "run"
-        command = [sys.executable, "train.py", *arguments.flags, "--train_total_steps", "1e12",
+        words = [sys.executable, "train.py", *arguments.flags, "--train_total_steps", "1e12",
                    "--run_dir", str(run_dir)]  # fmt: skip
         with open(Path(folder) / "output", "w") as output:
-            run = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
+            run = subprocess.Popen(words, cwd=ROOT, stdout=output, stderr=output)
         table = csv.writer(out)
         table.writerow(Look._fields)
         metrics = run_dir / "metrics.jsonl"
         try:
-            while run.poll() is None and not (metrics.exists() and metrics.read_bytes()):
-                time.sleep(1.0)  # it compiles
+            while not (metrics.exists() and metrics.read_bytes()):
+                wait(1.0, run, Path(folder) / "output")  # it compiles
             start = time.monotonic()
             process = psutil.Process(run.pid)
             while time.monotonic() - start < 3600 * arguments.hours:
-                time.sleep(LOOK_S)
-                if run.poll() is not None:
-                    sys.exit(f"the run ended:\n{(Path(folder) / 'output').read_text()}")
+                wait(LOOK_S, run, Path(folder) / "output")
                 looks.append(look(process, start, run_dir))
                 table.writerow(looks[-1])
                 out.flush()
                 print(" ".join(f"{n} {v:,.0f}" for n, v in looks[-1]._asdict().items()), flush=True)
         finally:
             run.terminate()
-            code = run.wait(60)
+            try:
+                code: int | str = run.wait(END_S)
+            except subprocess.TimeoutExpired:
+                run.kill()
+                code = f"no checkpoint: it was still saving after {END_S:g} s"
     warm = [one for one in looks if one.minutes >= arguments.warm_up_minutes]
     for name in ("learner_rss", "others_rss"):
         print(f"{name}: {slope_per_hour(warm, name):+.2f} MB/h")

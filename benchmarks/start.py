@@ -22,7 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from runs import ROOT, command
+from runs import command
+
+from common.sources import ROOT
 
 PATIENCE_S = 180.0
 

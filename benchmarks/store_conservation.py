@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import runs
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the run is one of the tests'
@@ -181,7 +182,6 @@ def disturb(given: Arguments, crowd: Crowd, places: list[str], store: RunStore) 
 def main() -> None:
     import tyro
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     given = tyro.cli(Arguments)
     samplers = [f"sampler {n}" for n in range(given.samplers)]
     trainers = [f"trainer {n}" for n in range(given.trainers)]
@@ -202,4 +202,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with runs.command("store_conservation.py"):
+        main()

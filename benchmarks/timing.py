@@ -36,13 +36,13 @@ from gemm import gemm_peak, gradient_flop
 
 from common.cores import usable_cores
 from common.ports import free_port
+from common.sources import ROOT
 from envs import make_vec_env, spaces_of
 from learning.hardware import choose_threads
 from networks.precision import choose_bfloat16
 from settings.config import Config, ConfigError
 from settings.sources import parse
 
-ROOT = Path(__file__).resolve().parent.parent
 WINDOW_S = 2.0
 WARM_UP_S = 5.0  # after the first update, which compiles
 TOTAL_STEPS = 100_000_000  # of which no measured run takes all

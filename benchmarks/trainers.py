@@ -13,8 +13,6 @@ import contextlib
 import json
 import multiprocessing
 import os
-import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -225,7 +223,6 @@ def _all(rows: list[dict[str, Any]], name: str) -> list[Any]:
 def main() -> None:
     import tyro
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     given = tyro.cli(Arguments)
     sizes = Sizes(given.fragment_bytes, given.weights_bytes, given.gradient_bytes)
     stored, stepped = [], []
@@ -243,4 +240,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with runs.command("trainers.py"):
+        main()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,12 +19,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from namespaces import ROOT, Network, NoNamespaces, wait_for
+import runs
+from namespaces import Network, NoNamespaces, wait_for
 
 from cluster.store.address import Link
 from cluster.store.embedded import carried
 from cluster.store.run import RunGone, RunStore
 from cluster.store.status import Status
+from common.sources import ROOT
 from settings.store_url import PASSWORD
 from training.store_trainers import run_id
 
@@ -171,9 +172,6 @@ def experience(machines: Machines, given: Arguments) -> None:
 def main() -> None:
     import tyro
 
-    # Ctrl-C, SIGTERM, or a terminal that closes: the network is taken down on the way out
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(143))
     given = tyro.cli(Arguments)
     os.environ[PASSWORD] = secrets.token_hex(32)
     with tempfile.TemporaryDirectory(prefix="two-hosts-") as folder:
@@ -190,9 +188,8 @@ def main() -> None:
         except (NoNamespaces, TimeoutError, RuntimeError) as error:
             print(error, file=sys.stderr)
             sys.exit(1)
-        except KeyboardInterrupt:
-            sys.exit(130)
 
 
 if __name__ == "__main__":
-    main()
+    with runs.command("two_hosts.py"):  # however it ends, the network is taken down on the way out
+        main()

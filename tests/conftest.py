@@ -1,12 +1,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import random
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +14,8 @@ import psutil
 import pytest
 import torch
 from hypothesis import settings
+
+from common.ports import free_port
 
 # numba compiles in a test's first call, and machines are shared
 settings.register_profile("project", deadline=None, max_examples=60)
@@ -91,22 +90,6 @@ def assert_runs_are_kept(command: Sequence[str], out: Path, files: str) -> None:
     other = run_command(*command, "--gamma", "0.5")
     assert other.returncode == 1
     assert "give the same, or another --out" in other.stderr
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A free port that nobody is likely to take meanwhile.
-
-    It is above those of Ray's workers (19,999), and below those that Linux gives to connections (32,768).
-    """
-    while True:
-        with socket.socket() as probe:
-            try:
-                probe.bind((host, random.SystemRandom().randrange(20_000, 32_000)))
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise
-            else:
-                return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

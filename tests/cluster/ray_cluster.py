@@ -10,7 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from tests.conftest import BIN, ROOT, free_port
+from common.ports import free_port
+from tests.conftest import BIN, ROOT
 
 
 class RayCluster:

@@ -17,6 +17,7 @@ import pytest
 from cluster.engines.ray import RayError, cluster_cpus
 from cluster.lockstep import LockstepPool
 from cluster.supervisor import Supervisor
+from common.ports import free_port
 from rollout import Weights
 from settings.config import Config, ConfigError
 from settings.rules import validate
@@ -24,7 +25,7 @@ from tests.cluster.pools import assert_equal, copy_of, make_engine
 from tests.cluster.ray_cluster import RayCluster
 from tests.cluster.test_supervisor import REPLACED_S, TIMEOUT_S, Watched, lost_columns
 from tests.common.test_user_class import write_users_folder
-from tests.conftest import ROOT, free_port, processes_mentioning, run_command, wait_until
+from tests.conftest import ROOT, processes_mentioning, run_command, wait_until
 from train import check
 
 needs_ray = [

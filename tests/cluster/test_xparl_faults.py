@@ -16,10 +16,11 @@ import pytest
 
 from cluster.engines.xparl import XparlEngine
 from cluster.engines.xparl_master import ClusterError, cluster_cpus
+from common.ports import free_port
 from parl_compat.shim import load_parl
 from tests.cluster.pools import learners_side, toy
 from tests.cluster.test_supervisor import NOTICED_S, REPLACED_S, Watched, lost_columns
-from tests.conftest import ROOT, free_port, wait_until
+from tests.conftest import ROOT, wait_until
 
 pytestmark = [pytest.mark.xdist_group("xparl_faults"), pytest.mark.slow]
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import BIN, ROOT, free_port
+from common.ports import free_port
+from tests.conftest import BIN, ROOT
 
 pytestmark = pytest.mark.slow  # these start runs, a cluster and processes
 

@@ -10,9 +10,10 @@ import psutil
 import pytest
 
 from cluster.engines.xparl_master import cluster_cpus
+from common.ports import free_port
 from parl_compat import keys
 from parl_compat.local_clusters import cluster_processes
-from tests.conftest import BIN, free_port, run_command
+from tests.conftest import BIN, run_command
 
 pytestmark = [pytest.mark.xdist_group("xparl"), pytest.mark.slow]
 

@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
+from common.ports import free_port
 from parl_compat.shim import load_parl
-from tests.conftest import BIN, ROOT, free_port, wait_until
+from tests.conftest import BIN, ROOT, wait_until
 
 LEARNER = """
 import os, psutil, signal, sys, threading, time

@@ -6,8 +6,8 @@ import socket
 import threading
 import time
 
+from common.ports import free_port
 from parl_compat.shim import load_parl
-from tests.conftest import free_port
 
 load_parl()
 

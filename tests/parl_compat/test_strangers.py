@@ -19,8 +19,9 @@ import zmq
 
 from cluster.engines.actor import USERS_FOLDER
 from cluster.engines.xparl_master import cluster_cpus
+from common.ports import free_port
 from parl_compat import keys, local_clusters
-from tests.conftest import BIN, cluster_processes, free_port, wait_until
+from tests.conftest import BIN, cluster_processes, wait_until
 from tests.parl_compat.conftest import metrics
 
 pytestmark = [pytest.mark.xdist_group("xparl"), pytest.mark.slow]

@@ -17,11 +17,12 @@ import pytest
 from visualdl.reader.reader import LogReader
 
 from common.errors import UserError
+from common.ports import free_port
 from rollout import Episode
 from settings.config import ConfigError
 from settings.sources import parse
 from tests.browser import needs_chromium, page
-from tests.conftest import BIN, free_port, is_running, wait_until
+from tests.conftest import BIN, is_running, wait_until
 from tests.evaluation.untrained import untrained
 from train import check
 from training import usage
