@@ -172,6 +172,11 @@ def refuse_contradictions(arguments: Arguments) -> None:
     least = 0 if arguments.video or arguments.export else 1
     if arguments.episodes < least:
         raise ConfigError(f"episodes is {arguments.episodes}, but must be at least {least}")
+    if arguments.episodes == 0 and arguments.opponents:
+        raise ConfigError(
+            f"episodes is 0, but {' '.join(arguments.opponents)} are to be played against: give"
+            f" --episodes, or leave --opponents out"
+        )
     if arguments.seed < 0:
         raise ConfigError(f"seed is {arguments.seed}, but must be at least 0")
     if arguments.store is not None and not arguments.follow:

@@ -103,13 +103,19 @@ def read(path: Path) -> dict[str, Any]:
     """What returns.py wrote.
 
     Raises:
-        ConfigError: where it is not there.
+        ConfigError: where it is something else, or not there.
     """
-    if not path.exists():
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{path} is not there: give the .json file that benchmarks/returns.py wrote"
+            f"{path} cannot be read ({error}): give the .json file of returns.py"
+        ) from None
+    if not isinstance(found, dict) or "runs" not in found:
+        raise ConfigError(
+            f"{path} has no runs: give the .json file that benchmarks/returns.py wrote"
         )
-    return json.loads(path.read_text())
+    return found
 
 
 def ship(found: dict[str, Any], row: dict[str, Any], run_dir: Path, arguments: Arguments) -> None:

@@ -149,7 +149,7 @@ def run_and_measure(
         process.send_signal(signal.SIGTERM)
         process.wait()
     summary = json.loads((folder / "run" / "summary.json").read_text())
-    return measure(rows) | {"peak_rss_mb": peak / 2**20, "samplers": summary["samplers"]}
+    return measure(rows) | {"peak_rss_mib": peak / 2**20, "samplers": summary["samplers"]}
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -227,7 +227,7 @@ def write(
         lines.append(
             f"| {row['pool']} | {row['policy_lag']} | {row['samplers']} | {row['steps_per_s']:,.0f}"
             f" | {row['steps_per_s'] / raw:.0%} | {row['sample_wait']:.0%} | {row['learn']:.0%}"
-            f" | {row['transfer']:.1%} | {row['of_peak']:.1%} | {row['peak_rss_mb']:,.0f} MB | {row['bytes_per_step']:,.0f}"
+            f" | {row['transfer']:.1%} | {row['of_peak']:.1%} | {row['peak_rss_mib']:,.0f} MiB | {row['bytes_per_step']:,.0f}"
             f" | {hours:.2f} h | {theirs} |"
         )
     text = "\n".join(lines) + "\n"
@@ -276,12 +276,17 @@ def cluster(pool: str, cpus: int) -> Iterator[Cluster | None]:
             command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head",
                        "--port", port, "--num-cpus", str(cpus), "--include-dashboard", "false",
                        "--disable-usage-stats", "--temp-dir", folder]  # fmt: skip
-        starter = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+        said = Path(folder) / "said"
+        with open(said, "w") as output:
+            starter = subprocess.Popen(
+                command, stdout=output, stderr=output, start_new_session=True
+            )
         made = Cluster(flags, starter.pid)
         try:
             if starter.wait() != 0:
                 raise ConfigError(
-                    f"no cluster: `{shlex.join(command)}` ended with {starter.returncode}"
+                    f"no cluster: `{shlex.join(command)}` ended with {starter.returncode}:\n"
+                    f"{said.read_text()}"
                 )
             yield made
         finally:

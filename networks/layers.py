@@ -36,8 +36,10 @@ def orthogonal(layer: Any, gain: float) -> Any:
 
 
 def computed_once(*tensors: Tensor) -> Sequence[Tensor]:
-    """The same tensors, of one shape. Compiled code would compute each element of them anew wherever it is
-    used, roots and divisions included; so it computes them into memory first.
+    """The same tensors, of one shape, for use in a loop over more elements than they have.
+
+    The compiler would compute them within that loop, once for every vector of it, roots and divisions
+    included. This makes it compute them into memory before the loop.
     """
     return torch.stack(tensors).unbind() if torch.compiler.is_compiling() else tensors
 

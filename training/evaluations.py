@@ -80,12 +80,11 @@ class Evaluations:
             self._evaluator.submit(weights(), step)
 
     def last(self, weights: Weights, step: int) -> dict[str, Any]:
-        """Metrics of these weights, evaluated now; {} where that evaluation is lost."""
+        """Metrics of these weights, evaluated now. Where that is lost: of the evaluation that had begun before,
+        or {}."""
         metrics: dict[str, Any] = {}
         for evaluation in self._evaluator.last(weights, step):
-            noted = self._note(evaluation)
-            if evaluation.step == step:  # and not one that had begun before
-                metrics = noted
+            metrics = self._note(evaluation)
         return metrics
 
     def _note(self, evaluation: Evaluation) -> dict[str, Any]:

@@ -117,7 +117,9 @@ class Run(Trainer):
     def film(self) -> None:
         """Film the best policy, where the settings ask for it and no signal has ended the run."""
         if self.config.film and self.exit_reason not in SIGNALS:
-            self.trainers.end_watch()  # of a resumed run that was over the others have ended by now
+            # the other trainers may be gone: where a resumed run was over already, nobody has ended the watch
+            self.trainers.end_watch()
+            self.save()  # filming takes minutes, in which the run may be killed
             with contextlib.suppress(Stopped), self.signals.interrupting():
                 self.report.film(self.global_step)
 

@@ -63,8 +63,8 @@ class MujocoEnvs(Environments):
         self._measured = np.zeros(num_envs)
         self._length = np.zeros(num_envs, np.int64)
         self._ended = np.zeros(num_envs, bool)
-        # Not to time each part of each step, which takes a fifth of a Hopper's. Python's own setter, given
-        # None, puts its clock back
+        # Not to time each part of each step, which takes a sixth of a Hopper's step. Python's own setter,
+        # given None, puts its clock back
         ctypes.c_void_p.in_dll(_MUJOCO, "mjcb_time").value = None
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:

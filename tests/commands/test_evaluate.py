@@ -93,6 +93,11 @@ TOY, GAME = "tests.toy_envs:ConstantReward", "microrts-4x4"
     [
         (TOY, ["/nowhere"], "/nowhere is not the folder of a run"),
         (TOY, ["RUN", "--episodes", "0"], "episodes is 0, but must be at least 1"),
+        (
+            TOY,
+            ["RUN", "--episodes", "0", "--export", "a.pt2", "--opponents", "all"],
+            "episodes is 0, but all are to be played against: give --episodes",
+        ),
         (TOY, ["RUN", "--seed", "-1"], "seed is -1, but must be at least 0"),
         (TOY, ["RUN", "--checkpoint", "best"], "has no best checkpoint: .* leave --checkpoint out"),
         (
