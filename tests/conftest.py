@@ -41,11 +41,19 @@ NOT_NUMERICAL = (
     "learning/test_compiled_step.py::test_torchs_own_switches_are_as_before",
     "learning/test_compiled_step.py::test_torch_caches_the_whole_of_the_gradient_steps",
     "learning/test_compiled_step.py::test_a_compile_that_fails_leaves_no_switch_behind",
+    "learning/test_compiled_step.py::test_a_later_run_takes_the_kept_step",
     "learning/test_native.py::test_the_number_of_cores_changes_no_bit",
     "test_agent.py::test_a_network_over_time_remembers_what_is_no_longer_seen",
     "learning/test_advantages.py::test_endless_reward_cut_off_by_a_time_limit_is_worth_100",
 )
 BIN = Path(sys.executable).parent
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the files without numerical tests, where those are asked for: to import them takes seconds."""
+    if config.getoption("-m") != "numerical" or ROOT / "tests" not in collection_path.parents:
+        return None
+    return collection_path.relative_to(ROOT / "tests").parts[0].removesuffix(".py") not in NUMERICAL
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,8 +14,9 @@ from tests.conftest import still_running, wait_until
 
 pytestmark = pytest.mark.slow  # these start runs
 
-BESIDE = ("--env", "CartPole-v1", "--compile", "beside", "--samplers", "0",
-          "--train_total_steps", "1e8")  # fmt: skip
+# an environment that waits leaves the cores to the compiler
+BESIDE = ("--env", "tests.toy_envs:Slow", "--env_num", "1", "--batch_size", "64", "--minibatch_size", "32",
+          "--compile", "beside", "--samplers", "0", "--train_total_steps", "1e8")  # fmt: skip
 
 
 def lines_until(run: subprocess.Popen, *texts: str) -> list[str]:
