@@ -269,6 +269,7 @@ def test_a_run_goes_on_when_nobody_reads_what_it_says(tmp_path):
 NOT_A_NUMBER = (
     "train.py", "--env", "tests.toy_envs:NotANumberReward", "--env_num", "4", "--batch_size", "64",
     "--minibatch_size", "32", "--test_episodes", "1", "--test_max_steps", "9", "--samplers", "2",
+    "--compile", "off",
 )  # fmt: skip
 
 
