@@ -95,6 +95,11 @@ def _old_data() -> list[Claim]:
 
 CLAIMS: tuple[Claim, ...] = (
     Claim(
+        "1810.12894: RND above none", "benchmarks.far_goal:FarGoal", 200_000,
+        ("--rnd_coefficient", "1"), ("--rnd_coefficient", "0"), "above, in games of sparse rewards",
+        ("--learning_rate", "0.001"),
+    ),
+    Claim(
         "1810.12894: RND above none", "MountainCarContinuous-v0", 200_000,
         ("--rnd_coefficient", "1"), ("--rnd_coefficient", "0"), "above, in games of sparse rewards",
     ),

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from benchmarks.far_goal import FarGoal
 from benchmarks.papers import (
     CLAIMS,
     Arguments,
@@ -23,6 +24,8 @@ from envs import spaces_of
 from settings.config import ConfigError
 from settings.sources import parse
 from tests.conftest import run_command
+
+RND, MOUNTAIN_CAR = ("1810.12894",), ("MountainCarContinuous-v0",)
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: f"{claim.name}, {claim.env}")
@@ -53,7 +56,7 @@ def test_a_claim_holds_where_the_seeds_leave_no_doubt(better, other, says):
 
 def test_runs_that_have_ended_are_compared_with_those_of_earlier_calls_and_not_run_again(tmp_path):
     out = tmp_path / "papers"
-    arguments = Arguments(only=("1810.12894",), seeds=(1, 2, 3, 4), out=out)
+    arguments = Arguments(only=RND, envs=MOUNTAIN_CAR, seeds=(1, 2, 3, 4), out=out)
     (claim,) = chosen(arguments)
     ways = runs_of(claim, arguments, ["--compile", "off"])
     for runs, values in zip(
@@ -63,7 +66,16 @@ def test_runs_that_have_ended_are_compared_with_those_of_earlier_calls_and_not_r
             run.folder.mkdir(parents=True)
             run.scores.write_text(json.dumps({"final": value}))
     run.scores.with_stem(f"{run.folder.name}-old").write_text("not a seed's")
-    command = ["benchmarks/papers.py", "--only", "1810.12894", "--out", str(out), "--seeds"]
+    command = [
+        "benchmarks/papers.py",
+        "--only",
+        *RND,
+        "--envs",
+        *MOUNTAIN_CAR,
+        "--out",
+        str(out),
+        "--seeds",
+    ]
     done = run_command(*command, "1", "2", "--", "--compile", "off")
     assert done.returncode == 0, done.stderr
     claims = json.loads(out.with_name("papers.json").read_text())["claims"]
@@ -74,8 +86,19 @@ def test_runs_that_have_ended_are_compared_with_those_of_earlier_calls_and_not_r
     assert out.with_name("papers.md").read_text() in done.stdout
 
 
+def test_the_far_goal_is_seventy_steps_away_and_nothing_before_it_is_worth_anything():
+    env = FarGoal()
+    way = [move for corridor in range(6) for move in [*[corridor % 2] * 10, 2, 2]][:-2]
+    for _ in range(2):
+        assert env.reset()[0].sum() == 1.0
+        steps = [env.step(move) for move in way]
+        assert [reward for _, reward, *_ in steps] == [0.0] * 69 + [1.0]
+        assert [terminated for _, _, terminated, *_ in steps] == [False] * 69 + [True]
+        assert all(obs.sum() == 1.0 for obs, *_ in steps)
+
+
 def test_there_is_no_verdict_without_a_run_that_was_begun(tmp_path):
-    arguments = Arguments(only=("1810.12894",), out=tmp_path / "papers")
+    arguments = Arguments(only=RND, envs=MOUNTAIN_CAR, out=tmp_path / "papers")
     (claim,) = chosen(arguments)
     for way, runs in enumerate(runs_of(claim, arguments, [])):
         for run in runs:
@@ -101,7 +124,7 @@ def test_there_is_no_verdict_without_a_run_that_was_begun(tmp_path):
     ],
 )
 def test_what_would_falsify_a_comparison_is_refused(more, flags, complaint, tmp_path):
-    arguments = Arguments(only=("1810.12894",), out=tmp_path / "papers", **more)
+    arguments = Arguments(only=RND, envs=MOUNTAIN_CAR, out=tmp_path / "papers", **more)
     with pytest.raises(ConfigError, match=complaint):
         begin_papers(arguments, flags)
     assert not (tmp_path / "papers").exists()
