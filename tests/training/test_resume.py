@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from common import checkpoint
+from evaluation.process import Evaluation
+from evaluation.score import Scores
 from tests.training.runs import (
     SMALL,
     UPDATES_PER_CHECKPOINT,
@@ -167,3 +169,29 @@ def test_a_run_of_the_version_before_goes_on(tmp_path):
     assert checkpoint.load(run_dir / "checkpoints" / "best").state == {"return_mean": 1e9}
     with running("--resume", str(run_dir)) as run:
         assert (run.agent.update, run.evaluations.best) == (update + 2, 1e9)
+
+
+def test_the_last_state_is_saved_before_the_best_policy_is_filmed(tmp_path, monkeypatch):
+    with running(*CARTPOLE, "--film", "--run_dir", str(tmp_path)) as run:
+        train_until(run, UPDATES_PER_CHECKPOINT + 1)
+        saved = []
+        monkeypatch.setattr(
+            run.report,
+            "film",
+            lambda _: saved.append(checkpoint.load(tmp_path / "checkpoints" / "last")),
+        )
+        run.exit_reason = "finished"
+        run.film()
+    assert [one.state["update"] for one in saved] == [UPDATES_PER_CHECKPOINT + 1]
+
+
+def test_where_the_last_evaluation_is_lost_the_one_before_it_is_in_the_metrics(
+    tmp_path, monkeypatch
+):
+    flags = (*CARTPOLE, "--test_episodes", "1", "--test_max_steps", "3", "--run_dir", str(tmp_path))
+    with running(*flags) as run:
+        weights = run.agent.weights()
+        before = Evaluation(Scores([3.0], [3], [{}]), weights, 64)
+        monkeypatch.setattr(run.evaluations._evaluator, "last", lambda *_: [before])
+        metrics = run.evaluations.last(weights, 128)
+    assert (metrics["eval/global_step"], metrics["eval/return_mean"]) == (64, 3.0)
