@@ -22,7 +22,7 @@ from common.errors import UserError
 from common.statistics import Aggregate, Estimate, estimate, probability_of_improvement
 from common.terminal import allow_short_help, end_with_the_reader
 from common.values import convert
-from evaluation.curves import RETURN, Experiments, Panels, X, band, curves_of
+from evaluation.curves import RETURN, Experiments, Panels, X, band, curves_of, read
 from evaluation.published import figure_of
 from settings.config import ConfigError
 from settings.experiments import group
@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 _WIDTH, _HEIGHT = 6.4, 4.0  # of a panel, in inches
 _ACROSS = 3  # panels side by side, at most
 _LETTERS = 14  # of the legend's font in an inch
-_NAMES = {RETURN: "mean training return", "eval/return_mean": "mean evaluation return"}
+_NAMES = {
+    RETURN: "mean training return", "eval/return_mean": "mean evaluation return",
+    "followed/return_mean": "mean return of the followed versions",
+}  # fmt: skip
 
 
 @dataclass
@@ -210,11 +213,11 @@ def _lines(texts: Sequence[str], environments: Sequence[str]) -> Lines:
 
 
 def _published(grouped: Mapping[str, Mapping[str, Sequence[Path]]]) -> Lines:
-    """Others' figures for runs of these environments, which are as long as the shortest of them."""
+    """Others' figures for runs of these environments, which are no longer than any of these."""
     lines: Lines = {}
     for env, experiments in grouped.items():
         runs = [run for members in experiments.values() for run in members]
-        found = figure_of(env, min(load_run(run).train_total_steps for run in runs))
+        found = figure_of(env, int(min(read(run, "global_step").value[-1] for run in runs)))
         lines[env] = [found] if found else []
     return lines
 

@@ -1,7 +1,7 @@
 """What becomes of runs that are disturbed: `python benchmarks/chaos.py NAME ...`.
 
-Each experiment of `EXPERIMENTS` disturbs real runs of train.py time and again, and gives a row of
-the table that is printed in the end. Without names all of them are done.
+Each experiment of `EXPERIMENTS` disturbs real runs of train.py time and again, and gives a row of the
+table that is printed; those that cannot be done are named at the end. Without names all of them are done.
 Those of `cluster_faults` need root, because they make machines of their own.
 """
 
@@ -188,8 +188,11 @@ def done(name: str, often: int | None) -> Row | None:
     try:
         return run(often or times)
     except Exception as error:
-        if isinstance(error.__context__, KeyboardInterrupt | SystemExit):
-            raise error.__context__ from None  # a folder that could not be removed hides what has ended us
+        hidden = error.__context__  # where a folder could not be removed, by what had ended us
+        while hidden is not None:
+            if isinstance(hidden, KeyboardInterrupt | SystemExit):
+                raise hidden from None
+            hidden = hidden.__context__
         traceback.print_exc()
         return None
     finally:

@@ -38,9 +38,9 @@ _TRAININGS: list[Training] = []  # of this process
 def end_all() -> None:
     """End all runs with their processes, also those that are stopped."""
     for training in _TRAININGS:
-        with contextlib.suppress(ProcessLookupError):  # all of them have ended
+        if training.process.poll() is None:
             os.killpg(training.process.pid, signal.SIGKILL)
-        training.process.wait()
+            training.process.wait()
     _TRAININGS.clear()
 
 
@@ -80,7 +80,8 @@ class Training:
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline or self.process.poll() is not None:
-                self.process.kill()
+                with contextlib.suppress(ProcessLookupError):  # all its processes have ended
+                    os.killpg(self.process.pid, signal.SIGKILL)
                 raise RuntimeError(f"waited in vain for the run:\n{self._output.read_text()}")
             time.sleep(0.01)
 

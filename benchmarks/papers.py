@@ -123,8 +123,8 @@ def both_ways(claim: Claim, arguments: Arguments, flags: Sequence[str]) -> list[
 
 
 class Scored(NamedTuple):
-    """The runs of both ways, with all seeds of which both have been scored; and the seeds of which one way has
-    been begun, but not both are scored."""
+    """The runs of both ways, with all seeds of which both have been scored; and the seeds of which both have
+    been begun, but not scored. (Other claims may have begun one of them with more seeds.)"""
 
     better: list[Run]
     other: list[Run]
@@ -135,19 +135,20 @@ def scored(claim: Claim, arguments: Arguments, flags: Sequence[str]) -> Scored:
     """What there is of a claim, of earlier calls too."""
     ways = [way[0] for way in runs_of(claim, arguments, flags)]
     found: list[dict[int, Run]] = []
-    begun: set[int] = set()
+    begun: list[set[int]] = []
     for one in ways:
+        begun.append(set())
         runs, name = {}, re.compile(re.escape(named(one.env, "")) + r"(\d+)")
         for path in one.folder.parent.glob("*"):
             if seed := name.fullmatch(path.name.removesuffix(".json")):
                 run = one._replace(seed=int(seed[1]), folder=path.with_name(seed[0]))
-                begun.add(run.seed)
+                begun[-1].add(run.seed)
                 if run.scores.exists():
                     runs[run.seed] = run
         found.append(runs)
     seeds = found[0].keys() & found[1].keys()
     better, other = ([runs[seed] for seed in sorted(seeds)] for runs in found)
-    return Scored(better, other, sorted(begun - seeds))
+    return Scored(better, other, sorted((begun[0] & begun[1]) - seeds))
 
 
 def verdict(probability: float, chance: float) -> str:

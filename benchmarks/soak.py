@@ -132,7 +132,8 @@ def main() -> None:
                 code: int | str = run.wait(END_S)
             except subprocess.TimeoutExpired:
                 run.kill()
-                code = f"no checkpoint: it was still saving after {END_S:g} s"
+                run.wait()
+                code = f"SIGKILL: it had not ended {END_S:g} s after SIGTERM"
     warm = [one for one in looks if one.minutes >= arguments.warm_up_minutes]
     for name in ("learner_rss", "others_rss"):
         print(f"{name}: {slope_per_hour(warm, name):+.2f} MB/h")
@@ -144,6 +145,8 @@ def main() -> None:
     print(f"steps per second of processor: {first[1]:,.0f} at first, {last[1]:,.0f} at last"
           f" ({last[1] / first[1]:.1%})")  # fmt: skip
     print(f"ended with {code}")
+    if code != 0:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
-def unfinished(path: Path, writer: int | str) -> str:
-    """The name of a file until it is whole: it lies beside it, and has its ending.
-
-    Args:
-        writer: the process that writes it; `*`: the pattern of all of them.
-    """
-    return f".{path.stem[:20]}.{writer}.unfinished{path.suffix}"
+def unfinished(path: Path, writer: int) -> Path:
+    """Where the process `writer` writes a file until it is whole: beside it, with its ending."""
+    return path.with_name(f".{path.stem[:20]}.{writer}.unfinished{path.suffix}")
 
 
 @contextlib.contextmanager
@@ -30,7 +26,7 @@ def replacing(path: Path, refused: Callable[[OSError], Exception]) -> Iterator[P
     """
     place = Path(os.path.realpath(path))
     # the ending tells its writer what it is
-    part = place.with_name(unfinished(path, os.getpid()))
+    part = unfinished(place.with_name(path.name), os.getpid())
     try:
         if place.exists() and not place.is_file():
             raise FileExistsError(errno.EEXIST, "it is there already, and is no file")
@@ -39,6 +35,8 @@ def replacing(path: Path, refused: Callable[[OSError], Exception]) -> Iterator[P
         if place.exists():
             shutil.copymode(place, part)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         raise refused(error) from None
     try:
         yield part

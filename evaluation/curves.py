@@ -49,10 +49,11 @@ def read(run_dir: Path, metric: str = RETURN, x: X = "steps") -> Curve:
     if x == "steps" and metric.startswith(_EVALUATION):
         column = f"{_EVALUATION}{column}"
     evaluated = f"{_EVALUATION}global_step" if metric.startswith(_EVALUATION) else None
-    rows: dict[
+    # by update, or by the steps of the weights that were evaluated
+    rows: dict[float, tuple[float, float]] = {}
+    lines: dict[
         float, tuple[float, float]
-    ] = {}  # by update, or by the steps of the weights evaluated
-    steps: dict[float, float] = {}
+    ] = {}  # by update: its steps, and where it is on the x axis
     known: set[str] = set()
     files = [file for file in (path, run_dir / "followed.jsonl") if file.is_file()]
     newest = -1.0
@@ -65,13 +66,16 @@ def read(run_dir: Path, metric: str = RETURN, x: X = "steps") -> Curve:
             update = float(metrics["update"])
             if file == path:
                 if update <= newest:  # a resumed run went on from before it
-                    left = max((step for u, step in steps.items() if u < update), default=0.0)
+                    lines = {u: line for u, line in lines.items() if u < update}
+                    left, until = max(lines.values(), default=(0.0, 0.0))
+                    # the evaluation of weights that stay may have ended later
                     rows = {
-                        k: row
-                        for k, row in rows.items()
+                        k: (min(at, until), value)
+                        for k, (at, value) in rows.items()
                         if (k <= left if evaluated else k < update)
                     }
-                newest, steps[update] = update, float(metrics["global_step"])
+                newest = update
+                lines[update] = float(metrics["global_step"]), float(metrics[_COLUMNS[x]])
             at, value = (float(metrics[name]) for name in (column, metric))
             key = update if evaluated is None else float(metrics[evaluated])
         # the line that a killed run was writing, a metric that is null, or no line of a run
@@ -94,7 +98,7 @@ def read(run_dir: Path, metric: str = RETURN, x: X = "steps") -> Curve:
             f"no line of {' or '.join(map(str, files))} has both {metric} and {column}: where no"
             f" episode has ended yet, train for longer; else give another --metrics or --x"
         )
-    return Curve(*np.array(sorted(rows.values())).T)
+    return Curve(*np.array([rows[key] for key in sorted(rows)]).T)
 
 
 def band(curves: Sequence[Curve], aggregate: Aggregate = "mean") -> tuple[np.ndarray, Estimate]:

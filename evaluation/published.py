@@ -31,4 +31,4 @@ def figure_of(env: str, steps: int) -> tuple[str, float] | None:
     known = [length for length, figures in FIGURES.items() if env in figures and length <= steps]
     if not known:
         return None
-    return f"best public PPO after {max(known) / 1e6:g}M steps", FIGURES[max(known)][env]
+    return f"best public PPO after {max(known):,} steps", FIGURES[max(known)][env]

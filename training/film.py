@@ -41,22 +41,25 @@ def film_best(run_dir: Path) -> Path:
         "--episodes", "0", "--video", str(path), "--trust",
     ]  # fmt: skip
     try:
-        done = subprocess.run(
+        child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            timeout=LONGEST_S, process_group=0,  # a Ctrl-C is the learner's to handle
+            process_group=0,  # a Ctrl-C is the learner's to handle
         )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise NoFilm(f"it was not there after {LONGEST_S:g} s") from None
     except OSError as error:  # such as no memory
         raise NoFilm(str(error)) from None
-    finally:  # where evaluate.py was killed, by a signal or by what draws
-        for part in run_dir.glob(unfinished(path, "*")):
-            with contextlib.suppress(OSError):
-                part.unlink()
-    if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip()
+    try:
+        _, errors = child.communicate(timeout=LONGEST_S)
+    except subprocess.TimeoutExpired:
+        raise NoFilm(f"it was not there after {LONGEST_S:g} s") from None
+    finally:
+        child.kill()
+        child.wait()
+        with contextlib.suppress(OSError):  # it was killed, by this function or by what draws
+            unfinished(path, child.pid).unlink(missing_ok=True)
+    if child.returncode != 0:
+        said = errors.decode(errors="replace").strip()
         reason = said.rpartition("\n")[2].removeprefix("evaluate.py: ")
-        raise NoFilm(reason or f"evaluate.py was ended with code {done.returncode}")
+        raise NoFilm(reason or f"evaluate.py was ended with code {child.returncode}")
     return path
 
 

@@ -109,6 +109,13 @@ def test_there_is_no_verdict_without_a_run_that_was_begun(tmp_path):
     assert ([run.seed for run in found.better], found.missing) == ([1, 2, 4, 5], [3])
     assert compared(claim, found)["verdict"] == "incomplete, without seed 3"
     assert compared(claim, found._replace(missing=[]))["verdict"] == "holds"
+    # another claim may have trained one way, which is the same, with more seeds
+    (
+        runs_of(claim, Arguments(only=RND, envs=MOUNTAIN_CAR, seeds=(6,), out=arguments.out), [])[
+            0
+        ][0].folder
+    ).mkdir()
+    assert scored(claim, arguments, []).missing == [3]
     assert compared(claim, Scored([], [], [1, 2]))["verdict"] == "incomplete, without seed 1, 2"
 
 

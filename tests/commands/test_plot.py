@@ -118,7 +118,8 @@ def test_an_evaluation_that_stays_comes_before_later_ones_though_its_line_is_lat
             file.write(json.dumps(line) + "\n")
     assert read(folder, "eval/return_mean").x.tolist() == [500, 700]
     curve = read(folder, "eval/return_mean", "time")
-    assert (curve.x.tolist(), curve.value.tolist()) == ([80, 90], [70, 50])
+    # where update 5 ended, as its line was overtaken
+    assert (curve.x.tolist(), curve.value.tolist()) == ([50, 80], [50, 70])
 
 
 def test_an_evaluation_is_drawn_at_the_steps_of_its_weights(tmp_path):
@@ -191,15 +192,18 @@ def test_one_metric_may_be_given_as_before_and_svg_holds_the_words(tmp_path):
 @pytest.mark.parametrize(
     ("steps", "arguments", "drawn"),
     [
-        (2_000_000, {}, ["best public PPO after 1M steps: 5,784"]),
-        (3_000_000, {"x": "time"}, ["best public PPO after 3M steps: 7,337"]),
-        (999_999, {}, []),
+        (2_000_000, {}, ["best public PPO after 1,000,000 steps: 5,784"]),
+        (3_000_000, {"x": "time"}, ["best public PPO after 3,000,000 steps: 7,337"]),
+        (999_999, {}, []),  # however long it was to be
         (3_000_000, {"published": False}, []),
         (3_000_000, {"metrics": ("entropy",)}, []),
     ],
 )
 def test_the_best_published_figure_of_runs_so_long_is_drawn(steps, arguments, drawn, tmp_path):
-    run = write_run(tmp_path / "a", [1, 2], env="HalfCheetah-v4", train_total_steps=steps)
+    run = write_run(tmp_path / "a", [1, 2], env="HalfCheetah-v4", train_total_steps=10_000_000)
+    with open(run / "metrics.jsonl", "a") as file:
+        line = {"update": 3, "global_step": steps, "time_s": 270.0, "entropy": 0.1}
+        file.write("\n" + json.dumps(line | {"episode_return_mean": 3.0}))
     plot.plot(plot.Arguments([run], tmp_path / "curves.svg", **arguments))
     words = re.findall(r"<!-- (.+?) -->", (tmp_path / "curves.svg").read_text())
     assert [line for line in words if line.startswith("best public")] == drawn

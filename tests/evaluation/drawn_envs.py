@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import numpy as np
@@ -74,6 +76,15 @@ class WithoutItsServer(ConstantReward):
 
     def step(self, action: Any) -> Any:
         raise OSError("the game server is gone")
+
+
+class EndsItsProcess(DrawsText):
+    """The second picture kills the process that draws it, as a driver may."""
+
+    def render(self) -> Any:
+        if self.t == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return image_of(self.t)
 
 
 class Odd(DrawsText):

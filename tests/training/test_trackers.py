@@ -280,6 +280,16 @@ def test_an_environment_without_pictures_is_not_filmed(tmp_path):
         film_best(untrained("tests.toy_envs:Slow", tmp_path))
 
 
+def test_nothing_is_left_of_a_film_whose_process_was_killed(tmp_path):
+    folder = untrained("tests.evaluation.drawn_envs:EndsItsProcess", tmp_path)
+    before = sorted(folder.iterdir())
+    other = folder / ".best.1.unfinished.mp4"  # of another process, which goes on
+    other.touch()
+    with pytest.raises(NoFilm):
+        film_best(folder)
+    assert sorted(folder.iterdir()) == sorted([*before, other])
+
+
 def test_the_use_of_the_machine_is_measured(monkeypatch):
     monkeypatch.setattr(usage, "_EVERY_S", 0.0)
     measured = Usage("cpu")
