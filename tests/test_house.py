@@ -13,11 +13,11 @@ from common.sources import FOLDERS, ROOT
 FLOORS = {
     "train": 10,
     "training": 9, "evaluate": 9,
-    "agent": 8,
+    "agent": 8, "plot": 8,
     "evaluation": 7, "algorithm": 7,
     "learning": 6, "cluster": 6,
     "model": 5,
-    "networks": 4, "plot": 4,
+    "networks": 4,
     "settings": 3, "distributions": 3,
     "envs": 2,
     "rollout": 1, "common": 1, "parl_compat": 1,
