@@ -44,7 +44,7 @@ run_script(sys.argv[0])
 """
 
 
-class NoNamespaces(RuntimeError):
+class NoNamespaces(Exception):
     """Network namespaces cannot be made here. The message says what is missing."""
 
 

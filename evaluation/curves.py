@@ -51,9 +51,7 @@ def read(run_dir: Path, metric: str = RETURN, x: X = "steps") -> Curve:
     evaluated = f"{_EVALUATION}global_step" if metric.startswith(_EVALUATION) else None
     # by update, or by the steps of the weights that were evaluated
     rows: dict[float, tuple[float, float]] = {}
-    lines: dict[
-        float, tuple[float, float]
-    ] = {}  # by update: its steps, and where it is on the x axis
+    updates: dict[float, tuple[float, float]] = {}  # their steps, and where they are on the x axis
     known: set[str] = set()
     files = [file for file in (path, run_dir / "followed.jsonl") if file.is_file()]
     newest = -1.0
@@ -66,8 +64,8 @@ def read(run_dir: Path, metric: str = RETURN, x: X = "steps") -> Curve:
             update = float(metrics["update"])
             if file == path:
                 if update <= newest:  # a resumed run went on from before it
-                    lines = {u: line for u, line in lines.items() if u < update}
-                    left, until = max(lines.values(), default=(0.0, 0.0))
+                    updates = {u: place for u, place in updates.items() if u < update}
+                    left, until = max(updates.values(), default=(0.0, 0.0))
                     # the evaluation of weights that stay may have ended later
                     rows = {
                         k: (min(at, until), value)
@@ -75,7 +73,7 @@ def read(run_dir: Path, metric: str = RETURN, x: X = "steps") -> Curve:
                         if (k <= left if evaluated else k < update)
                     }
                 newest = update
-                lines[update] = float(metrics["global_step"]), float(metrics[_COLUMNS[x]])
+                updates[update] = float(metrics["global_step"]), float(metrics[_COLUMNS[x]])
             at, value = (float(metrics[name]) for name in (column, metric))
             key = update if evaluated is None else float(metrics[evaluated])
         # the line that a killed run was writing, a metric that is null, or no line of a run

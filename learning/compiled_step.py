@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import sys
 import types
 import warnings
@@ -14,12 +13,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from common.sources import digest
 from learning import kept_step
 from learning.native import Native, framed
 from networks import tanh
 from networks.tanh import rational_tanh
 
-_TANH = hashlib.sha256(Path(tanh.__file__).read_bytes()).hexdigest()[:16]
 Batch = tuple[Tensor | None, ...]  # the method's argument
 Steps = Callable[[Sequence[Sequence[Batch]]], list[Tensor]]
 
@@ -189,7 +188,8 @@ class Compiled:
         # torch's cache on disk keeps C++ code that was written for one width of vectors, without the
         # width in its key: on another processor that shares the cache it computes garbage. Nor is
         # the decomposition of tanh in the key
-        tag = f"{torch.compiler.config.cache_key_tag} tanh {_TANH} {pick_vec_isa()}"
+        decomposed = digest({"tanh": Path(tanh.__file__).read_bytes()})
+        tag = f"{torch.compiler.config.cache_key_tag} tanh {decomposed} {pick_vec_isa()}"
         with (
             torch._dynamo.config.patch(trace_autograd_ops=True),
             torch.compiler.config.patch(cache_key_tag=tag),

@@ -47,15 +47,16 @@ def film_best(run_dir: Path) -> Path:
         )  # fmt: skip
     except OSError as error:  # such as no memory
         raise NoFilm(str(error)) from None
-    try:
-        _, errors = child.communicate(timeout=LONGEST_S)
-    except subprocess.TimeoutExpired:
-        raise NoFilm(f"it was not there after {LONGEST_S:g} s") from None
-    finally:
-        child.kill()
-        child.wait()
-        with contextlib.suppress(OSError):  # it was killed, by this function or by what draws
-            unfinished(path, child.pid).unlink(missing_ok=True)
+    with child:  # which closes its pipe
+        try:
+            _, errors = child.communicate(timeout=LONGEST_S)
+        except subprocess.TimeoutExpired:
+            raise NoFilm(f"it was not there after {LONGEST_S:g} s") from None
+        finally:
+            child.kill()
+            child.wait()
+            with contextlib.suppress(OSError):  # it was killed, by this function or by what draws
+                unfinished(path, child.pid).unlink(missing_ok=True)
     if child.returncode != 0:
         said = errors.decode(errors="replace").strip()
         reason = said.rpartition("\n")[2].removeprefix("evaluate.py: ")
