@@ -122,7 +122,8 @@ def ask_master(self: worker.Worker, *message: bytes) -> list[bytes]:
         ConnectionError: where this worker has ended meanwhile.
     """
     with self.lock:
-        self.request_master_socket.send_multipart(message)
+        if self.worker_is_alive:  # else the socket may still wait for an earlier answer
+            self.request_master_socket.send_multipart(message)
         while self.worker_is_alive:
             with contextlib.suppress(zmq.error.Again):
                 return self.request_master_socket.recv_multipart()
@@ -265,7 +266,8 @@ def remove_job(self: worker.Worker, job_address: str) -> None:
         worker.logger.warning("[Worker] a job of the buffer is dead: taking the next")
     job.worker_address = self.master_heartbeat_address
     self.worker_status.add_job(job)
-    ask_master(self, remote_constants.NEW_JOB_TAG, messages.pack(job), job_address.encode())
+    with contextlib.suppress(ConnectionError):  # the worker has ended, and its jobs with it
+        ask_master(self, remote_constants.NEW_JOB_TAG, messages.pack(job), job_address.encode())
 
 
 def send_status(self: worker.Worker) -> None:

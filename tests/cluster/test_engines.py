@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import re
@@ -254,8 +255,11 @@ def test_closing_gives_back_descriptors_and_memory():
         """What this process has open, and how often it maps memory that it shares."""
         gc.collect()
         maps = Path("/proc/self/maps").read_text().count("memfd:dppo")
-        links = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
-        return Counter(os.readlink(link) for link in links if os.path.lexists(link)), maps
+        opened: Counter[str] = Counter()
+        for number in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(FileNotFoundError):  # another thread has closed it
+                opened[os.readlink(f"/proc/self/fd/{number}")] += 1
+        return opened, maps
 
     make_engine(CONFIG, 2)[0].close()  # what is opened once, is by now
     before = held()
@@ -267,6 +271,6 @@ def test_closing_gives_back_descriptors_and_memory():
     pool.close()
     assert rollout.steps == 60  # what the learner holds can still be read
     del rollout
-    opened, maps = held()
-    assert not opened - before[0]  # less where an earlier pool has closed its own meanwhile
-    assert maps == before[1]
+    # less where an earlier pool has closed its own meanwhile; another thread may open something
+    wait_until(lambda: not held()[0] - before[0], 30, "all that was opened to be closed")
+    assert held()[1] == before[1]

@@ -113,12 +113,14 @@ def job_of(run: Watched, index: int) -> psutil.Process:
     assert isinstance(engine, XparlEngine)
     address = engine._actors[index].placement.address
     assert address is not None
-    port = int(address.rpartition(":")[2])
-    return next(
-        psutil.Process(connection.pid)
+    host, _, port = address.rpartition(":")  # at another address, the port may be somebody else's
+    pid = next(
+        connection.pid
         for connection in psutil.net_connections("tcp4")
-        if connection.laddr.port == port and connection.status == psutil.CONN_LISTEN
+        if connection.laddr == (host, int(port)) and connection.status == psutil.CONN_LISTEN
     )
+    assert pid is not None, f"whose {address} is cannot be seen"
+    return psutil.Process(pid)
 
 
 def command(process: psutil.Process) -> list[str]:
@@ -149,7 +151,7 @@ def test_a_lost_sampler_is_left_out_and_replaced(run, cluster):
         assert run.pool.restarts == restarts + 1, run.told
         old = jobs[lost[0] // 2]
         wait_until(
-            lambda old=old: not is_there(old), REPLACED_S, f"the process of {fault} to be gone"
+            lambda old=old: not is_there(old), REPLACED_S, f"the end of {old}, after {fault}"
         )
         assert job_of(run, 1 - lost[0] // 2) == jobs[1 - lost[0] // 2], "the other one goes on"
     cluster.wait_for_cpus(2, 15)
