@@ -39,7 +39,7 @@ from common.ports import free_port
 from common.sources import ROOT
 from envs import make_vec_env, spaces_of
 from learning.hardware import choose_threads
-from networks.precision import choose_bfloat16
+from networks.precision import choose_bfloat16, has_bfloat16
 from settings.config import Config, ConfigError
 from settings.sources import parse
 
@@ -303,9 +303,11 @@ def main() -> None:
     config = parse(["--env", arguments.env, *given])
     raw = raw_rate(arguments.env, config.env_num, 4.0)
     cores = usable_cores()
+    # emulated, bfloat16 takes minutes
+    dtypes = {"float32": torch.float32} | ({"bfloat16": torch.bfloat16} if has_bfloat16() else {})
     peaks = {
         f"{name} on {threads} thread{'s' * (threads > 1)}": gemm_peak(dtype, threads)
-        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
+        for name, dtype in dtypes.items()
         for threads in sorted({1, cores})
     }
     learned = torch.bfloat16 if choose_bfloat16(config, torch.device("cpu")) else torch.float32
