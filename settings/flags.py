@@ -12,7 +12,8 @@ from settings.config import FIELDS, HINTS, Config, ConfigError
 # names that other libraries give to settings
 _ELSEWHERE = {
     "lr": "learning_rate", "num_envs": "env_num", "n_envs": "env_num", "env_id": "env",
-    "total_timesteps": "train_total_steps", "n_steps": "rollout_steps", "num_steps": "rollout_steps",
+    "total_timesteps": "train_total_steps", "timesteps": "train_total_steps",
+    "steps": "train_total_steps", "n_steps": "rollout_steps", "num_steps": "rollout_steps",
     "n_epochs": "update_epochs", "clip_coef": "clip_range", "ent_coef": "entropy_coefficient",
     "vf_coef": "value_coefficient",
 }  # fmt: skip

@@ -36,6 +36,7 @@ def test_flags_are_settings(arguments, settings):
         ("--zzz", "no setting --zzz: --help"),
         ("--SEED 3", "did you mean --seed?"),
         ("--lr 0.1", "did you mean --learning_rate?"),  # as other libraries name it
+        ("--steps 5", "did you mean --train_total_steps?"),
         ("--num-envs 4", "did you mean --env_num?"),
         ("--no_gamma", "no setting --no_gamma"),
         ("--seed abc", "seed is abc, but must be a whole number of at least 0"),
