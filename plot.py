@@ -257,11 +257,11 @@ def plot(arguments: Arguments) -> None:
                     f" give more runs, or --aggregate mean"
                 )
             _name_repeated_seeds(label, runs)
+    rows = [curves_of(grouped, metric, arguments.x) for metric in arguments.metrics]
     lines = _lines(arguments.line, list(grouped))
     if arguments.published and arguments.metrics[0] in _NAMES:
         for env, found in _published(grouped).items():
             lines[env] += found
-    rows = [curves_of(grouped, metric, arguments.x) for metric in arguments.metrics]
     draw(rows, out, arguments.x, aggregate, lines)
     for row in rows:
         print(table(row, aggregate))

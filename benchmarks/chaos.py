@@ -30,6 +30,7 @@ import tyro
 from cluster_faults import CLUSTER_FAULTS
 from crowd import CROWDS
 from disturbed import SMALL, START_S, Row, Training, end_all
+from namespaces import NoNamespaces
 
 from common.sources import ROOT
 
@@ -180,13 +181,16 @@ def main() -> None:
 
 
 def done(name: str, often: int | None) -> Row | None:
-    """The row of an experiment; None of one that cannot be done, so that the others are done nevertheless.
+    """The row of an experiment; None of one that cannot be done on this machine.
 
-    Its runs are ended in any case.
+    Where it fails, the others are done nevertheless. Its runs are ended in any case.
     """
     run, times = EXPERIMENTS[name]
     try:
         return run(often or times)
+    except NoNamespaces as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return None
     except Exception as error:
         hidden = error.__context__  # where a folder could not be removed, by what had ended us
         while hidden is not None:
@@ -194,7 +198,7 @@ def done(name: str, often: int | None) -> Row | None:
                 raise hidden from None
             hidden = hidden.__context__
         traceback.print_exc()
-        return None
+        return Row(name, 0, often or times, f"failed: {type(error).__name__}")
     finally:
         end_all()
 

@@ -82,6 +82,7 @@ class Training:
             if time.monotonic() > deadline or self.process.poll() is not None:
                 with contextlib.suppress(ProcessLookupError):  # all its processes have ended
                     os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
                 raise RuntimeError(f"waited in vain for the run:\n{self._output.read_text()}")
             time.sleep(0.01)
 

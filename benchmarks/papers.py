@@ -140,7 +140,8 @@ def scored(claim: Claim, arguments: Arguments, flags: Sequence[str]) -> Scored:
         begun.append(set())
         runs, name = {}, re.compile(re.escape(named(one.env, "")) + r"(\d+)")
         for path in one.folder.parent.glob("*"):
-            if seed := name.fullmatch(path.name.removesuffix(".json")):
+            # one that fails early leaves a log alone
+            if seed := name.fullmatch(path.name.removesuffix(".json").removesuffix(".log")):
                 run = one._replace(seed=int(seed[1]), folder=path.with_name(seed[0]))
                 begun[-1].add(run.seed)
                 if run.scores.exists():

@@ -58,6 +58,10 @@ class Checkpoints:
         self._run_dir, self._model, self._say = run_dir, model, say
         self._checkpoints = run_dir / "checkpoints"
         self._seen: Any = None  # the files of the newest checkpoint that was looked at
+        self._given = (
+            -1,
+            -1,
+        )  # update and step of the newest that was given: a run saves its last one twice
         self._is_policy = False  # a folder without a run's state, which is not trained on
 
     def newer(self) -> tuple[Weights, int] | None:
@@ -69,7 +73,8 @@ class Checkpoints:
             saved = checkpoint.load(folder)
             self._is_policy = all(name.startswith(checkpoint.MODEL) for name in saved.arrays)
             arrays = weights_of(saved, self._model, self._run_dir)
-            return Weights(saved.update, arrays), saved.step
+            before, self._given = self._given, (saved.update, saved.step)
+            return None if before == self._given else (Weights(saved.update, arrays), saved.step)
         except BadCheckpoint as error:
             if checkpoint.newest(self._checkpoints) == folder:  # else newer ones took its place
                 self._say(f"{error}; waiting for the next one")

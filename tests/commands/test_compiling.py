@@ -50,7 +50,8 @@ def test_no_compiler_is_left_behind(number, tmp_path, monkeypatch):
     run = start_training(tmp_path / "run", *BESIDE)
 
     def compilers() -> list[psutil.Process]:
-        return [process for process in children_of(run) if process.name() == "cc1plus"]
+        named = [(p, p.as_dict(["name"], ad_value="")["name"]) for p in children_of(run)]
+        return [process for process, name in named if name == "cc1plus"]
 
     wait_until(compilers, 120, "the compiler")
     children = children_of(run)

@@ -102,8 +102,10 @@ def test_there_is_no_verdict_without_a_run_that_was_begun(tmp_path):
     (claim,) = chosen(arguments)
     for way, runs in enumerate(runs_of(claim, arguments, [])):
         for run in runs:
-            run.folder.mkdir(parents=True)
+            run.folder.parent.mkdir(parents=True, exist_ok=True)
+            run.folder.with_suffix(".log").touch()  # a run that fails early has no more
             if (way, run.seed) != (0, 3):
+                run.folder.mkdir()
                 run.scores.write_text(json.dumps({"final": 10.0 - 5 * way + 0.1 * run.seed}))
     found = scored(claim, arguments, [])
     assert ([run.seed for run in found.better], found.missing) == ([1, 2, 4, 5], [3])

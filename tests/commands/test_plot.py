@@ -155,6 +155,13 @@ def test_a_run_without_episodes_is_said(tmp_path):
         read(write_run(tmp_path / "a", [None]))
 
 
+def test_a_run_without_an_update_is_said(tmp_path):
+    folder = write_run(tmp_path / "a", [1])
+    (folder / "metrics.jsonl").write_text("")
+    with pytest.raises(ConfigError, match="has both episode_return_mean and global_step"):
+        plot.plot(plot.Arguments([folder], tmp_path / "curves.png"))
+
+
 def test_the_command_draws_a_picture_and_prints_the_final_values(tmp_path):
     runs = [
         write_run(tmp_path / f"{gamma}{seed}", [0, 4, value], seed=seed, gamma=gamma)

@@ -68,6 +68,8 @@ def test_each_newest_version_is_given_once(run):
     run.save(4)
     assert run.newer() == (4, 40)
     assert run.newer() is None
+    run.save(4)  # as a run does that films its policy at its end
+    assert run.newer() is None
 
 
 def test_a_damaged_newest_checkpoint_is_named_once_and_waited_over(run):
