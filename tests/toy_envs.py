@@ -99,11 +99,11 @@ def _instances_before(folder: Path) -> int:
 
 
 class Uneven(ConstantReward):
-    """A step takes 10 ms, and 40 ms in the second instance (the first is asked for its spaces)."""
+    """A step takes 10 ms, and 80 ms in the second instance (the first is asked for its spaces)."""
 
     def __init__(self) -> None:
         number = _instances_before(Path(os.environ["UNEVEN_FOLDER"]))
-        self.step_s = 0.04 if number == 1 else 0.01
+        self.step_s = 0.08 if number == 1 else 0.01
 
 
 class Meeting(ConstantReward):

@@ -194,6 +194,10 @@ class RayEngine(Engine):
                 os.eventfd_read(self._waker)
             else:
                 ready += self._take_in()
+                while (
+                    self._driver is not None and self._driver.poll()
+                ):  # more than one message came
+                    ready += self._take_in()
         return ready
 
     def _take_in(self) -> list[int]:

@@ -56,7 +56,7 @@ class RayCluster:
         )  # fmt: skip
 
     def _raylets(self) -> list[psutil.Process]:
-        return [process for process in self._named() if process.name() == "raylet"]
+        return [process for process in self._named() if process.info["name"] == "raylet"]
 
     def _named(self) -> list[psutil.Process]:
         """The processes that Ray has started for the head's address, or in its folder."""
@@ -73,16 +73,22 @@ class RayCluster:
         """The processes of the cluster's actors."""
         found = []
         for raylet in self._raylets():
-            for process in raylet.children():
-                with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            children = []
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                children = raylet.children()
+            for process in children:
+                with contextlib.suppress(psutil.NoSuchProcess):
                     if "Actor" in "".join(process.cmdline()[:1]):
                         found.append(process)
         return found
 
     def kill(self, name: str = "") -> None:
         """End the head node and all others at once, or the processes of this name alone."""
-        named = [process for process in self._named() if name in process.name()]
-        started = [child for process in named for child in process.children(recursive=True)]
+        named = [process for process in self._named() if name in process.info["name"]]
+        started = []
+        for process in named:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                started += process.children(recursive=True)
         for process in [*named, *started]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()

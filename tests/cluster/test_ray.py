@@ -137,7 +137,7 @@ class TestAtACluster:
             assert "is lost: it has been in one step for 3 s" in told[1]
             cluster.actors()[0].kill()  # while nobody waits for it
             wait_until(
-                lambda: len([t for t in run.told if "is lost" in t]) > len(told), 2, "it said"
+                lambda: len([t for t in run.told if "is lost" in t]) > len(told), 10, "it said"
             )
         wait_until(lambda: not cluster.actors(), REPLACED_S, "the actors to end")
 

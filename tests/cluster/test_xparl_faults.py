@@ -20,7 +20,7 @@ from common.ports import free_port
 from parl_compat.shim import load_parl
 from tests.cluster.pools import learners_side, toy
 from tests.cluster.test_supervisor import NOTICED_S, REPLACED_S, Watched, lost_columns
-from tests.conftest import ROOT, wait_until
+from tests.conftest import ROOT, still_running, wait_until
 
 pytestmark = [pytest.mark.xdist_group("xparl_faults"), pytest.mark.slow]
 
@@ -124,12 +124,15 @@ def job_of(run: Watched, index: int) -> psutil.Process:
 
 
 def command(process: psutil.Process) -> list[str]:
-    """Its words; none where it has ended and its parent does not know yet."""
-    return process.as_dict(["cmdline"], ad_value=[])["cmdline"]
+    """Its words; none where it has ended."""
+    try:
+        return process.as_dict(["cmdline"], ad_value=[])["cmdline"]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def is_there(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return bool(still_running([process]))
 
 
 def collect_until_all_are_there(run: Watched, seconds: float) -> None:
@@ -277,7 +280,7 @@ def test_a_run_goes_on_without_its_master_and_with_the_next_one(run, cluster):
     cluster.start_master()
     cluster.connect()
     # the workers of before join too, once they have missed their master and ended their actors
-    wait_until(lambda: cluster_cpus(cluster.address, 0)[0] >= 2, 30, "2 free CPUs")
+    wait_until(lambda: cluster_cpus(cluster.address, 0)[0] >= 2, 60, "2 free CPUs")
     if not run.pool.restarts:
         job_of(run, 0).kill()
     while not run.pool.restarts:

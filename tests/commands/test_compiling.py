@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 from pathlib import Path
@@ -50,8 +51,12 @@ def test_no_compiler_is_left_behind(number, tmp_path, monkeypatch):
     run = start_training(tmp_path / "run", *BESIDE)
 
     def compilers() -> list[psutil.Process]:
-        named = [(p, p.as_dict(["name"], ad_value="")["name"]) for p in children_of(run)]
-        return [process for process, name in named if name == "cc1plus"]
+        found = []
+        for process in children_of(run):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                if process.name() == "cc1plus":
+                    found.append(process)
+        return found
 
     wait_until(compilers, 120, "the compiler")
     children = children_of(run)

@@ -13,7 +13,8 @@ import pytest
 from common.ports import free_port
 from tests.conftest import BIN, ROOT
 
-pytestmark = pytest.mark.slow  # these start runs, a cluster and processes
+# these start runs, a cluster and processes
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
 SECTIONS = dict(re.findall(r"^## \d\. (.+?)$(.+?)(?=^## |\Z)", TUTORIAL, re.M | re.S))
@@ -38,7 +39,7 @@ def type_in(lines: list[str], folder: Path) -> str:
     """Have a shell run the lines until one fails, and return what they print."""
     done = subprocess.run(
         ["bash", "-exc", "\n".join(lines)],
-        cwd=folder, timeout=200, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+        cwd=folder, timeout=400, capture_output=True, text=True, stdin=subprocess.DEVNULL,
         env=os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
         start_new_session=True,
     )  # fmt: skip

@@ -90,7 +90,7 @@ def test_the_thread_that_marks_dead_actors_outlives_an_unknown_one():
 STOPPED = """
 import sys, time, types
 from tests.parl_compat.test_heartbeats import Learner, remote_constants
-remote_constants.HEARTBEAT_RCVTIMEO_S = 2.0
+remote_constants.HEARTBEAT_RCVTIMEO_S = 3.5
 learner = Learner()
 learner.server.actors.expect("one")
 print(learner.address, flush=True)
