@@ -11,7 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import tyro
+try:
+    import tyro
+except ModuleNotFoundError:  # what else is missing, `make venv` brings too
+    sys.exit(
+        "evaluate.py: tyro is not installed: run `make venv`, then `.venv/bin/python evaluate.py`"
+    )
 
 from common.errors import UserError
 from common.terminal import allow_short_help, nobody_reads

@@ -15,8 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+try:
+    import tyro
+except ModuleNotFoundError:  # what else is missing, `make venv` brings too
+    sys.exit("plot.py: tyro is not installed: run `make venv`, then `.venv/bin/python plot.py`")
+
 import numpy as np
-import tyro
 
 from common.errors import UserError
 from common.statistics import Aggregate, Estimate, estimate, probability_of_improvement
