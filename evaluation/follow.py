@@ -58,10 +58,8 @@ class Checkpoints:
         self._run_dir, self._model, self._say = run_dir, model, say
         self._checkpoints = run_dir / "checkpoints"
         self._seen: Any = None  # the files of the newest checkpoint that was looked at
-        self._given = (
-            -1,
-            -1,
-        )  # update and step of the newest that was given: a run saves its last one twice
+        # update and step of the newest that was given: a run that is filmed saves its last one twice
+        self._given = (-1, -1)
         self._is_policy = False  # a folder without a run's state, which is not trained on
 
     def newer(self) -> tuple[Weights, int] | None:

@@ -194,9 +194,8 @@ class RayEngine(Engine):
                 os.eventfd_read(self._waker)
             else:
                 ready += self._take_in()
-                while (
-                    self._driver is not None and self._driver.poll()
-                ):  # more than one message came
+                # more than one message may have come, or the driver may have ended since
+                while self._driver is not None and self._driver.poll():
                     ready += self._take_in()
         return ready
 
