@@ -119,13 +119,15 @@ quick: dev
 	$(PY) -m pytest -m "not slow" $(ARGS)
 
 # the numerical tests again, as other processors compute; they wait for nothing, so two at once are
-# enough. The third pass is for what computes in BF16 and AMX, which the second one switches off
+# enough. A processor can imitate those alone whose instructions it has. The third pass is for what
+# computes in BF16 and AMX, which the second one switches off
 BF16 = tests/test_agent.py tests/test_algorithm.py tests/test_model.py tests/networks tests/learning/test_native.py
 NUMERICAL = $(PY) -m pytest -m numerical --numprocesses 2 $(ARGS)
 
 test-processors: dev
 	env $(AVX2) TEST_THREADS=1 $(NUMERICAL)
-	env $(AVX512) TEST_THREADS=2 OMP_WAIT_POLICY=passive $(NUMERICAL)
+	if grep -qw avx512vl /proc/cpuinfo; then \
+		env $(AVX512) TEST_THREADS=2 OMP_WAIT_POLICY=passive $(NUMERICAL); fi
 	if grep -qwE "avx512_bf16|amx_tile" /proc/cpuinfo; then \
 		env TEST_THREADS=2 OMP_WAIT_POLICY=passive $(NUMERICAL) $(BF16); fi
 
