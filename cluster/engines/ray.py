@@ -193,9 +193,9 @@ class RayEngine(Engine):
             if key.fileobj is self._waker:
                 os.eventfd_read(self._waker)
             else:
-                ready += self._take_in()
-                # more than one message may have come, or the driver may have ended since
-                while self._driver is not None and self._driver.poll():
+                # A message may have come in part, or several. An answer is received before the next
+                # is taken in: it may say that the same actor has ended.
+                while not ready and self._driver is not None and self._driver.poll():
                     ready += self._take_in()
         return ready
 
@@ -204,8 +204,6 @@ class RayEngine(Engine):
         driver = self._driver
         assert driver is not None
         try:
-            if not driver.poll():  # a message has come in part
-                return []
             kind, number, body = unpack(driver.receive())
         except ChildEnded as ended:
             return self._disconnected(str(ended))
