@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 
 try:
     import tyro
-except ModuleNotFoundError:  # what else is missing, `make venv` brings too
-    sys.exit(
-        "evaluate.py: tyro is not installed: run `make venv`, then `.venv/bin/python evaluate.py`"
-    )
+except ModuleNotFoundError as error:  # what else is missing, `make venv` brings too
+    remedy = "run `make venv`, then `.venv/bin/python evaluate.py`"
+    print(f"evaluate.py: {error.name} is not installed: {remedy}", file=sys.stderr)
+    sys.exit(2)
 
 from common.errors import UserError
 from common.terminal import allow_short_help, nobody_reads

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 try:
     import tyro
-except ModuleNotFoundError:  # what else is missing, `make venv` brings too
-    sys.exit("plot.py: tyro is not installed: run `make venv`, then `.venv/bin/python plot.py`")
+except ModuleNotFoundError as error:  # what else is missing, `make venv` brings too
+    remedy = "run `make venv`, then `.venv/bin/python plot.py`"
+    print(f"plot.py: {error.name} is not installed: {remedy}", file=sys.stderr)
+    sys.exit(2)
 
 import numpy as np
 

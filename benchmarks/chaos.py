@@ -1,7 +1,8 @@
 """What becomes of runs that are disturbed: `python benchmarks/chaos.py NAME ...`.
 
 Each experiment of `EXPERIMENTS` disturbs real runs of train.py time and again, and gives a row of the
-table that is printed; those that cannot be done are named at the end. Without names all of them are done.
+table that is printed; those that were not as they should be, or cannot be done, are named at the end, and the
+exit status is 1 then. Without names all of them are done.
 Those of `cluster_faults` need root, because they make machines of their own.
 """
 
@@ -134,9 +135,9 @@ def learner_paused(times: int) -> Row:
             os.kill(run.process.pid, signal.SIGCONT)
             with contextlib.suppress(RuntimeError):
                 run.wait_for(lambda run=run, n=before: len(run.rows()) > n + 20, 30)
+                run.terminate()
                 good += 1
             restarts += run.rows()[-1]["restarts"]
-            run.terminate()
     return Row("learner_paused", good, times, f"{restarts} samplers restarted")
 
 
@@ -169,15 +170,21 @@ def main() -> None:
         )
     print(f"{runs.machine()}, {date.today()}\n")
     print("| experiment | as it should be | measured |\n|---|---|---|")
-    failed = []
+    undone, wrong = [], []
     for name in arguments.names or EXPERIMENTS:
         row = done(name, arguments.times)
         if row is None:
-            failed.append(name)
+            undone.append(name)
             continue
+        if row.good < row.times:
+            wrong.append(name)
         print(f"| {row.name} | {row.good} of {row.times} | {row.measured} |", flush=True)
-    if failed:
-        sys.exit(f"could not be done, for the reasons above: {', '.join(failed)}")
+    if wrong:
+        print(f"\nnot as it should be: {', '.join(wrong)}", file=sys.stderr)
+    if undone:
+        print(f"\ncannot be done, for the reasons above: {', '.join(undone)}", file=sys.stderr)
+    if wrong or undone:
+        sys.exit(1)
 
 
 def done(name: str, often: int | None) -> Row | None:
@@ -188,15 +195,15 @@ def done(name: str, often: int | None) -> Row | None:
     run, times = EXPERIMENTS[name]
     try:
         return run(often or times)
-    except NoNamespaces as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return None
     except Exception as error:
-        hidden = error.__context__  # where a folder could not be removed, by what had ended us
+        hidden = error.__context__  # where what had ended us could not be cleaned up after
         while hidden is not None:
             if isinstance(hidden, KeyboardInterrupt | SystemExit):
                 raise hidden from None
             hidden = hidden.__context__
+        if isinstance(error, NoNamespaces):
+            print(f"{name}: {error}", file=sys.stderr)
+            return None
         traceback.print_exc()
         return Row(name, 0, often or times, f"failed: {type(error).__name__}")
     finally:

@@ -51,7 +51,7 @@ class NoNamespaces(Exception):
 def _ip(*words: str) -> str:
     done = subprocess.run(["ip", *words], capture_output=True, text=True)
     if done.returncode:
-        raise NoNamespaces(f"`ip {' '.join(words)}` failed: {done.stderr.strip()}")
+        raise RuntimeError(f"`ip {' '.join(words)}` failed: {done.stderr.strip()}")
     return done.stdout
 
 
@@ -73,8 +73,10 @@ class Network:
         self.addresses = {name: f"10.77.0.{n}" for n, name in enumerate(machines, 1)}
         try:
             self._make()
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, RuntimeError):
+                raise NoNamespaces(str(error)) from None
             raise
 
     def _make(self) -> None:
@@ -111,7 +113,7 @@ class Network:
             open(f"/run/netns/{self._space(machine)}") as there,
         ):
             if libc.setns(there.fileno(), _CLONE_NEWNET):
-                raise NoNamespaces(f"setns failed: {os.strerror(ctypes.get_errno())}")
+                raise RuntimeError(f"setns failed: {os.strerror(ctypes.get_errno())}")
             try:
                 yield
             finally:

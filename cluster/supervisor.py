@@ -179,16 +179,11 @@ class Supervisor:
         """Take in what samplers have answered, and replace those that are lost."""
         for sentence in self.engine.news():
             self._say(sentence)
-        for index in self.engine.answered(timeout):
-            request = self.engine.request(index)
-            try:
-                part = self.engine.receive(index)
-            except Lost as lost:
-                self._replace(index, request, lost)
-            else:
-                assert request is not None
-                self._rows.pop(index, None)
-                self._keep(index, request, part)
+        # An engine may give one answer at a time. Nobody is silent whose answer waits to be taken in.
+        while ready := self.engine.answered(timeout):
+            timeout = 0.0
+            for index in ready:
+                self._receive(index)
         # The learner's process may have been stopped, with its samplers or while they answered. It may
         # also be stopped between two of these lines, so one moment is for all of them.
         now = time.monotonic()
@@ -201,6 +196,17 @@ class Supervisor:
         for index in [i for i, due in self._due.items() if due < time.monotonic()]:
             self._start(index)
         self._note_those_back()
+
+    def _receive(self, index: int) -> None:
+        request = self.engine.request(index)
+        try:
+            part = self.engine.receive(index)
+        except Lost as lost:
+            self._replace(index, request, lost)
+        else:
+            assert request is not None
+            self._rows.pop(index, None)
+            self._keep(index, request, part)
 
     def _keep(self, index: int, request: Request, part: Part | None) -> None:
         if index in self._given_up:

@@ -164,8 +164,9 @@ def main() -> None:
     # PARL asks its log server whether it is there at the cluster's address
     asked = scripts.check_log_server_started
     scripts.check_log_server_started = lambda address, port: asked(web_host(), port)
-    # and waits half a second for a master's answer, which may be on a busy machine
+    # It waits half a second for a master's answer, which is too short where the machine is busy
     code = scripts.is_master_started.__code__
+    assert 500 in code.co_consts
     patient = tuple(MASTER_ANSWERS_MS if c == 500 else c for c in code.co_consts)
     scripts.is_master_started.__code__ = code.replace(co_consts=patient)
     scripts.cli.add_command(keygen)

@@ -132,7 +132,7 @@ def command(process: psutil.Process) -> list[str]:
 
 
 def is_there(process: psutil.Process) -> bool:
-    return bool(still_running([process]))
+    return process.is_running() and bool(still_running([process]))
 
 
 def collect_until_all_are_there(run: Watched, seconds: float) -> None:

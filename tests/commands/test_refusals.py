@@ -46,7 +46,7 @@ def test_what_is_not_installed_is_said_with_the_command_that_installs_it(tmp_pat
 @pytest.mark.parametrize("command", ["evaluate", "plot"])
 def test_the_other_commands_say_so_too(command):
     done = run_command("-c", f"import sys; sys.modules['tyro'] = None; import {command}")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr == (
         f"{command}.py: tyro is not installed: run `make venv`, then `.venv/bin/python {command}.py`\n"
     )

@@ -105,7 +105,7 @@ def test_hogwild_trainers_go_on_without_one_that_is_killed(rank, tmp_path):
     launcher = start_training(run_dir, *flags)
     processes = kill_one(launcher, rank, run_dir)
     before = metrics_of(run_dir)[-1]
-    output, _ = launcher.communicate(timeout=120)
+    output, _ = launcher.communicate(timeout=200)
     assert launcher.returncode == 0, output
     assert f"trainer {rank} was killed by signal 9: another takes its place" in output
     summary, rows = summary_of(run_dir), metrics_of(run_dir)
