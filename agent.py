@@ -50,7 +50,7 @@ class PPOAgent(parl.Agent):
         self.update = 0
         self.schedules = Schedules(config)
         self.rewards = RewardTransform(config, self.trainers)
-        self.ages = RowAges(config)
+        self.ages = RowAges(config, self.trainers)
         self.replay = Replay(config)
         self._epochs = EpochMemory()
         self.undo = Undo(self._tensors, self._numbers, self._load_numbers)

@@ -49,13 +49,14 @@ def measure_start(
 ) -> np.ndarray | None:
     """Put the log-probabilities under the policy at the update's start into the batches.
 
-    The behaviour policy may be older than the update's start. Off-policy estimators correct from
-    the one to the other, and the ratio in the loss covers the rest. With `clip_from` start the
-    ratio is taken from the update's start, too, and the loss weighs each row by
+    The behaviour policy may be older than the update's start. With `clip_from` start and with
+    off-policy estimators the ratio in the loss is taken from the update's start, and the loss weighs
+    each row by
 
-        min(pi_start(a|s) / pi_behaviour(a|s), MOST_IMPORTANCE)
+        min(pi_start(a|s) / pi_behaviour(a|s), bound)
 
-    which is the decoupled objective (Hilton, Cobbe & Schulman 2021, arXiv 2110.00641).
+    Without such an estimator the bound is `MOST_IMPORTANCE`: the decoupled objective (Hilton, Cobbe &
+    Schulman 2021, arXiv 2110.00641). With V-trace it is `rho_clip`.
 
     Settings that are controlled by the KL need the KL of this update alone.
 
@@ -71,11 +72,10 @@ def measure_start(
         batches.put(behaviour_log_prob=start)
         log_rho = start.cpu().numpy() - rollout.behaviour_log_prob
         log_rho = log_rho if log_rho.ndim == 2 else log_rho.sum(-1)
-        if off_policy:  # the estimates have the weight
-            return log_rho
-        bound = np.float32(np.log(MOST_IMPORTANCE))
+        bound = np.float32(np.log(config.rho_clip if off_policy else MOST_IMPORTANCE))
         batches.put(importance=np.exp(np.minimum(log_rho, bound)))
-    elif controlled_by_kl(config) and stale:
+        return log_rho if off_policy else None
+    if controlled_by_kl(config) and stale:
         start = batches.log_prob(model)
         batches.put(start_log_prob=start if start.dim() == 2 else start.sum(-1))
     return None
@@ -105,7 +105,13 @@ def estimate(
     # intrinsic returns go on over the ends of episodes: nothing is over for curiosity
     never, always = np.zeros(value[:-1, :, 0].shape, bool), np.ones(value[:-1, :, 0].shape, bool)
     endless = Steps(rewards.bonus, intrinsic, never, never, always)
-    extra, extra_target = gae(endless, config.rnd_gamma, config.gae_lambda)
+    if config.estimator in OFF_POLICY:
+        assert log_rho is not None
+        log_rho = np.where(rollout.valid, log_rho, 0.0)  # a reset chooses nothing
+        clips = config.rho_clip, config.c_clip
+        extra, extra_target = vtrace(endless, log_rho, config.rnd_gamma, config.gae_lambda, *clips)
+    else:
+        extra, extra_target = gae(endless, config.rnd_gamma, config.gae_lambda)
     return Estimates(
         advantage + np.float32(config.rnd_coefficient) * extra,
         np.stack([target, extra_target], -1),

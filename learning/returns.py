@@ -105,9 +105,11 @@ def vtrace(
 
         rho_t = min(rho_clip, pi/mu), c_t = lambda min(c_clip, pi/mu)
         v_t - V_t = rho_t (r_t + gamma V_{t+1} - V_t) + gamma c_t (v_{t+1} - V_{t+1})
-        A_t = rho_t (r_t + gamma (lambda v_{t+1} + (1 - lambda) V_{t+1}) - V_t)
+        A_t = r_t + gamma (lambda v_{t+1} + (1 - lambda) V_{t+1}) - V_t
 
-    The mix of v and V in the advantage is DeepMind rlax's; with pi = mu it is GAE(lambda).
+    The policy's gradient is weighted by rho_t too. That is the loss's part, because advantages are
+    normalised first: what is subtracted from all of them alike must have the weight as well. The mix of v
+    and V in the advantage is DeepMind rlax's; with pi = mu it is GAE(lambda).
 
     Args:
         log_rho: log pi(a_t|s_t) - log mu(a_t|s_t) [T, N].
@@ -134,7 +136,7 @@ def vtrace(
             bootstrap = gamma * value[t + 1, n] * alive
             delta = clipped * (reward[t, n] + bootstrap - value[t, n])
             ahead = bootstrap + gamma * goes_on * lam * carry[n]
-            advantage[t, n] = clipped * (reward[t, n] + ahead - value[t, n])
+            advantage[t, n] = reward[t, n] + ahead - value[t, n]
             carry[n] = delta + gamma * goes_on * lam * min(c_clip, rho) * carry[n]
             target[t, n] += carry[n]
     return advantage, target

@@ -134,7 +134,7 @@ class Ppo:
     ] = 0.95
     """Lambda of every estimator that has one; of upgo's value targets, and of RND's advantages."""
     rho_clip: Annotated[Positive, Needs(estimator="vtrace")] = 1.0
-    """V-trace's bound of the importance weights, of the advantages too."""
+    """V-trace's bound of the importance weights, in the policy's loss too."""
     c_clip: Annotated[NotNegative, Needs(estimator="vtrace")] = 1.0
     """V-trace's bound of the weights that carry an error back in time."""
     recompute_advantages: bool = False
@@ -153,10 +153,11 @@ class Ppo:
     clip_from: Annotated[
         Literal["behaviour", "start"],
         Needs(policy_lag=ON, carried_steps=ON, replay_batches=ON, trainer_mode="hogwild"),
+        Needs(estimator=("gae", "td_lambda", "monte_carlo", "upgo")),
     ] = "behaviour"
     """What the ratio is to: the policy that acted, or that at the update's start; rows are then
     weighted by the ratio of these two (the decoupled objective, Hilton, Cobbe & Schulman 2021, arXiv
-    2110.00641). With V-trace it is always to the update's start: its advantages have the weight."""
+    2110.00641). With V-trace it is always to the update's start, with weights of rho_clip at most."""
     clip_schedule: Annotated[Literal["constant", "linear"], Needs(kl_penalty="none")] = "constant"
     """linear: to 0 over the run."""
     dual_clip: Annotated[float, Bound("of at least 1", lambda x: x >= 1)] | None = None

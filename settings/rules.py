@@ -104,6 +104,11 @@ def _contradictions(config: Config) -> Iterator[str]:
             f"dual_clip {config.dual_clip} bounds a clipped loss, but kl_penalty"
             f" {config.kl_penalty} clips nothing: give one of them"
         )
+    if config.kl_penalty == "adaptive" and config.kl_coefficient == 0 and config.resume is None:
+        yield (
+            "kl_coefficient is 0, which kl_penalty adaptive would double and halve for ever: give one above 0,"
+            " or --kl_penalty none"
+        )
     # an older run is resumed as it was
     if (
         config.state_dependent_std
@@ -246,7 +251,23 @@ def without_effect(config: Config, defaults: Config, env_spaces: Spaces | None =
         if name == "distribution" or value == getattr(defaults, name):
             continue
         missing = [str(need) for need in needs(hint) if not need.hold(config)]
+        missing += _missing_numbers(name, config, env_spaces)
         if missing:
             shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
             lines.append(f"{name} {shown} has no effect: it needs {' and '.join(missing)}")
     return lines
+
+
+def _missing_numbers(name: str, config: Config, env_spaces: Spaces | None) -> Iterator[str]:
+    """What a setting needs that is no value of another one (`Needs`)."""
+    if name == "target_kl" and config.update_epochs == 1:
+        yield "update_epochs of 2 or more"
+    passes = max(config.update_epochs, config.value_epochs or 0)
+    if name == "recompute_advantages" and config.recompute_advantages and passes == 1:
+        yield "update_epochs of 2 or more"
+    if name == "joint_loss" and env_spaces is not None and _is_one_choice(env_spaces.action):
+        yield "actions of several parts"
+
+
+def _is_one_choice(action: spaces.Space) -> bool:
+    return isinstance(action, spaces.Discrete) or action.shape == (1,)

@@ -38,7 +38,7 @@ def _batch(config: Config) -> Iterator[str]:
         yield (
             f"{next(name for name, on in controls.items() if on)} follows the KL that an update's gradient steps"
             f" find, but with update_epochs 1 and one minibatch there is one step, which finds 0: give"
-            f" --update_epochs 2 or more, or a smaller --minibatch_size"
+            f" --update_epochs 2 or more"
         )
     first_fragment = config.fragment_steps * config.env_num
     if config.warms_up and config.train_total_steps <= first_fragment:

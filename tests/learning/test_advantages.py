@@ -97,6 +97,34 @@ def test_vtrace_corrects_for_a_policy_that_has_moved_on(settings):
     pool.close()
 
 
+def test_vtrace_corrects_what_is_expected_of_curiosity_too():
+    agent, pool = make(small("CartPole-v1", estimator="vtrace", rnd_coefficient=0.5))
+    rollout = collect(agent, pool)
+    pool.close()
+    config, shape = agent.config, rollout.valid.shape
+    assert not rollout.valid.all()
+    draw = np.random.default_rng(1)
+    bonus = draw.uniform(size=shape).astype(np.float32)
+    value = draw.normal(size=(len(bonus) + 1, shape[1], 2)).astype(np.float32)
+    log_rho = np.where(rollout.valid, draw.normal(size=shape), np.nan)
+    got = estimate(config, rollout, Rewards(rollout.reward, bonus), value, log_rho)
+    clips = config.gae_lambda, config.rho_clip, config.c_clip
+    ends = rollout.terminated, rollout.truncated, rollout.valid
+    extrinsic, target = slow_vtrace(
+        rollout.reward, value[..., 0], *ends, log_rho, config.gamma, *clips
+    )
+    never, always = np.zeros(shape, bool), np.ones(shape, bool)
+    known = np.where(rollout.valid, log_rho, 0.0)
+    intrinsic, bonus_target = slow_vtrace(
+        bonus, value[..., 1], never, never, always, known, config.rnd_gamma, *clips
+    )
+    near = {"rtol": 1e-3, "atol": 1e-3}
+    np.testing.assert_allclose(got.advantage, extrinsic + 0.5 * intrinsic, **near)
+    valid = rollout.valid
+    np.testing.assert_allclose(got.value_target[valid, 0], target[valid], **near)
+    np.testing.assert_allclose(got.value_target[..., 1], bonus_target, **near)
+
+
 def test_an_update_learns_from_the_estimates_with_the_correction():
     """Data whose age is hidden are learned from otherwise."""
     weights = []

@@ -106,6 +106,7 @@ def test_every_loss_weighs_its_rows(settings):
         ("CartPole-v1", {"carried_steps": 32, "policy_lag": 0}),
         ("CartPole-v1", {"kl_penalty": "adaptive", "target_kl": 10.0}),
         ("CartPole-v1", {"policy_lag": 2}),
+        ("CartPole-v1", {"estimator": "vtrace", "rho_clip": 3.0}),
         ("tests.toy_envs:Masked", {"joint_loss": "sub_action"}),
         ("tests.toy_envs:Remember", {"network": "lstm"}),
         ("tests.toy_envs:Remember", {"network": "transformer"}),

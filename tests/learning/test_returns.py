@@ -79,7 +79,7 @@ def slow_vtrace(reward, value, terminated, truncated, valid, log_rho, gamma, lam
             after = 0.0 if terminated[t, n] else value[t + 1, n]
             if not ends(t, n) and t + 1 < steps:
                 after = lam * target[t + 1, n] + (1 - lam) * value[t + 1, n]
-            advantage[t, n] = min(rho_bar, rho[t, n]) * (reward[t, n] + gamma * after - value[t, n])
+            advantage[t, n] = reward[t, n] + gamma * after - value[t, n]
     return advantage, target
 
 
