@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -19,7 +20,7 @@ except ModuleNotFoundError as error:  # what else is missing, `make venv` brings
     sys.exit(2)
 
 from common.errors import UserError
-from common.terminal import allow_short_help, nobody_reads
+from common.terminal import allow_short_help, nobody_reads, print_anything
 
 if TYPE_CHECKING:
     from evaluation.follow import Line, Source
@@ -254,6 +255,10 @@ def evaluate(arguments: Arguments) -> None:
 
 def main() -> None:
     allow_short_help(sys.argv)
+    print_anything()
+    for number in (signal.SIGTERM, signal.SIGHUP):  # half a film or export is removed then
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     arguments = tyro.cli(
         Arguments, prog="evaluate.py",
         config=(tyro.conf.PositionalRequiredArgs, tyro.conf.FlagCreatePairsOff),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.locks import lock_within
 from common.randomness import draw_noise, stream
 from distributions.base import Distribution
 from distributions.make import Options, make_distribution
@@ -212,8 +211,7 @@ class ActorCritic(parl.Model):
         if self._acts.compiled is None:
             return
         with open(__file__, "rb") as lock:
-            with contextlib.suppress(OSError):  # some network file systems have no locks
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            lock_within(lock, 60.0)  # who has it may be stopped: then two compile
             obs, shape = self.spaces.observation.shape, self.distribution.noise_shape
             noise = draw_noise(stream("action", 0), self.distribution.noise, (1, *shape))
             for drawn in (None, noise):  # greedily, and with noise

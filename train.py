@@ -185,9 +185,11 @@ def main() -> None:
         sys.exit(2)
     from common import launched
     from common.errors import UserError
+    from common.terminal import print_anything
     from settings.sources import parse
     from settings.store_url import hide_passwords
 
+    print_anything()
     hide_passwords(sys.argv)  # they are written into the run's folder, and passed on
     hide_passwords(sys.orig_argv)
     try:

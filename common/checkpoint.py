@@ -37,6 +37,10 @@ class BadCheckpoint(UserError):
     """A checkpoint that is damaged or missing. The message names it."""
 
 
+class UnreadCheckpoint(BadCheckpoint):
+    """A checkpoint that cannot be read now, as of a file system that has gone. The message says why."""
+
+
 class CannotWrite(UserError):
     """A file that could not be written. The message says which, and what is left.
 
@@ -231,6 +235,7 @@ def load(folder: Path) -> Checkpoint:
 
     Raises:
         BadCheckpoint: naming the folder and what is wrong.
+        UnreadCheckpoint: where the disk or the file system does not give it.
     """
     folder = _found(folder)
     if not folder.is_dir():
@@ -250,7 +255,14 @@ def load(folder: Path) -> Checkpoint:
         if not isinstance(state, dict):
             raise ValueError("state.json holds no JSON object")
         return Checkpoint(arrays, state, folder)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+            raise UnreadCheckpoint(
+                f"checkpoint {folder} cannot be read: {error.strerror}. It may be good: see to that, and try"
+                f" again"
+            ) from None
+        raise BadCheckpoint(f"checkpoint {folder} is corrupt: {error}") from None
+    except (ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise BadCheckpoint(f"checkpoint {folder} is corrupt: {error}") from None
 
 
@@ -259,11 +271,14 @@ def load_newest(checkpoints: Path) -> tuple[Checkpoint, list[str]]:
 
     Raises:
         BadCheckpoint: where there is none.
+        UnreadCheckpoint: for one that cannot be read, and so may be good.
     """
     complaints: list[str] = []
     for folder in reversed(_updates(checkpoints)):
         try:
             return load(folder), complaints
+        except UnreadCheckpoint:
+            raise
         except BadCheckpoint as error:
             complaints.append(str(error))
     reason = "; ".join(complaints) or "it holds none"

@@ -4,15 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
+import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+_DAY_S = 86_400.0
 
-def unfinished(path: Path, writer: int) -> Path:
-    """Where the process `writer` writes a file until it is whole: beside it, with its ending."""
-    return path.with_name(f".{path.stem[:20]}.{writer}.unfinished{path.suffix}")
+
+def _unfinished(path: Path, writer: str) -> str:
+    """The name of a file until it is whole. Its ending stays, which tells its writer what it is."""
+    return f".{path.stem[:20]}.{writer}.unfinished{path.suffix}"
+
+
+def remove_unfinished(path: Path, pid: int | None = None) -> None:
+    """Remove what killed processes have left of a file.
+
+    Args:
+        pid: of a process that has ended; None: whoever began it a day ago and more.
+    """
+    writer = "*" if pid is None else f"{pid}-*"
+    pattern = f".{glob.escape(path.stem[:20])}.{writer}.unfinished{glob.escape(path.suffix)}"
+    for part in path.parent.glob(pattern):
+        with contextlib.suppress(OSError):  # another process was faster
+            if pid is not None or time.time() - part.stat().st_mtime > _DAY_S:
+                part.unlink()
 
 
 @contextlib.contextmanager
@@ -25,12 +44,13 @@ def replacing(path: Path, refused: Callable[[OSError], Exception]) -> Iterator[P
         refused: the error for the user, where the folder does not take the file.
     """
     place = Path(os.path.realpath(path))
-    # the ending tells its writer what it is
-    part = unfinished(place.with_name(path.name), os.getpid())
+    # process ids repeat on other machines and in containers, which may share the folder
+    part = place.with_name(_unfinished(path, f"{os.getpid()}-{secrets.token_hex(4)}"))
     try:
         if place.exists() and not place.is_file():
             raise FileExistsError(errno.EEXIST, "it is there already, and is no file")
         place.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(place.with_name(path.name))
         part.touch()
         if place.exists():
             shutil.copymode(place, part)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import select
 import signal
+import sys
 from collections.abc import Sequence
 
 
@@ -13,6 +15,13 @@ def allow_short_help(arguments: Sequence[str]) -> bool:
     if asked:
         end_with_the_reader()
     return asked
+
+
+def print_anything() -> None:
+    """From here on what a terminal's encoding lacks, as that of LANG=de_DE does, is printed as its number."""
+    for output in (sys.stdout, sys.stderr):
+        if isinstance(output, io.TextIOWrapper):
+            output.reconfigure(errors="backslashreplace")
 
 
 def end_with_the_reader() -> None:

@@ -37,7 +37,7 @@ def film(model: ActorCritic, config: Config, path: Path, seed: int, greedy: bool
     path = Path(os.path.expanduser(path)).absolute()  # as its writer and its reader take it
     if path.suffix != ".mp4":
         raise BadVideo(f"video {path} must be an mp4: give a name that ends with .mp4")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise BadVideo(f"video {path} is a folder: give another name")
     images = frames(model, config, seed, greedy)
     first = next(images)  # before there is a file: the environment may have no picture

@@ -150,6 +150,7 @@ def ping(self: client.Client, job: Any, max_memory: Any, job_is_alive: Any) -> b
             question.recv_multipart()
         except zmq.error.Again:
             self.job_heartbeat_process.actors.forget(instance)
+            self.instance_id_to_job.pop(instance, None)
             return False
     return True
 

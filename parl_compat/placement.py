@@ -57,6 +57,7 @@ class Placement:
         def end() -> None:
             job_is_alive.value = False  # whoever waits for its answer gets an error
             client.job_heartbeat_process.actors.forget(job.instance_id)
+            client.instance_id_to_job.pop(job.instance_id, None)
             kill(client.ctx, job)
 
         with self._lock:

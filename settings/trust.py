@@ -31,7 +31,7 @@ def _is_own(run_dir: Path, config: Config) -> bool:
             about = os.fstat(file.fileno())
             private = about.st_uid == os.getuid() and not about.st_mode & 0o022
             return private and _entry(run_dir, config) in file.read().split()
-    except OSError:  # nothing was ever remembered
+    except (OSError, RuntimeError):  # nothing was ever remembered, or there is no home
         return False
 
 
@@ -39,8 +39,8 @@ def remember(run_dir: Path, config: Config) -> None:
     """Take a run's folder for the user's own from now on, with the code that its settings name."""
     if not names_code(config) or _is_own(run_dir, config):
         return
-    path = Path.home() / _OWN_RUNS
-    with contextlib.suppress(OSError):  # then --trust has to be given
+    with contextlib.suppress(OSError, RuntimeError):  # then --trust has to be given
+        path = Path.home() / _OWN_RUNS
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import os
@@ -11,7 +10,7 @@ import sys
 from pathlib import Path
 
 from common import checkpoint
-from common.files import unfinished
+from common.files import remove_unfinished
 from common.sources import ROOT
 
 LONGEST_S = 120.0  # an episode may have many steps, and a picture of each
@@ -55,8 +54,7 @@ def film_best(run_dir: Path) -> Path:
         finally:
             child.kill()
             child.wait()
-            with contextlib.suppress(OSError):  # it was killed, by this function or by what draws
-                unfinished(path, child.pid).unlink(missing_ok=True)
+            remove_unfinished(path, child.pid)  # it was killed, by this function or by what draws
     if child.returncode != 0:
         said = errors.decode(errors="replace").strip()
         reason = said.rpartition("\n")[2].removeprefix("evaluate.py: ")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import itertools
 import os
 import shlex
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.checkpoint import CannotWrite
+from common.locks import lock
 from settings.config import Config, ConfigError
 from settings.sources import is_run_config
 from settings.trust import remember
@@ -131,8 +131,8 @@ def _refuse_used(run_dir: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(run_dir: Path) -> Iterator[None]:
-    with open(run_dir / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with open(run_dir / ".lock", "w") as file:
+        lock(file)
         yield
 
 

@@ -19,6 +19,7 @@ from common.errors import TrainerLost, UserError
 from settings.config import Config
 from settings.stored_run import kept_id
 from settings.trust import names_code
+from training.signals import heeded
 
 _LOOKS_EVERY_S = 0.05
 # what is left of the trainers has so long to end by itself once one has failed, or the first is done
@@ -96,7 +97,7 @@ def _launch(trainers: int, how: Callable[[int, int], _Start], needed: Collection
         asked.append(number)
         group.send(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in heeded():
         signal.signal(number, forward)
     try:
         for rank in range(trainers):

@@ -110,7 +110,8 @@ class Panel(RenderHook):
         if self._shown is None:
             return
         shown = self._shown
-        yield Text(f"── {self._title} ".ljust(68, "─"), style="dim")
+        line = "-" if self._console.options.ascii_only else "─"
+        yield Text(f"{line * 2} {self._title} ".ljust(68, line), style="dim")
         bar = Table.grid(padding=(0, 2, 0, 0))
         bar.add_row(
             ProgressBar(total=1.0, completed=shown.share, width=_BAR),

@@ -183,7 +183,9 @@ class Report:
     def log(self, text: str) -> None:
         """Keep a line in log.txt alone."""
         with self._saying, self.writes.attempt("log.txt"):
-            self._log.append(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode())
+            self._log.append(
+                f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode(errors="replace")
+            )
 
     def reopen(self) -> None:
         """Go on in new files, as the run's folder was made anew."""

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: how a run is asked to end, and how soon it does."""
+"""SIGTERM, SIGINT and SIGHUP: how a run is asked to end, and how soon it does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-STOPS = (signal.SIGTERM, signal.SIGINT)
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _EARLY_S = 0.01  # by which the timer's clock may be ahead
 
 
@@ -24,6 +24,11 @@ class Stopped(BaseException):
 
 
 SIGNALS = {Stopped(number).reason: number for number in STOPS}
+
+
+def heeded() -> list[int]:
+    """The signals that end this process: all of `STOPS`, but no SIGHUP under `nohup`, which ignores it."""
+    return [n for n in STOPS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
 
 
 class StopSignals:
@@ -44,13 +49,13 @@ class StopSignals:
         self._waiting = self._ignored = False
         self._due: float | None = None  # when `abort` is called
         self._abort, self._grace = abort, grace
-        for number in STOPS:
+        for number in heeded():
             signal.signal(number, self._handle)
         signal.signal(signal.SIGALRM, self._too_late)
 
     @property
     def asked(self) -> str | None:
-        """The signal that has asked for the end, sigterm or sigint; None where none has."""
+        """The signal that has asked for the end, sigterm, sigint or sighup; None where none has."""
         return None if self._asked is None else Stopped(self._asked).reason
 
     def _handle(self, number: int, frame: Any) -> None:

@@ -123,7 +123,7 @@ class RayEngine(Engine):
         self._unplaced: set[int] = set()  # samplers for whose actors no CPU has been found yet
         self._put: Weights | None = None  # the weights that the driver has
         host, _, port = cluster["address"].rpartition(":")
-        self._address = host, int(port)
+        self._address = host.strip("[]"), int(port)  # of IPv6 it is in brackets
         self._was_away = self._was_there = 0.0  # the head node, when it was last looked for
         resume = f"python train.py --resume {shlex.quote(config.run_dir or 'RUN_FOLDER')}"
         self._head = MasterWatch(
@@ -207,12 +207,15 @@ class RayEngine(Engine):
             kind, number, body = unpack(driver.receive())
         except ChildEnded as ended:
             return self._disconnected(str(ended))
-        if kind == Kind.CONNECTED:
+        if kind == Kind.CONNECTED:  # it is the driver's, whatever its number
             self._refusal = None
-        elif kind == Kind.REFUSED:
+            return []
+        if kind == Kind.REFUSED:
             return self._disconnected(str(body, "utf-8"))
         index = next((i for i, actor in self._actors.items() if actor == number), None)
         if index is None:  # the driver itself, or another one was put in its place
+            return []
+        if index in self._answers:  # its end, after the error that `_wait_for_cpus` has kept
             return []
         if kind == Kind.PLACED:
             self._unplaced.discard(index)

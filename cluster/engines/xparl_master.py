@@ -111,6 +111,10 @@ def connect(address: str, files: bytes) -> None:
     parl = load_parl()
     try:
         parl.connect(address)
+    except OSError as error:  # of the memory that it shares with its threads' processes
+        raise ClusterError(
+            f"PARL's client cannot be started: {error.strerror or error}. It needs a /dev/shm that can be written"
+        ) from error
     except Exception as error:  # PARL raises no other kind
         raise ClusterError(
             f"the xparl master at {address} answers no more: look whether it lives, and start it"

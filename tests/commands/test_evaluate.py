@@ -158,3 +158,17 @@ def test_ctrl_c_ends_without_a_traceback(tmp_path):
     process.send_signal(signal.SIGINT)
     _, printed = process.communicate(timeout=60)
     assert (process.returncode, printed) == (130, "")
+
+
+def test_a_film_that_is_ended_leaves_nothing_behind(tmp_path):
+    folder = untrained("HalfCheetah-v4", tmp_path / "policy", test_max_steps=1000)
+    film = tmp_path / "film.mp4"
+    process = subprocess.Popen(
+        [sys.executable, "evaluate.py", str(folder), "--episodes", "0", "--video", str(film)],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_until(lambda: list(tmp_path.glob(".film.*.unfinished.mp4")), 60, "the first frame")
+    process.terminate()
+    _, printed = process.communicate(timeout=60)
+    assert (process.returncode, printed) == (128 + signal.SIGTERM, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["policy"]

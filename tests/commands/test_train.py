@@ -18,6 +18,7 @@ import yaml
 
 from common.checkpoint import load, load_newest
 from tests.conftest import ROOT, run_command, still_running, wait_until
+from training.signals import STOPS
 
 pytestmark = pytest.mark.slow  # these start runs, clusters or processes
 
@@ -180,7 +181,7 @@ def test_a_corrupt_checkpoint_is_named_and_the_one_before_is_resumed(tmp_path):
     assert "using the one before it" in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", STOPS)
 def test_a_signal_saves_and_ends_within_ten_seconds(number, tmp_path):
     """Also while samplers are in the middle of a long fragment."""
     run_dir = tmp_path / "run"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from common import checkpoint
-from common.checkpoint import BadCheckpoint, CannotWrite
+from common.checkpoint import BadCheckpoint, CannotWrite, UnreadCheckpoint
 from tests.conftest import files_no_larger_than
 
 ARRAYS = {
@@ -56,6 +56,16 @@ def test_a_corrupt_checkpoint_is_named_and_the_one_before_it_used(tmp_path, file
     assert saved.state["update"] == 1
     assert len(complaints) == 1
     assert "update-00000002 is corrupt" in complaints[0]
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_a_corrupt_one(tmp_path):
+    for update in (1, 2):
+        checkpoint.save(tmp_path, update, ARRAYS, {"update": update})
+    path = tmp_path / "update-00000002" / "arrays.safetensors"
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(UnreadCheckpoint, match=r"update-00000002 cannot be read: .* It may be good"):
+        checkpoint.load_newest(tmp_path)
 
 
 def test_corrupt_checkpoints_take_no_room_of_good_ones(tmp_path):

@@ -55,3 +55,19 @@ def test_every_name_that_the_disk_takes_is_taken(name, tmp_path):
     with replacing(tmp_path / name, refused) as part:
         part.write_text("film")
     assert os.listdir(tmp_path) == [name]
+
+
+def test_what_killed_processes_have_left_is_removed_after_a_day(tmp_path):
+    path = tmp_path / "film [1].mp4"
+    old, new = (
+        tmp_path / ".film [1].1-0a.unfinished.mp4",
+        tmp_path / ".film [1].2-0b.unfinished.mp4",
+    )
+    others = tmp_path / ".another.1-0c.unfinished.mp4"
+    for part in (old, new, others):
+        part.touch()
+    for part in (old, others):
+        os.utime(part, (0, 0))
+    with replacing(path, refused) as part:
+        part.write_text("new")
+    assert {p.name for p in tmp_path.iterdir()} == {path.name, new.name, others.name}

@@ -118,11 +118,10 @@ def test_vtrace_corrects_what_is_expected_of_curiosity_too():
     intrinsic, bonus_target = slow_vtrace(
         bonus, value[..., 1], never, never, always, known, config.rnd_gamma, *clips
     )
-    near = {"rtol": 1e-3, "atol": 1e-3}
-    np.testing.assert_allclose(got.advantage, extrinsic + 0.5 * intrinsic, **near)
+    np.testing.assert_allclose(got.advantage, extrinsic + 0.5 * intrinsic, rtol=1e-3, atol=1e-3)
     valid = rollout.valid
-    np.testing.assert_allclose(got.value_target[valid, 0], target[valid], **near)
-    np.testing.assert_allclose(got.value_target[..., 1], bonus_target, **near)
+    np.testing.assert_allclose(got.value_target[valid, 0], target[valid], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(got.value_target[..., 1], bonus_target, rtol=1e-3, atol=1e-3)
 
 
 def test_an_update_learns_from_the_estimates_with_the_correction():

@@ -283,7 +283,7 @@ def test_an_environment_without_pictures_is_not_filmed(tmp_path):
 def test_nothing_is_left_of_a_film_whose_process_was_killed(tmp_path):
     folder = untrained("tests.evaluation.drawn_envs:EndsItsProcess", tmp_path)
     before = sorted(folder.iterdir())
-    other = folder / ".best.1.unfinished.mp4"  # of another process, which goes on
+    other = folder / ".best.1-00ff.unfinished.mp4"  # of another process, which goes on
     other.touch()
     with pytest.raises(NoFilm):
         film_best(folder)
