@@ -64,7 +64,9 @@ def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_a_corrupt_one(tmp_pat
     path = tmp_path / "update-00000002" / "arrays.safetensors"
     path.unlink()
     path.symlink_to(path)
-    with pytest.raises(UnreadCheckpoint, match=r"update-00000002 cannot be read: .* It may be good"):
+    with pytest.raises(
+        UnreadCheckpoint, match=r"update-00000002 cannot be read: .* It may be good"
+    ):
         checkpoint.load_newest(tmp_path)
 
 
