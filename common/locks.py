@@ -35,5 +35,7 @@ def lock_within(file: IO, seconds: float) -> bool:
             if time.monotonic() > deadline:
                 return False
             time.sleep(_LOOKS_EVERY_S)
+        except OSError:  # such as of NFS, which locks no file that was opened to be read
+            return False
         else:
             return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -36,3 +37,12 @@ def test_a_lock_is_one_processes_and_ends_with_it(tmp_path):
         holder.kill()
         holder.communicate()
         assert lock_within(file, 10.0)
+
+
+def test_a_file_that_cannot_be_locked_is_not_waited_for(tmp_path):
+    path = tmp_path / "file"
+    path.touch()
+    with os.fdopen(os.open(path, os.O_PATH), "rb", buffering=0) as file:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            lock(file)
+        assert not lock_within(file, 60.0)
