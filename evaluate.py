@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -12,15 +11,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from common.terminal import (
+    allow_short_help,
+    end_without,
+    exit_when_asked,
+    nobody_reads,
+    print_anything,
+)
+
 try:
     import tyro
-except ModuleNotFoundError as error:  # what else is missing, `make venv` brings too
-    remedy = "run `make venv`, then `.venv/bin/python evaluate.py`"
-    print(f"evaluate.py: {error.name} is not installed: {remedy}", file=sys.stderr)
-    sys.exit(2)
+except ModuleNotFoundError as error:
+    end_without(error.name, "evaluate.py")
 
 from common.errors import UserError
-from common.terminal import allow_short_help, nobody_reads, print_anything
 
 if TYPE_CHECKING:
     from evaluation.follow import Line, Source
@@ -256,9 +260,7 @@ def evaluate(arguments: Arguments) -> None:
 def main() -> None:
     allow_short_help(sys.argv)
     print_anything()
-    for number in (signal.SIGTERM, signal.SIGHUP):  # half a film or export is removed then
-        if signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
+    exit_when_asked()  # half a film or export is removed then
     arguments = tyro.cli(
         Arguments, prog="evaluate.py",
         config=(tyro.conf.PositionalRequiredArgs, tyro.conf.FlagCreatePairsOff),

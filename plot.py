@@ -15,18 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from common.terminal import allow_short_help, end_with_the_reader, end_without
+
 try:
     import tyro
-except ModuleNotFoundError as error:  # what else is missing, `make venv` brings too
-    remedy = "run `make venv`, then `.venv/bin/python plot.py`"
-    print(f"plot.py: {error.name} is not installed: {remedy}", file=sys.stderr)
-    sys.exit(2)
+except ModuleNotFoundError as error:
+    end_without(error.name, "plot.py")
 
 import numpy as np
 
 from common.errors import UserError
 from common.statistics import Aggregate, Estimate, estimate, probability_of_improvement
-from common.terminal import allow_short_help, end_with_the_reader
 from common.values import convert
 from evaluation.curves import RETURN, Experiments, Panels, X, band, curves_of, read
 from evaluation.published import figure_of

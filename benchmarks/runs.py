@@ -21,6 +21,7 @@ import numpy as np
 from common.errors import UserError
 from common.sources import ROOT
 from common.statistics import Estimate
+from common.terminal import exit_when_asked
 from plot import number
 from settings.config import ConfigError
 from settings.flags import read_flags
@@ -175,9 +176,7 @@ def evaluate(run: Run) -> None:
 def command(program: str) -> Iterator[None]:
     """A benchmark as a command: SIGTERM and the end of the terminal end what it has started, as Ctrl-C
     does, and an error that the user can mend is one line."""
-    for stop in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(stop) is not signal.SIG_IGN:  # as `nohup` has it
-            signal.signal(stop, lambda number, _: sys.exit(128 + number))
+    exit_when_asked()
     try:
         yield
     except UserError as error:

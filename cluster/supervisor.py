@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from cluster.engines.base import Engine, Part
@@ -58,6 +58,16 @@ class _Row:
 
     def is_hopeless(self, lost: Lost) -> bool:
         return self.losses >= LOSS_LIMIT or (bool(lost.cause) and self.same >= SAME_ERROR_LIMIT)
+
+
+def _answered(engine: Engine, timeout: float) -> Iterator[int]:
+    """All samplers that have answered; each is received from before the next one is asked for.
+
+    An engine may give one answer at a time. Nobody is silent whose answer waits to be taken in.
+    """
+    while ready := engine.answered(timeout):
+        timeout = 0.0
+        yield from ready
 
 
 class Supervisor:
@@ -179,11 +189,16 @@ class Supervisor:
         """Take in what samplers have answered, and replace those that are lost."""
         for sentence in self.engine.news():
             self._say(sentence)
-        # An engine may give one answer at a time. Nobody is silent whose answer waits to be taken in.
-        while ready := self.engine.answered(timeout):
-            timeout = 0.0
-            for index in ready:
-                self._receive(index)
+        for index in _answered(self.engine, timeout):
+            request = self.engine.request(index)
+            try:
+                part = self.engine.receive(index)
+            except Lost as lost:
+                self._replace(index, request, lost)
+            else:
+                assert request is not None
+                self._rows.pop(index, None)
+                self._keep(index, request, part)
         # The learner's process may have been stopped, with its samplers or while they answered. It may
         # also be stopped between two of these lines, so one moment is for all of them.
         now = time.monotonic()
@@ -196,17 +211,6 @@ class Supervisor:
         for index in [i for i, due in self._due.items() if due < time.monotonic()]:
             self._start(index)
         self._note_those_back()
-
-    def _receive(self, index: int) -> None:
-        request = self.engine.request(index)
-        try:
-            part = self.engine.receive(index)
-        except Lost as lost:
-            self._replace(index, request, lost)
-        else:
-            assert request is not None
-            self._rows.pop(index, None)
-            self._keep(index, request, part)
 
     def _keep(self, index: int, request: Request, part: Part | None) -> None:
         if index in self._given_up:

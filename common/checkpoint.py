@@ -31,6 +31,7 @@ from common.errors import UserError
 KEEP = 3
 FILES = ("arrays.safetensors", "state.json")
 MODEL = "model/"  # how the names of the model's arrays begin
+_NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # where a file should be
 
 
 class BadCheckpoint(UserError):
@@ -255,15 +256,13 @@ def load(folder: Path) -> Checkpoint:
         if not isinstance(state, dict):
             raise ValueError("state.json holds no JSON object")
         return Checkpoint(arrays, state, folder)
+    except (*_NO_FILE, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+        raise BadCheckpoint(f"checkpoint {folder} is corrupt: {error}") from None
     except OSError as error:
-        if not isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
-            raise UnreadCheckpoint(
-                f"checkpoint {folder} cannot be read: {error.strerror}. It may be good: see to that, and try"
-                f" again"
-            ) from None
-        raise BadCheckpoint(f"checkpoint {folder} is corrupt: {error}") from None
-    except (ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
-        raise BadCheckpoint(f"checkpoint {folder} is corrupt: {error}") from None
+        raise UnreadCheckpoint(
+            f"checkpoint {folder} cannot be read: {error.strerror}. It may be good: see to that, and try"
+            f" again"
+        ) from None
 
 
 def load_newest(checkpoints: Path) -> tuple[Checkpoint, list[str]]:

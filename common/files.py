@@ -15,9 +15,9 @@ from pathlib import Path
 _DAY_S = 86_400.0
 
 
-def _unfinished(path: Path, writer: str) -> str:
+def _unfinished(path: Path, writer: str, quote: Callable[[str], str] = str) -> str:
     """The name of a file until it is whole. Its ending stays, which tells its writer what it is."""
-    return f".{path.stem[:20]}.{writer}.unfinished{path.suffix}"
+    return f".{quote(path.stem[:20])}.{writer}.unfinished{quote(path.suffix)}"
 
 
 def remove_unfinished(path: Path, pid: int | None = None) -> None:
@@ -27,8 +27,7 @@ def remove_unfinished(path: Path, pid: int | None = None) -> None:
         pid: of a process that has ended; None: whoever began it a day ago and more.
     """
     writer = "*" if pid is None else f"{pid}-*"
-    pattern = f".{glob.escape(path.stem[:20])}.{writer}.unfinished{glob.escape(path.suffix)}"
-    for part in path.parent.glob(pattern):
+    for part in path.parent.glob(_unfinished(path, writer, glob.escape)):
         with contextlib.suppress(OSError):  # another process was faster
             if pid is not None or time.time() - part.stat().st_mtime > _DAY_S:
                 part.unlink()

@@ -7,6 +7,7 @@ import select
 import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 
 def allow_short_help(arguments: Sequence[str]) -> bool:
@@ -15,6 +16,20 @@ def allow_short_help(arguments: Sequence[str]) -> bool:
     if asked:
         end_with_the_reader()
     return asked
+
+
+def end_without(package: str | None, command: str) -> NoReturn:
+    """End a command for which a package is missing, with the remedy; what else is missing, it brings too."""
+    remedy = f"run `make venv`, then `.venv/bin/python {command}`"
+    print(f"{command}: {package} is not installed: {remedy}", file=sys.stderr)
+    sys.exit(2)
+
+
+def exit_when_asked() -> None:
+    """Let SIGTERM and the end of the terminal end this process as errors do, which clean up behind them."""
+    for stop in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(stop) is not signal.SIG_IGN:  # as `nohup` has it
+            signal.signal(stop, lambda number, _: sys.exit(128 + number))
 
 
 def print_anything() -> None:
