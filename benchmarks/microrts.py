@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from common.compiled import njit
 from envs.microrts.game import CHOICES, COMPONENTS, Game, java, map_of
 from envs.microrts.java import make_bot, reward_functions
 from envs.microrts.vector import MicrortsEnvs
@@ -28,7 +28,7 @@ TURN = 50
 NAMES = ("sampler", "Java, as arrays", "Java alone")
 
 
-@numba.njit(cache=True)
+@njit()
 def random_actions(mask: np.ndarray, uniform: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """A random legal action of every cell: mask [N, cells, CHOICES] -> [N, cells * 7]."""
     envs, cells, _ = mask.shape

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
+
+from common.compiled import njit
 
 _HALF_LOG_2PI = np.float32(0.5 * math.log(2 * math.pi))
 
 
-@numba.njit(cache=True, fastmath={"contract"})
+@njit(fastmath={"contract"})
 def sample_normal(
     mean: np.ndarray, log_std: np.ndarray, noise: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -36,7 +37,7 @@ def sample_normal(
     return action, log_prob, joint
 
 
-@numba.njit(cache=True)
+@njit()
 def sample_categorical(
     logits: np.ndarray, noise: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

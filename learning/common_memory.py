@@ -26,6 +26,7 @@ from llvmlite import ir
 from numba.extending import intrinsic
 from torch import Tensor
 
+from common.compiled import njit
 from common.errors import TrainerLost, UserError
 
 _LINE = 64  # bytes of a line of the processor's cache: two trainers that write share none
@@ -177,14 +178,14 @@ def _has_left(file: int, rank: int) -> bool:
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _put(numbers: np.ndarray, slot: np.ndarray, arrived: int, count: int) -> None:
     for place in range(len(numbers)):
         slot[place] = numbers[place]
     _store(arrived, count)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _all_have_arrived(arrived: int, trainers: int, count: int) -> bool:
     for trainer in range(trainers):
         spins = 0
@@ -195,7 +196,7 @@ def _all_have_arrived(arrived: int, trainers: int, count: int) -> bool:
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _add(numbers: np.ndarray, slots: np.ndarray) -> None:
     for place in range(len(numbers)):
         numbers[place] = slots[0, place]

@@ -20,7 +20,6 @@ import importlib.util
 import json
 import os
 import platform
-import stat
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -32,6 +31,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from common.compiled import refuse_others
 from common.sources import digest, sources
 from learning.native import Native
 
@@ -80,7 +80,7 @@ def load(name: str) -> Kept | None:
     """The step of a name; None where none is kept, or what is kept is damaged."""
     folder = place()
     try:
-        _refuse_others(folder)
+        refuse_others(folder)
         record = json.loads((folder / f"{name}.json").read_text())
         library = folder / f"{name}.so"
         if hashlib.sha256(library.read_bytes()).hexdigest() != record["sha256"]:
@@ -97,7 +97,7 @@ def keep(name: str, native: Native, inputs: Inputs) -> None:
     folder = place()
     try:
         folder.mkdir(0o700, parents=True, exist_ok=True)
-        _refuse_others(folder)
+        refuse_others(folder)
         content = Path(str(native.module.__file__)).read_bytes()
         record = {"inputs": inputs, "sha256": hashlib.sha256(content).hexdigest()}
         _write(folder / f"{name}.so", content)
@@ -135,18 +135,6 @@ def place() -> Path:
     if _CACHE is not None:
         return Path(_CACHE) / "kept_steps"
     return Path(tempfile.gettempdir()) / f"kept_steps_{os.geteuid()}"
-
-
-def _refuse_others(folder: Path) -> None:
-    """Raise OSError where somebody else can put code into a folder, or has made it.
-
-    In the folder above others may write, as in /tmp, if they cannot put another in this one's place.
-    """
-    found, above = folder.stat(), folder.parent.stat()
-    others = stat.S_IWGRP | stat.S_IWOTH
-    replaced = above.st_mode & others and not above.st_mode & stat.S_ISVTX
-    if found.st_uid != os.geteuid() or found.st_mode & others or replaced:
-        raise PermissionError(f"{folder} can be written by others")
 
 
 def _module(library: Path) -> ModuleType:

@@ -12,8 +12,9 @@ import functools
 from collections.abc import Callable
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
-import numba
 import numpy as np
+
+from common.compiled import njit
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,7 +38,7 @@ def estimator(
     The check is needed because compiled code does not check bounds: an array with too few rows
     would make it read foreign memory.
     """
-    compiled = numba.njit(cache=True)(function)
+    compiled = njit()(function)
 
     @functools.wraps(function)
     def checked(steps: Steps, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
+from common.compiled import njit
 from learning.trainers import Trainers
 from rollout import Rollout
 from settings.config import Config
@@ -84,7 +84,7 @@ class RewardTransform:
         self.bonus_scaler.load(arrays["bonus_scaler/running"], counters["bonus_scaler"])
 
 
-@numba.njit(cache=True)
+@njit()
 def _discounted_returns(
     reward: np.ndarray, ended: np.ndarray, valid: np.ndarray, first: np.ndarray, gamma: float,
     running: np.ndarray,

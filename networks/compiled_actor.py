@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 from torch import nn
 
+from common.compiled import njit
 from networks.layers import RunningMoments
 from networks.tanh import tanh_of
 
@@ -65,7 +65,7 @@ class Perceptron:
 _ROWS = 4  # that are computed at a time; with as many inputs, their numbers stay in registers
 
 
-@numba.njit(cache=True, fastmath={"contract"}, error_model="numpy")
+@njit(fastmath={"contract"}, error_model="numpy")
 def _forward(
     obs: np.ndarray, mean: np.ndarray, var: np.ndarray, limit: float,
     weights: tuple[np.ndarray, ...], biases: tuple[np.ndarray, ...], activation: int, activated: int,
@@ -93,7 +93,7 @@ def _forward(
     return layer[: len(obs)]
 
 
-@numba.njit(cache=True, fastmath={"contract"}, error_model="numpy")
+@njit(fastmath={"contract"}, error_model="numpy")
 def _dense(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
     """out [B, J] = bias [J] + x [B, I] @ weight [I, J]; B is a multiple of `_ROWS`.
 
@@ -121,7 +121,7 @@ def _dense(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray)
                     out[row, j] += x[row, i] * weight[i, j]
 
 
-@numba.njit(cache=True, fastmath={"contract"}, error_model="numpy")
+@njit(fastmath={"contract"}, error_model="numpy")
 def _activate(values: np.ndarray, activation: int) -> None:
     """Apply an activation in place; tanh is the polynomial of the compiled gradient step."""
     if activation == 0:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from torch import nn
 
+from common.compiled import njit
 from networks.compiled_actor import Perceptron
 from networks.layers import RunningMoments
 from networks.recurrence import step_cell
@@ -56,7 +56,7 @@ def _arrays(lstm: Lstm) -> list[np.ndarray]:
     return [part.detach().numpy() for layer in layers for part in (layer.weight, layer.bias)]
 
 
-@numba.njit(cache=True, fastmath={"contract", "reassoc"}, error_model="numpy")
+@njit(fastmath={"contract", "reassoc"}, error_model="numpy")
 def _step(
     features: np.ndarray, state: np.ndarray, first: int, after: np.ndarray,
     input_weight: np.ndarray, input_bias: np.ndarray, hidden_weight: np.ndarray,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from common.compiled import njit
 from networks.tanh import sigmoid_of, tanh_of
 
 _ONE = np.float32(1.0)
@@ -108,7 +108,7 @@ def _differentiate(
 torch.library.register_autograd(_UNROLL, _differentiate, setup_context=_keep)
 
 
-@numba.njit(cache=True, fastmath={"contract"}, error_model="numpy")
+@njit(fastmath={"contract"}, error_model="numpy")
 def _forward(
     gates: np.ndarray, weight: np.ndarray, state: np.ndarray, begins: np.ndarray,
     hidden: np.ndarray, cell: np.ndarray,
@@ -130,7 +130,7 @@ def _forward(
             step_cell(gates[t, e], cell_before[e], cell[t, e], hidden[t, e])
 
 
-@numba.njit(cache=True, fastmath={"contract"}, error_model="numpy")
+@njit(fastmath={"contract"}, error_model="numpy")
 def step_cell(gate: np.ndarray, before: np.ndarray, cell: np.ndarray, hidden: np.ndarray) -> None:
     """One step of one environment's cell [W]; opens its gates [4 W], in place."""
     width = len(before)
@@ -150,7 +150,7 @@ def step_cell(gate: np.ndarray, before: np.ndarray, cell: np.ndarray, hidden: np
         hidden[j] = show[j] * tanh_of(cell[j])
 
 
-@numba.njit(cache=True, fastmath={"contract"}, error_model="numpy")
+@njit(fastmath={"contract"}, error_model="numpy")
 def _back(
     gradient: np.ndarray, weight: np.ndarray, state: np.ndarray, begins: np.ndarray,
     cell: np.ndarray, opened: np.ndarray, of_gates: np.ndarray,
@@ -187,7 +187,7 @@ def _back(
                 later[e] = 0.0
 
 
-@numba.njit(cache=True, fastmath={"contract"}, error_model="numpy")
+@njit(fastmath={"contract"}, error_model="numpy")
 def _add_product(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
     """out [rows, n] += left [rows, k] @ right [k, n].
 

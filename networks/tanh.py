@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
+
+from common.compiled import njit
 
 # tanh(x) = x P(x^2) / Q(x^2) where |x| <= 8, and constant beyond; coefficients from the power 0 on.
 # The fit minimises the largest relative error: 1.5e-7, with float32's roundings 4e-7, and 8e-7 where two
@@ -48,7 +49,7 @@ def _fraction(x: Tensor) -> tuple[Tensor, Tensor]:
     return x * numerator, denominator
 
 
-@numba.njit(cache=True, fastmath={"contract"}, error_model="numpy")
+@njit(fastmath={"contract"}, error_model="numpy")
 def tanh_of(x: np.float32) -> np.float32:
     """The same of one number, with a division of its own, for loops that numba compiles and vectorises."""
     x = min(max(x, -_LIMIT), _LIMIT)
@@ -58,7 +59,7 @@ def tanh_of(x: np.float32) -> np.float32:
     return x * numerator / denominator
 
 
-@numba.njit(cache=True, fastmath={"contract"}, error_model="numpy")
+@njit(fastmath={"contract"}, error_model="numpy")
 def sigmoid_of(x: np.float32) -> np.float32:
     """1 / (1 + exp(-x)), within 1e-7."""
     return _HALF + _HALF * tanh_of(_HALF * x)

@@ -215,7 +215,7 @@ def choose(file: str | None, *hosts: str) -> None:
             loopback only.
     """
     if file is not None:
-        os.environ[KEY_VARIABLE] = str(Path(file).expanduser().absolute())
+        os.environ[KEY_VARIABLE] = os.path.abspath(os.path.expanduser(file))
     elif not is_given():
         for host in hosts:
             if not is_loopback(host):

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
+from common.compiled import njit
 from envs.convention import Environments
 from envs.microrts.game import CHOICES, COMPONENTS, REWARDS, SELF, Game, map_of, size_of
 from envs.microrts.java import JavaGames
@@ -172,7 +172,7 @@ class MicrortsEnvs(Environments):
         self._games.close()
 
 
-@numba.njit(cache=True)
+@njit()
 def _one_hot(raw: np.ndarray, sizes: np.ndarray, out: np.ndarray) -> None:
     """raw [N, P, H, W] of the game -> out [N, H, W, sum of the first P sizes], 0 and 1."""
     envs, planes, height, width = raw.shape

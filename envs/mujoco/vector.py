@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import mujoco
-import numba
 import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from llvmlite.binding import add_symbol
 from numba import types
 
+from common.compiled import njit
 from envs.convention import Environments
 from envs.mujoco.tasks import TASKS, Step
 from envs.scalar import quiet_make
@@ -146,7 +146,7 @@ _mj_rnePostConstraint = _of_mujoco("mj_rnePostConstraint")
 _STATE = len(_PHYSICS)
 
 
-@numba.njit(cache=True)
+@njit()
 def _simulate(
     model: int, data: int, frames: int, contact_forces: bool, ctrl: np.ndarray,
     parts: tuple[np.ndarray, ...], actions: np.ndarray, resetting: np.ndarray,
