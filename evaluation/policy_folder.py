@@ -17,7 +17,7 @@ from settings import owners
 from settings.sources import load_run
 
 # where a run's samplers, keys and files were, and how its learner computed
-_LEFT_OUT = {
+_LEFT_OUT = {"initial_weights"} | {
     field.name
     for owner in (owners.Cluster, owners.Store, owners.Machine, owners.Files)
     for field in dataclasses.fields(owner)

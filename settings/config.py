@@ -168,7 +168,7 @@ _CHANGEABLE = (
 MAY_CHANGE_ON_RESUME = {field.name for owner in _CHANGEABLE for field in dataclasses.fields(owner)}
 MAY_CHANGE_ON_RESUME -= {"run_dir", "config"}
 # what an update may read: what else it is given changes where and how long it computes
-_NOT_LEARNING = {"seed", "compile", "continuous_action", "preset"} | {
+_NOT_LEARNING = {"seed", "compile", "continuous_action", "preset", "initial_weights"} | {
     field.name
     for owner in _CHANGEABLE
     if owner is not owners.Machine
@@ -181,6 +181,9 @@ OF_LEARNING = {
     for owner in (learning.Networks, learning.Rewards, learning.Batch, learning.Ppo)
     for field in dataclasses.fields(owner)
 } - {"network", "memory_steps"}
+# what goes with a model's weights, which mean something else by another value
+OF_WEIGHTS = {field.name for field in dataclasses.fields(learning.Networks)} - {"initial_log_std"}
+OF_WEIGHTS |= {"normalize_value"}
 # What a trainer that joins a run decides for itself.
 MAY_CHANGE_ON_JOIN = {"trust", "store", "join", "store_timeout"} | {
     field.name for field in dataclasses.fields(owners.Machine)

@@ -43,7 +43,9 @@ class Networks:
     """The policy's distribution. auto: categorical for discrete actions, normal for continuous."""
     scale_action: Annotated[bool, Needs(distribution="normal")] = False
     """Let [-1, 1] of a normal policy mean the whole width of the action's bounds."""
-    initial_log_std: Annotated[float, _LOG_STD, Needs(distribution=("normal", "tanh_normal"))] = 0.0
+    initial_log_std: Annotated[
+        float, _LOG_STD, Needs(distribution=("normal", "tanh_normal")), Needs(initial_weights=OFF)
+    ] = 0.0
     """Log standard deviation that a normal policy begins with."""
     state_dependent_std: Annotated[bool, Needs(distribution=("normal", "tanh_normal"))] = False
     """The standard deviation is an output of the network, not a parameter of its own."""

@@ -39,6 +39,9 @@ class Task:
     preset: str | None = None
     """A published recipe by name (presets/recipes/), instead of the environment's own settings of
     learning."""
+    initial_weights: str | None = None
+    """Folder of a run, or of pretrained/, with whose newest weights and network the run begins; all
+    else begins anew. Default: random weights."""
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Where a run's settings come from: presets, a file, the command line.
 
 Precedence: dataclass default < preset of the env's family < preset of the env < `--preset NAME`
-< what `--store` needs < `--config FILE` < flags. Every field of `Config` is a flag of its own name.
+< what `--store` needs < the network of `--initial_weights` < `--config FILE` < flags. Every field of `Config` is a flag of its own name.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from settings.config import (
     HINTS,
     MAY_CHANGE_ON_RESUME,
     OF_LEARNING,
+    OF_WEIGHTS,
     Config,
     ConfigError,
 )  # fmt: skip
@@ -78,6 +79,8 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
         layers = preset_layers(given.get("env", Config.env), given.get("preset"))
         if given.get("store") is not None:
             layers.append(Layer("store", store_defaults(merged(layers), given)))
+        if given.get("initial_weights") is not None:
+            layers.append(_network_layer(Path(given["initial_weights"]), given))
         config = dataclasses.replace(merged(layers), **given)
         layers.append(Layer(str(path), in_file))
         if path is not None:
@@ -126,6 +129,26 @@ def parse_again(arguments: Sequence[str], run_dir: str | None = None) -> Config:
         if begun.exists() and config.resume is None:
             return parse(["--resume", run_dir])
     return config
+
+
+def _network_layer(folder: Path, given: Mapping[str, Any]) -> Layer:
+    """The settings of the network whose weights a new run begins with.
+
+    Args:
+        given: the settings that the user has given. Its network is code that nobody has to trust where it
+            is one of them.
+    """
+    begun = load_run(folder)
+    network = {name: getattr(begun, name) for name in sorted(OF_WEIGHTS)}
+    for name in network.keys() & given.keys():
+        if given[name] != network[name]:
+            raise ConfigError(
+                f"{name} is {given[name]}, but the weights in {folder} were trained with"
+                f" {network[name]}: leave {name} or initial_weights out"
+            )
+    begun.trust = given.get("trust", False)
+    refuse_strangers_code(begun, folder, {"env", *given})  # its environment is not imported
+    return Layer(f"the network in {folder}", network)
 
 
 def _trainers(config: Config, given: int | None) -> int:

@@ -1,4 +1,4 @@
-"""The checkpoint that a run goes on from, at its start; and the one to go on from, at its end."""
+"""What a run begins with or goes on from, at its start; and what to go on from, at its end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 from agent import PPOAgent
 from common import checkpoint
@@ -58,7 +60,10 @@ def restored(config: Config, run_dir: Path, agent: PPOAgent) -> checkpoint.Check
 def restored_by_all(
     config: Config, run_dir: Path, agent: PPOAgent, trainers: Trainers
 ) -> checkpoint.Checkpoint | None:
-    """The same for each of several trainers, for which the first one reads the checkpoint."""
+    """The same for each of several trainers, for which the first one reads the checkpoint.
+
+    A run that has not begun yet gets its initial weights.
+    """
     saved: checkpoint.Checkpoint | None = None
 
     def read() -> State | None:
@@ -70,7 +75,35 @@ def restored_by_all(
     if state is not None and saved is None:
         agent.load_state(*state)
         saved = checkpoint.Checkpoint(*state, run_dir)
+    if state is None and config.initial_weights is not None:
+        folder = Path(config.initial_weights)
+        initial = trainers.from_first(lambda: (_initial(folder, config.env, agent), {}))
+        if initial is not None:  # a trainer that joins has those of the run
+            agent.model.set_weights(initial[0])
     return saved
+
+
+def _initial(folder: Path, env: str, agent: PPOAgent) -> dict[str, np.ndarray]:
+    """The newest good weights of another run.
+
+    Raises:
+        BadCheckpoint: where there are none, or they do not fit the agent's model.
+    """
+    saved, complaints = checkpoint.load_newest(folder / "checkpoints")
+    for complaint in complaints:
+        print(f"train.py: {complaint}; using the one before it", file=sys.stderr)
+    arrays = checkpoint.part(saved.arrays, checkpoint.MODEL)
+    own = agent.model.get_weights()
+    for name, array in own.items():
+        shape = arrays[name].shape if name in arrays else None
+        if shape != array.shape:
+            there = "not there" if shape is None else f"{list(shape)} there"
+            raise checkpoint.BadCheckpoint(
+                f"the weights in {saved.path} do not fit env {env}, its settings and this code:"
+                f" {name} is {there} and {list(array.shape)} here; begin with those of a run whose"
+                f" observations, actions and rewards are of the same kind, or leave initial_weights out"
+            )
+    return {name: arrays[name] for name in own}
 
 
 def not_saved(run_dir: Path, failing: Mapping[str, str]) -> str:

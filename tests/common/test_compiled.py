@@ -32,7 +32,9 @@ def run(tmp_path):
 
     def output() -> str:
         command = [sys.executable, str(tmp_path / "script.py")]
-        return subprocess.run(command, env=variables, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            command, env=variables, capture_output=True, text=True, check=True
+        ).stdout
 
     return output
 

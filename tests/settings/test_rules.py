@@ -157,6 +157,11 @@ NO_EFFECT = [
     ("--rnd_gamma 0.5", "rnd_gamma 0.5", "rnd_coefficient"),
     ("--rnd_proportion 0.5", "rnd_proportion 0.5", "rnd_coefficient"),
     ("--initial_log_std -1", "initial_log_std -1.0", "distribution normal or tanh_normal"),
+    (
+        f"--env Pendulum-v1 --initial_weights {ROOT}/pretrained/Pendulum-v1 --initial_log_std -1",
+        "initial_log_std -1.0",
+        "distribution normal or tanh_normal and no initial_weights",
+    ),
     ("--state_dependent_std", "state_dependent_std True", "distribution normal or tanh_normal"),
     ("--scale_action", "scale_action True", "distribution normal"),
     ("--network transformer --hidden_sizes 8", "hidden_sizes 8", "network mlp or lstm"),
