@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 
@@ -12,6 +13,7 @@ import pytest
 from gymnasium import spaces
 
 from agent import NotFinite
+from common.sources import ROOT
 from envs import Spaces
 from settings.config import Config
 from settings.sources import parse
@@ -23,6 +25,21 @@ from training.summary import weights_digest
 
 def metrics_of(run_dir) -> list[dict]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_documents_explain_every_metric(tmp_path):
+    flags = ("--env", "Pendulum-v1", *SMALL, "--rnd_coefficient", "0.5", "--value_epochs", "3", "--kl_penalty",
+             "adaptive", "--test_every_steps", "64", "--test_episodes", "1")  # fmt: skip
+    with running(*flags, "--run_dir", str(tmp_path)) as run:
+        for rollout in run.collect():
+            run.record(rollout, run.agent.learn(rollout, run.progress()), run.collector.times)
+            if run.progress() == 1.0:
+                break
+    names = {name for line in metrics_of(tmp_path) for name in line}
+    assert {"eval/return_mean", "kl_coefficient", "intrinsic_reward", "value_epochs"} <= names
+    text = (ROOT / "docs" / "training.md").read_text()
+    section = text[text.index("### What the metrics mean") : text.index("\n## Evaluation")]
+    assert names - set(re.findall(r"`([a-z_/]+)`", section)) == set()
 
 
 def test_a_signal_in_the_last_evaluation_does_not_drop_the_last_update(tmp_path):
