@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from common.terminal import allow_short_help, end_with_the_reader, end_without
+from common.terminal import allow_short_help, end_with_the_reader, end_without, print_anything
 
 try:
     import tyro
@@ -276,6 +276,7 @@ def plot(arguments: Arguments) -> None:
 def main() -> None:
     allow_short_help(sys.argv)
     end_with_the_reader()
+    print_anything()
     arguments = tyro.cli(Arguments, prog="plot.py", config=(tyro.conf.PositionalRequiredArgs,))
     try:
         plot(arguments)

@@ -101,6 +101,7 @@ class Rollout:
     `environments`, where it was asked for: all that samplers need to go on after the last row, by
     name; first axis N.
     `elsewhere`: environment steps of this fragment that other trainers have.
+    `raw_sps`: environment steps per second while the environments were stepped, over all samplers.
     `env_ranges` are the run's environments [first, last) whose columns stand side by side. One
     environment can be there twice: then the columns further right are of later steps.
     """
@@ -123,6 +124,7 @@ class Rollout:
     environments: dict[str, np.ndarray] | None = None
     env_ranges: list[tuple[int, int]] = field(default_factory=list)
     elsewhere: int = 0
+    raw_sps: float = 0.0
 
     @classmethod
     def empty(cls, spec: RolloutSpec, envs: int) -> Rollout:

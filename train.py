@@ -43,7 +43,7 @@ NEEDED = (
 
 
 def train(run: Trainer) -> str:
-    """Train until it is over; return why: finished, solved, max_minutes, sigterm or sigint."""
+    """Train until it is over; return why: finished, solved, max_minutes, sigterm, sigint or sighup."""
     try:
         for rollout in run.collect():
             start = time.perf_counter()

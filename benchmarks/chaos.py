@@ -135,8 +135,7 @@ def learner_paused(times: int) -> Row:
             os.kill(run.process.pid, signal.SIGCONT)
             with contextlib.suppress(RuntimeError):
                 run.wait_for(lambda run=run, n=before: len(run.rows()) > n + 20, 30)
-                run.terminate()
-                good += 1
+                good += not run.terminate()[1]
             restarts += run.rows()[-1]["restarts"]
     return Row("learner_paused", good, times, f"{restarts} samplers restarted")
 

@@ -110,6 +110,8 @@ def _row(name: str, experiment: Callable[[], str], times: int) -> Row:
             text = experiment()
             good += 1
         except (TimeoutError, RuntimeError) as error:
+            if isinstance(error.__context__, (KeyboardInterrupt, SystemExit)):
+                raise  # the network could not be taken down while the user ended this
             print(f"{name}: {error}", file=sys.stderr)
             text = "see above"
         measured.append(f"{text}; load {os.getloadavg()[0]:.0f}")
@@ -133,7 +135,7 @@ def network_cut(seconds: float) -> str:
         back += there.wait(lambda: there.has_all(2), "both samplers")
         losses = _losses(there.last())
         assert before == 0
-        there.run.terminate()
+        there.run.end_well()
         free = there.all_cpus_are_free()
         return f"all there {back:.1f} s after its end; {losses}; no actor left {free:.1f} s after the run"
 
@@ -147,7 +149,7 @@ def machine_gone() -> str:
         noticed = there.wait(lambda: there.run.said().count("is lost: ") == 2, "the losses")
         back = noticed + there.wait(lambda: there.has_all(2, 2), "both samplers")
         losses = _losses(there.last())
-        there.run.terminate()
+        there.run.end_well()
         return f"noticed after {noticed:.1f} s, moved after {back:.1f} s; {losses}"
 
 
@@ -197,7 +199,7 @@ def learner_paused() -> str:
         on = there.wait_for_updates()
         there.wait(lambda: there.has_all(2), "both samplers")
         losses = _losses(there.last())
-        there.run.terminate()
+        there.run.end_well()
         return f"goes on, 20 updates after {on:.1f} s; {losses}"
 
 
@@ -230,7 +232,7 @@ def capacity() -> str:
         missed = there.wait(lambda: there.last()["samplers_alive"] == 2, "two to be missed")
         there.wait_for_updates()
         losses = _losses(there.last())
-        there.run.terminate()
+        there.run.end_well()
         free = there.all_cpus_are_free()
         return (
             f"begins with {began} of 4; all 4 {joined:.1f} s after `xparl connect`; its worker stopped:"

@@ -108,3 +108,13 @@ class Training:
             except checkpoint.BadCheckpoint as error:
                 wrong.append(str(error))
         return seconds, wrong
+
+    def end_well(self) -> None:
+        """End the run by SIGTERM.
+
+        Raises:
+            RuntimeError: for what was wrong with its end.
+        """
+        wrong = self.terminate()[1]
+        if wrong:
+            raise RuntimeError("; ".join(wrong))

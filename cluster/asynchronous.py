@@ -179,6 +179,7 @@ class AsynchronousPool:
         rollout.carried = 0 if request.reset else self.engine.config.carried_steps
         rollout.reset = np.full(last_env - first_env, request.reset)
         rollout.episodes, rollout.env_ranges = in_order(part.episodes), [(first_env, last_env)]
+        rollout.raw_sps = part.columns.raw_sps
         with self._changed:
             if request.fragment // FRAGMENTS == self._first // FRAGMENTS:
                 self._ready.append(rollout)
@@ -196,4 +197,5 @@ def merge(parts: list[Rollout]) -> Rollout:
     merged.policy_version = float(np.mean([part.policy_version for part in parts]))
     merged.episodes = [episode for part in parts for episode in part.episodes]
     merged.env_ranges = [part.env_ranges[0] for part in parts]
+    merged.raw_sps = sum(part.raw_sps for part in parts)
     return merged

@@ -138,6 +138,7 @@ class LockstepPool:
             rollout.reset[slice(*engine.columns[answer.index])] = answer.request.reset
         rollout.episodes = in_order(episode for part in parts for episode in part.episodes)
         rollout.env_ranges = [engine.envs]
+        rollout.raw_sps = sum(part.columns.raw_sps for part in parts)
         if request.keep and len(parts) == self.samplers:
             rollout.environments = _side_by_side(parts)
         return rollout

@@ -65,9 +65,12 @@ def choose_samplers(config: Config) -> None:
     wanted = config.samplers or config.trainers if config.wait_for_cpus is None else 0
     free, total = cluster_cpus(address, wanted)
     if free < wanted:
+        fewer = "give fewer --samplers"
+        if config.resume is not None:  # the run may have had as many as were free at its start
+            fewer += ", or --samplers None for as many as are free"
         raise ConfigError(
             f"samplers is {wanted}, but the cluster at {address} has {total} CPUs, {free} of"
-            f" them free: give fewer --samplers, or add CPUs with `{adds}`"
+            f" them free: {fewer}, or add CPUs with `{adds}`"
         )
     if config.samplers is None:
         each = config.default_samplers(max(1, free // config.trainers))

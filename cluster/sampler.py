@@ -8,6 +8,7 @@ run and each sampler takes its columns, so neither the pool nor the number of sa
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -110,7 +111,7 @@ class Sampler:
         Args:
             fragment: the fragment's number in the run; with the seed it determines all noise.
             reset: reset every environment first, with seeds derived from `fragment`.
-            out: [T, last - first], overwritten.
+            out: [T, last - first], overwritten, with its `raw_sps`.
             attempt: another number gives the same fragment other noise and other seeds.
 
         Raises:
@@ -123,7 +124,7 @@ class Sampler:
         noise = self._noise(fragment, attempt, self.spec.steps - carried)
         distribution = self.model.distribution
         extras: dict[tuple[int, int], dict[str, float] | None] = {}
-        stack = self.spec.frame_stack
+        stack, stepping_s = self.spec.frame_stack, 0.0
         if out.history is not None and not carried:
             out.history[:] = self._obs[:, :-1].swapaxes(0, 1)
         if out.state is not None:
@@ -146,9 +147,10 @@ class Sampler:
             if acted.state is not None:
                 self._state = acted.state
                 self._state[self._resetting] = 0.0  # an episode begins with the next observation
-            self._obs, reward, terminated, truncated, _ = self.venv.step(
-                distribution.to_env(out.action[t])
-            )
+            action = distribution.to_env(out.action[t])
+            began = time.perf_counter()
+            self._obs, reward, terminated, truncated, _ = self.venv.step(action)
+            stepping_s += time.perf_counter() - began
             out.valid[t] = ~self._resetting
             out.reward[t], out.terminated[t], out.truncated[t] = reward, terminated, truncated
             np.logical_or(terminated, truncated, out=self._resetting)
@@ -158,6 +160,7 @@ class Sampler:
         out.obs[self.spec.steps] = self._obs[:, -1] if stack else self._obs
         self._refuse_not_finite(out)
         self._keep_tail(out)
+        out.raw_sps = len(noise) * (self.last - self.first) / stepping_s
         return self._episodes(out, carried, extras)
 
     def state(self) -> dict[str, np.ndarray]:

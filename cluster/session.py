@@ -50,6 +50,7 @@ class Answer(NamedTuple):
     """A sampler's answer to a request. Without arrays where these lie in shared memory."""
 
     episodes: list[TimedEpisode]
+    raw_sps: float  # the rollout's
     arrays: dict[str, np.ndarray]
     environments: Environments | None
 
@@ -107,7 +108,7 @@ class Session:
         else:
             self._slots = self._memory.columns(sampler, *hello["envs"])
         self._sampler = sampler
-        return wire.pack({"episodes": []})
+        return wire.pack({"episodes": [], "raw_sps": 0.0})
 
     def _collect(
         self, sampler: Sampler, request: Mapping[str, Any], arrays: dict[str, np.ndarray]
@@ -122,7 +123,7 @@ class Session:
         answer = wire.prefixed(_ROLLOUT, out.arrays()) if shared is None else {}
         if request["keep"]:
             answer |= wire.prefixed(_ENVIRONMENTS, sampler.state())
-        return wire.pack({"episodes": episodes}, answer)
+        return wire.pack({"episodes": episodes, "raw_sps": out.raw_sps}, answer)
 
 
 def describe(error: Exception, sampler: Sampler | None) -> dict[str, Any]:
@@ -180,9 +181,10 @@ def read_answer(message: bytes | memoryview) -> Answer:
         if "lost" in meta:
             lost = Lost(**meta["lost"])
         else:
-            lost, episodes = None, read_episodes(meta["episodes"])
+            lost, episodes, raw_sps = None, read_episodes(meta["episodes"]), float(meta["raw_sps"])
     except (wire.WireError, KeyError, TypeError, ValueError) as error:
         raise Lost(f"it gave an answer that cannot be read: {error}") from None
     if lost is not None:
         raise lost
-    return Answer(episodes, wire.group(_ROLLOUT, arrays), wire.group(_ENVIRONMENTS, arrays) or None)
+    environments = wire.group(_ENVIRONMENTS, arrays) or None
+    return Answer(episodes, raw_sps, wire.group(_ROLLOUT, arrays), environments)

@@ -13,6 +13,7 @@ had one.
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import os
@@ -164,6 +165,8 @@ def save(
 def _why_aside(folder: Path) -> str:
     try:
         load(folder)
+    except UnreadCheckpoint:  # it may be good
+        return "superseded"
     except BadCheckpoint:
         return "corrupt"
     return "superseded"
@@ -221,14 +224,31 @@ def _point(link: Path, folder: Path) -> None:
 
 
 def exists(folder: Path) -> bool:
-    """Whether there is a checkpoint that `load` would read."""
-    return _found(folder).is_dir()
+    """Whether there is a checkpoint that `load` would read. Raises as `load` does."""
+    return _found(folder) is not None
 
 
-def _found(folder: Path) -> Path:
-    """Where a checkpoint lies: elsewhere where a writer was stopped between two renames."""
-    folder = folder.resolve()
-    return _old(folder) if not folder.is_dir() and _old(folder).is_dir() else folder
+def _found(folder: Path) -> Path | None:
+    """Where a checkpoint lies: elsewhere where a writer was stopped between two renames; None: nowhere.
+
+    Raises:
+        BadCheckpoint: for a link that leads to itself.
+        UnreadCheckpoint: where that cannot be seen.
+    """
+    try:
+        folder = folder.resolve()
+        return next((place for place in (folder, _old(folder)) if place.is_dir()), None)
+    except RuntimeError:
+        raise BadCheckpoint(f"checkpoint {folder} is a link that leads to itself") from None
+    except OSError as error:
+        raise _unread(folder, error) from None
+
+
+def _unread(folder: Path, error: OSError) -> UnreadCheckpoint:
+    return UnreadCheckpoint(
+        f"checkpoint {folder} cannot be read: {error.strerror}. It may be good: see to that, and try"
+        f" again"
+    )
 
 
 def load(folder: Path) -> Checkpoint:
@@ -238,9 +258,10 @@ def load(folder: Path) -> Checkpoint:
         BadCheckpoint: naming the folder and what is wrong.
         UnreadCheckpoint: where the disk or the file system does not give it.
     """
-    folder = _found(folder)
-    if not folder.is_dir():
+    place = _found(folder)
+    if place is None:
         raise BadCheckpoint(f"checkpoint {folder} does not exist")
+    folder = place
     try:
         digests = json.loads((folder / "manifest.json").read_bytes())["sha256"]
         if set(digests) != set(FILES):
@@ -259,10 +280,7 @@ def load(folder: Path) -> Checkpoint:
     except (*_NO_FILE, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise BadCheckpoint(f"checkpoint {folder} is corrupt: {error}") from None
     except OSError as error:
-        raise UnreadCheckpoint(
-            f"checkpoint {folder} cannot be read: {error.strerror}. It may be good: see to that, and try"
-            f" again"
-        ) from None
+        raise _unread(folder, error) from None
 
 
 def load_newest(checkpoints: Path) -> tuple[Checkpoint, list[str]]:
@@ -273,7 +291,7 @@ def load_newest(checkpoints: Path) -> tuple[Checkpoint, list[str]]:
         UnreadCheckpoint: for one that cannot be read, and so may be good.
     """
     complaints: list[str] = []
-    for folder in reversed(_updates(checkpoints)):
+    for folder in reversed(_readable_updates(checkpoints)):
         try:
             return load(folder), complaints
         except UnreadCheckpoint:
@@ -282,13 +300,17 @@ def load_newest(checkpoints: Path) -> tuple[Checkpoint, list[str]]:
             complaints.append(str(error))
     reason = "; ".join(complaints) or "it holds none"
     raise BadCheckpoint(
-        f"no good checkpoint in {checkpoints}: {reason}; delete the run's folder and start it anew"
+        f"no good checkpoint in {checkpoints}: {reason}; put back what is missing, or start a new run"
     )
 
 
 def newest(checkpoints: Path) -> Path | None:
-    """The place of the newest update's checkpoint, be it good or corrupt; None where there is none."""
-    return next(reversed(_updates(checkpoints)), None)
+    """The place of the newest update's checkpoint, be it good or corrupt; None where there is none.
+
+    Raises:
+        UnreadCheckpoint: where that cannot be seen.
+    """
+    return next(reversed(_readable_updates(checkpoints)), None)
 
 
 def part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
@@ -300,11 +322,26 @@ def part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]
     }
 
 
+def _readable_updates(checkpoints: Path) -> list[Path]:
+    """The places of the updates' checkpoints, oldest first; none where there is no folder of them.
+
+    Raises:
+        UnreadCheckpoint: for a folder that cannot be looked into, such as a link to a disk that has gone.
+    """
+    try:
+        return _updates(checkpoints)
+    except _NO_FILE as error:
+        if checkpoints.is_symlink():
+            raise _unread(checkpoints, error) from None
+        return []
+    except OSError as error:
+        raise _unread(checkpoints, error) from None
+
+
 def _updates(checkpoints: Path) -> list[Path]:
-    """The places of the updates' checkpoints, oldest first."""
-    replaced = (path.name[1 : -len(".old")] for path in checkpoints.glob(".update-*.old"))
-    names = {path.name for path in checkpoints.glob("update-*")}.union(replaced)
-    return [checkpoints / name for name in sorted(names)]
+    names = os.listdir(checkpoints)  # glob would not say that it cannot
+    replaced = {n[1 : -len(".old")] for n in fnmatch.filter(names, ".update-*.old")}
+    return [checkpoints / name for name in sorted({*fnmatch.filter(names, "update-*"), *replaced})]
 
 
 def _temporary(path: Path) -> Path:

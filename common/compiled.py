@@ -34,8 +34,8 @@ def njit(**options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 def _keep_elsewhere() -> bool:
     """Have numba keep code among temporary files; return whether it can."""
-    folder = Path(tempfile.gettempdir()) / f"numba_{os.geteuid()}"
     try:
+        folder = Path(tempfile.gettempdir()) / f"numba_{os.geteuid()}"
         folder.mkdir(0o700, exist_ok=True)
         refuse_others(folder)
     except OSError:
@@ -46,12 +46,13 @@ def _keep_elsewhere() -> bool:
 
 
 def refuse_others(folder: Path) -> None:
-    """Raise OSError where somebody else can put code into a folder, or has made it.
+    """Raise OSError where somebody else can put code into a folder, or has made it, or a link in its place.
 
     In the folder above others may write, as in /tmp, if they cannot put another in this one's place.
     """
-    found, above = folder.stat(), folder.parent.stat()
+    found, above = folder.lstat(), folder.parent.stat()
     others = stat.S_IWGRP | stat.S_IWOTH
     replaced = above.st_mode & others and not above.st_mode & stat.S_ISVTX
-    if found.st_uid != os.geteuid() or found.st_mode & others or replaced:
+    own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    if not own or found.st_mode & others or replaced:
         raise PermissionError(f"{folder} can be written by others")

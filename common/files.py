@@ -27,10 +27,11 @@ def remove_unfinished(path: Path, pid: int | None = None) -> None:
         pid: of a process that has ended; None: whoever began it a day ago and more.
     """
     writer = "*" if pid is None else f"{pid}-*"
-    for part in path.parent.glob(_unfinished(path, writer, glob.escape)):
-        with contextlib.suppress(OSError):  # another process was faster
-            if pid is not None or time.time() - part.stat().st_mtime > _DAY_S:
-                part.unlink()
+    with contextlib.suppress(OSError):  # the folder has gone
+        for part in path.parent.glob(_unfinished(path, writer, glob.escape)):
+            with contextlib.suppress(OSError):  # another process was faster
+                if pid is not None or time.time() - part.stat().st_mtime > _DAY_S:
+                    part.unlink()
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ def lock(file: IO) -> None:
 
     Raises:
         BlockingIOError: where another process has it.
+        OSError: where the file system refuses it otherwise; without the file's name.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

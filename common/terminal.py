@@ -7,6 +7,7 @@ import select
 import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import NoReturn
 
 
@@ -27,9 +28,18 @@ def end_without(package: str | None, command: str) -> NoReturn:
 
 def exit_when_asked() -> None:
     """Let SIGTERM and the end of the terminal end this process as errors do, which clean up behind them."""
-    for stop in (signal.SIGTERM, signal.SIGHUP):
+    stops = (signal.SIGTERM, signal.SIGHUP)
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        for stop in (
+            stops
+        ):  # another one, such as the terminal's beside the shell's, breaks off no cleaning
+            signal.signal(stop, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    for stop in stops:
         if signal.getsignal(stop) is not signal.SIG_IGN:  # as `nohup` has it
-            signal.signal(stop, lambda number, _: sys.exit(128 + number))
+            signal.signal(stop, end)
 
 
 def print_anything() -> None:

@@ -8,6 +8,7 @@ A setting says all of this in its annotation, so that it is written in one place
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from enum import Enum
 from numbers import Real
@@ -29,6 +30,10 @@ NotNegative = Annotated[float, Bound("of at least 0", lambda x: x >= 0)]
 Positive = Annotated[float, Bound("greater than 0", lambda x: x > 0)]
 Share = Annotated[float, Bound("from 0 to 1", lambda x: 0 <= x <= 1)]
 PositiveShare = Annotated[float, Bound("greater than 0, up to 1", lambda x: 0 < x <= 1)]
+
+
+_HOME = object()  # among an annotation's entries: ~ stands for the user's home, as shells have it
+FileName = Annotated[str, Bound("that is not empty", bool), _HOME]
 
 
 class Switch(Enum):
@@ -106,7 +111,7 @@ def _converted(hint: Any, value: Any) -> Any:
         value = _converted(arguments[0], value)
         if not all(entry.holds(value) for entry in arguments if isinstance(entry, Bound)):
             raise ValueError
-        return value
+        return os.path.expanduser(value) if _HOME in arguments else value
     if _is_optional(hint):
         return None if value in (None, "None", "null") else _converted(arguments[0], value)
     if origin is tuple and isinstance(value, (list, tuple)):

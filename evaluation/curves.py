@@ -37,6 +37,13 @@ class Panels(NamedTuple):
     columns: Mapping[str, Experiments]
 
 
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(errors="replace").splitlines()
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
+
+
 def read(run_dir: Path, metric: str = RETURN, x: X = "steps") -> Curve:
     """The curve of a run. A resumed run repeats some updates: their later lines count.
 
@@ -55,9 +62,7 @@ def read(run_dir: Path, metric: str = RETURN, x: X = "steps") -> Curve:
     known: set[str] = set()
     files = [file for file in (path, run_dir / "followed.jsonl") if file.is_file()]
     newest = -1.0
-    for file, line in [
-        (f, one) for f in files for one in f.read_text(errors="replace").splitlines()
-    ]:
+    for file, line in [(one, line) for one in files for line in _lines(one)]:
         try:
             metrics = json.loads(line)
             known |= {name for name in metrics if isinstance(name, str)}

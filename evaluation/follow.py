@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from common import checkpoint
-from common.checkpoint import BadCheckpoint, CannotWrite
+from common.checkpoint import BadCheckpoint, CannotWrite, UnreadCheckpoint
 from evaluation.load import weights_of
 from evaluation.process import Evaluation
 from evaluation.score import score
@@ -60,26 +60,34 @@ class Checkpoints:
         self._seen: Any = None  # the files of the newest checkpoint that was looked at
         # update and step of the newest that was given: a run that is filmed saves its last one twice
         self._given = (-1, -1)
+        self._unread = ""  # why the newest cannot be read now
         self._is_policy = False  # a folder without a run's state, which is not trained on
 
     def newer(self) -> tuple[Weights, int] | None:
-        folder = checkpoint.newest(self._checkpoints)
-        if folder is None or (files := _files(folder)) == self._seen:
-            return None
-        self._seen = files
         try:
+            folder = checkpoint.newest(self._checkpoints)
+            if folder is None or (files := _files(folder)) == self._seen:
+                return None
+            self._seen = files
             saved = checkpoint.load(folder)
             self._is_policy = all(name.startswith(checkpoint.MODEL) for name in saved.arrays)
             arrays = weights_of(saved, self._model, self._run_dir)
+            self._unread = ""
             before, self._given = self._given, (saved.update, saved.step)
             return None if before == self._given else (Weights(saved.update, arrays), saved.step)
+        except UnreadCheckpoint as error:  # the same files may be read at the next look
+            if str(error) != self._unread:
+                self._say(str(error))
+            self._seen, self._unread = None, str(error)
+            return None
         except BadCheckpoint as error:
+            self._unread = ""
             if checkpoint.newest(self._checkpoints) == folder:  # else newer ones took its place
                 self._say(f"{error}; waiting for the next one")
             return None
 
     def has_ended(self) -> bool:
-        return self._is_policy or (self._run_dir / "summary.json").exists()
+        return not self._unread and (self._is_policy or (self._run_dir / "summary.json").exists())
 
 
 def _files(folder: Path) -> tuple[Path, list[tuple[str, int, int]]]:

@@ -6,7 +6,9 @@ that holds the model's arrays alone. `evaluate.py FOLDER` plays, films and expor
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import shutil
 from pathlib import Path
 
 import yaml
@@ -34,21 +36,23 @@ def export_folder(run_dir: Path, saved: checkpoint.Checkpoint, folder: Path) -> 
     arrays = {
         name: array for name, array in saved.arrays.items() if name.startswith(checkpoint.MODEL)
     }
-    settings = load_run(run_dir).to_dict()
+    run = load_run(run_dir).to_dict()
     content = yaml.safe_load((run_dir / "config.yaml").read_text())
     about = {name: content[name] for name in ("versions", "project") if name in content}
-    kept = {name: value for name, value in settings.items() if name not in _LEFT_OUT}
+    kept = {name: value for name, value in run.items() if name not in _LEFT_OUT}
+    checkpoints, settings = folder / "checkpoints", folder / "config.yaml"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise BadExport(
                 f"export {folder} is a folder that holds something: name a new one, or empty it"
             )
-        state = {"update": saved.update, "global_step": saved.step}
-        place = folder / "checkpoints" / f"update-{saved.update:08d}"
-        checkpoint.write(place, arrays, state)
-        (folder / "config.yaml").write_text(
-            yaml.safe_dump({"config": kept} | about, sort_keys=False)
-        )
+        with contextlib.ExitStack() as undone:  # also by a signal that ends this process
+            undone.callback(shutil.rmtree, checkpoints, ignore_errors=True)
+            undone.callback(settings.unlink, missing_ok=True)
+            state = {"update": saved.update, "global_step": saved.step}
+            checkpoint.write(checkpoints / f"update-{saved.update:08d}", arrays, state)
+            settings.write_text(yaml.safe_dump({"config": kept} | about, sort_keys=False))
+            undone.pop_all()
     except OSError as error:
         raise BadExport(f"export {folder} cannot be written: {error.strerror}") from None

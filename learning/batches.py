@@ -315,7 +315,8 @@ def in_parts(
     """A function of rows [B, ...], computed for some rows at a time, or for the whole."""
     assert tensors[0] is not None
     rows = len(tensors[0])
-    some = min(_ROWS_AT_ONCE, max(1, _NUMBERS_AT_ONCE // math.prod(tensors[0].shape[1:])))
+    numbers = max(1, math.prod(tensors[0].shape[1:]))  # observations may be empty
+    some = min(_ROWS_AT_ONCE, max(1, _NUMBERS_AT_ONCE // numbers))
     at_once = rows if whole else some
     parts = []
     for first in range(0, rows, at_once):

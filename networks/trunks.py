@@ -260,7 +260,7 @@ def features_of(
     """How many features a network gives for the policy and for values, by a dry run.
 
     Raises:
-        WrongNetwork: where it fails, or gives anything but [B, features].
+        WrongNetwork: where it fails, or gives anything but [B, features] float32.
     """
     size = state_size_of(trunk, module, name)
     past = Past(torch.zeros(2, size), torch.zeros(2, dtype=torch.bool)) if size else None
@@ -277,6 +277,12 @@ def features_of(
         raise WrongNetwork(
             f"network {name} gives {_shape(whole)} for 2 observations, not [2, features]"
         )
+    for given in (features.policy, whole):
+        if given.dtype != torch.float32:
+            raise WrongNetwork(
+                f"network {name} gives {given.dtype}, but the layers after it are torch.float32: end its"
+                f" forward with .float()"
+            )
     if size and _shape(features.state) != f"[2, {size}]":
         raise WrongNetwork(
             f"network {name} gives a state {_shape(features.state)} for 2 environments, but its"

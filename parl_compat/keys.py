@@ -214,9 +214,11 @@ def choose(file: str | None, *hosts: str) -> None:
         BadKey: where it must not be used (see `read`), or must be named: the user's own key is for
             loopback only.
     """
-    if file is not None:
-        os.environ[KEY_VARIABLE] = os.path.abspath(os.path.expanduser(file))
-    elif not is_given():
+    if file is None and is_given():
+        file = os.environ[KEY_VARIABLE]
+    if file is not None:  # the processes of a cluster work in folders of their own
+        os.environ[KEY_VARIABLE] = str(Path(os.path.expanduser(file)).absolute())
+    else:
         for host in hosts:
             if not is_loopback(host):
                 raise BadKey(

@@ -56,6 +56,8 @@ def _experiments(
             f"labels are {', '.join(labels)}, but {env} has {len(experiments)} experiments, which"
             f" differ in {', '.join(differing) or 'nothing'}: give each a name of its own"
         )
+    if not all(label.strip() for label in labels):
+        raise ConfigError(f"labels are {list(labels)}, but one is empty: give each a name")
     named = set().union(*(_flags(run_dir) for _, run_dir in runs))
     names = list(labels) or [_label(differing, values, named) for values in experiments]
     if len(set(names)) < len(names) or ("config" in named and not labels):  # a file may name any

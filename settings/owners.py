@@ -15,6 +15,7 @@ from common.values import (
     OFF,
     ON,
     Count,
+    FileName,
     Natural,
     Needs,
     NotNegative,
@@ -39,7 +40,7 @@ class Task:
     preset: str | None = None
     """A published recipe by name (presets/recipes/), instead of the environment's own settings of
     learning."""
-    initial_weights: str | None = None
+    initial_weights: FileName | None = None
     """Folder of a run, or of pretrained/, with whose newest weights and network the run begins; all
     else begins anew. Default: random weights."""
 
@@ -62,7 +63,7 @@ class Cluster:
 
     xparl_addr: str | None = None
     """IP:PORT of an xparl master; without it samplers are local processes."""
-    key: Annotated[str | None, Needs(xparl_addr=ON)] = None
+    key: Annotated[FileName | None, Needs(xparl_addr=ON)] = None
     """File with the cluster's key, made by `xparl keygen`. Default: DPPO_KEY_FILE, or your own key in
     ~/.config/dppo, which is enough for a cluster on this machine."""
     ray_address: str | None = None
@@ -164,11 +165,11 @@ class Evaluation:
 class Files:
     """Where a run comes from, and what it leaves."""
 
-    run_dir: str | None = None
+    run_dir: FileName | None = None
     """Folder of the run. Default: runs/<env>__s<seed>__<time>."""
-    resume: str | None = None
+    resume: FileName | None = None
     """Folder of a run to go on with, from its last good checkpoint."""
-    config: str | None = None
+    config: FileName | None = None
     """YAML file of settings, between the presets and the flags."""
     trust: bool = False
     """Import the module of a class, module:Class, that a file of settings or the folder of somebody

@@ -77,9 +77,10 @@ def _samplers(config: Config) -> Iterator[str]:
         )
     most = env_num // config.envs_together
     if samplers is not None and samplers > most:
+        more = ", or a larger --env_num" if config.resume is None else ""
         yield (
             f"samplers is {samplers}, but there are only {env_num} environments{pairs}"
-            f" to spread over them: give --samplers {most} or fewer, or a larger --env_num"
+            f" to spread over them: give --samplers {most} or fewer{more}"
         )
 
 

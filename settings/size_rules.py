@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from settings.config import Config, ConfigError
+from settings.config import MAY_CHANGE_ON_RESUME, Config, ConfigError
 
 
 def validate_sizes(config: Config) -> None:
@@ -72,9 +72,12 @@ def _trainers(config: Config) -> Iterator[str]:
         multiple = trainers * together
         if value % multiple:
             nearest = multiple * max(1, round(value / multiple))
+            fits = f"a multiple of {multiple}, such as --{name} {nearest}, or "
+            if config.resume is not None and name not in MAY_CHANGE_ON_RESUME:
+                fits = ""
             yield (
-                f"trainers is {trainers}, but {name} {value} cannot be shared evenly: give a multiple"
-                f" of {multiple}, such as --{name} {nearest}, or another --trainers"
+                f"trainers is {trainers}, but {name} {value} cannot be shared evenly: give {fits}another"
+                f" --trainers"
             )
     if config.ray_address is not None:
         yield (

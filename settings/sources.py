@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -221,7 +222,13 @@ def load_run(folder: Path) -> Config:
     which stands for how it was before; one that this version no longer has is named on stderr.
     """
     path = folder / "config.yaml"
-    if not os.path.isfile(path):  # Path.is_file raises for names that are too long
+    try:
+        is_file = stat.S_ISREG(os.stat(path).st_mode)
+    except PermissionError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except OSError:  # such as for a name that is too long
+        is_file = False
+    if not is_file:
         raise ConfigError(
             f"{folder} is not the folder of a run (it has no config.yaml): give one that train.py"
             f" wrote, such as runs/CartPole-v1__s1__20260101-120000"
@@ -271,6 +278,12 @@ def _read_settings(path: Path) -> dict[str, Any]:
     settings = _read_yaml(path)
     for name in sorted(set(settings) - FIELDS):
         raise ConfigError(f"{path}: {unknown(name, name)}")
+    for name in ("resume", "join"):
+        if settings.get(name) is not None:
+            raise ConfigError(
+                f"{path}: {name} is no setting of a file, as the settings are those of the run then: give"
+                f" --{name} {settings[name]} instead of --config"
+            )
     return _converted(settings, path)
 
 

@@ -27,6 +27,10 @@ torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# as `nohup` has the end of the terminal ignored
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 # torch's compiler names its cache to all processes that are started after it
 COMPILERS_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 USERS_CACHE = os.environ.get(COMPILERS_CACHE)

@@ -39,7 +39,7 @@ def run_folder(config: Config) -> Iterator[Path]:
             ) from None
         except OSError as error:
             raise ConfigError(
-                f"run_dir cannot be used: {error.strerror}: {error.filename}; give another --run_dir"
+                f"run_dir cannot be used: {error.strerror}: {error.filename or config.run_dir}; give another --run_dir"
             ) from None
         if config.resume is None:
             _refuse_used(run_dir)

@@ -125,7 +125,10 @@ class Panel(RenderHook):
         yield _row("return", f"{shown.number('episode_return_mean', '.1f')}{curve}{evaluated}")
         waited, learned = (shown.metrics.get(f"time/{n}", 0.0) for n in ("sample_wait", "learn"))
         share = waited / max(waited + learned, 1e-9)
-        yield _row("speed", f"{shown.rate:,.0f} steps/s   {share:.0%} of the time spent waiting")
+        yield _row(
+            "speed",
+            f"{shown.rate:,.0f} steps/s   raw {shown.number('raw_sps', ',.0f')}   waiting {share:.0%}",
+        )
         losses = "the update was refused"
         if "loss/policy" in shown.metrics:
             losses = (

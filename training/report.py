@@ -74,6 +74,7 @@ class Report:
         self.episodes: int = state["episodes"]
         self._total = config.train_total_steps
         self._before_s, self._start = state["time_s"], time.monotonic()
+        self._filmed_s = 0.0  # is no time of training
         self._rates: deque[tuple[float, int]] = deque([(0.0, start_step)])
 
     @property
@@ -84,7 +85,7 @@ class Report:
     @property
     def time_s(self) -> float:
         """Seconds trained, resumed parts included."""
-        return self._before_s + time.monotonic() - self._start
+        return self._before_s + time.monotonic() - self._start - self._filmed_s
 
     def add_episodes(self, episodes: list[Episode]) -> None:
         self.returns.extend(episodes)
@@ -155,11 +156,14 @@ class Report:
     def film(self, step: int) -> None:
         """Film the best policy, and show the film to the trackers."""
         self.say("filming the best policy")
+        began = time.monotonic()
         try:
             path = film_best(self._run_dir)
         except NoFilm as error:
             self.say(f"the best policy cannot be filmed: {error}")
             return
+        finally:
+            self._filmed_s += time.monotonic() - began
         self.say(f"film of the best policy: {path}")
 
         def show(tracker: Tracker) -> None:

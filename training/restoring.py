@@ -115,6 +115,8 @@ def not_saved(run_dir: Path, failing: Mapping[str, str]) -> str:
     causes = "; ".join(f"{what}: {cause}" for what, cause in failing.items())
     try:
         newest = checkpoint.load_newest(run_dir / "checkpoints")[0].path.name
+    except checkpoint.UnreadCheckpoint as error:
+        way = str(error)
     except checkpoint.BadCheckpoint:
         way = "it left no checkpoint"
     else:

@@ -40,9 +40,14 @@ class Run(Trainer):
         self._is_new = saved is None
         self._place = Place(run_dir, config)
         opened.callback(self._place.close)
-        self.report = Report(
-            run_dir, config, self.device, self.global_step, saved and saved.state["report"]
-        )
+        try:
+            self.report = Report(
+                run_dir, config, self.device, self.global_step, saved and saved.state["report"]
+            )
+        except OSError as error:
+            raise UserError(
+                f"{error.filename or run_dir} cannot be written: {error.strerror}"
+            ) from None
         opened.callback(self.report.close)
         self.writes = self.report.writes
         self._start_samplers(opened)
@@ -54,7 +59,11 @@ class Run(Trainer):
             self.evaluations.restore(saved.state)
         if config.resume is not None:  # only now: a resume that fails changes nothing
             note_resume(run_dir, load_run(run_dir), config)
-            if reason_to_end(config, self.progress(), self.report) == "max_minutes":
+            reason = reason_to_end(config, self.progress(), self.report)
+            if reason == "solved" or solves(config, self.evaluations.last_mean):
+                self.say(f"solve_score is {config.solve_score:g}, which this run has reached: it ends after an"
+                         f" update or soon. Give a higher one, or --solve_score None, to train on")  # fmt: skip
+            elif reason == "max_minutes":
                 self.say(f"max_minutes is {config.max_minutes:g}, which this run has trained for: it ends"
                          f" after an update. Give more, to train on")  # fmt: skip
         self._update_end = self._saved_at = time.monotonic()
@@ -96,7 +105,9 @@ class Run(Trainer):
         """
         before = self.global_step
         self._count(rollout, times)
-        line = self._line(self.global_step - before) | metrics | times
+        # of several trainers this one has a share of the environments
+        raw_sps = rollout.raw_sps * self.config.env_num / rollout.reward.shape[1]
+        line = self._line(self.global_step - before) | {"raw_sps": raw_sps} | metrics | times
         over = reason_to_end(self.config, self.progress(), self.report)
         try:
             line |= self.evaluations.finished()

@@ -123,6 +123,6 @@ def write_whole(path: Path, text: str) -> None:
     except OSError as error:
         raise CannotWrite(
             f"{path} cannot be written: {error.strerror}; what stood there before is untouched. Make"
-            f" room, or give another --run_dir",
+            f" room, or make its folder writable",
             error,
         ) from None

@@ -53,7 +53,9 @@ def read_part(message: bytes | memoryview, spec: RolloutSpec, envs: tuple[int, i
                 f"its answer has the state {name!r} of shape {array.shape} for its"
                 f" {len(own)} environments"
             )
-    return Part(Rollout.of(answer.arrays), answer.episodes, answer.environments)
+    columns = Rollout.of(answer.arrays)
+    columns.raw_sps = answer.raw_sps
+    return Part(columns, answer.episodes, answer.environments)
 
 
 class Engine(abc.ABC):

@@ -118,6 +118,7 @@ class LocalEngine(Engine):
     def _part(self, index: int, request: Request, message: bytes | memoryview) -> Part:
         answer = read_answer(message)
         columns = self._columns[request.fragment % 2][index]
+        columns.raw_sps = answer.raw_sps
         return Part(columns, answer.episodes, answer.environments)
 
     def wake(self) -> None:

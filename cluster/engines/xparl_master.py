@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 
@@ -112,8 +113,10 @@ def connect(address: str, files: bytes) -> None:
     try:
         parl.connect(address)
     except OSError as error:  # of the memory that it shares with its threads' processes
+        memory = error.errno in (errno.EACCES, errno.ENOENT, errno.ENOSPC, errno.EROFS)
+        needs = ". It needs a /dev/shm that can be written" if memory else ""
         raise ClusterError(
-            f"PARL's client cannot be started: {error.strerror or error}. It needs a /dev/shm that can be written"
+            f"PARL's client cannot be started: {error.strerror or error}{needs}"
         ) from error
     except Exception as error:  # PARL raises no other kind
         raise ClusterError(

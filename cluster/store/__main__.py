@@ -19,6 +19,7 @@ from types import FrameType  # noqa: E402
 from cluster.store.local import LocalSamplers  # noqa: E402
 from cluster.store.make import run_of  # noqa: E402
 from common.errors import UserError  # noqa: E402
+from common.terminal import print_anything  # noqa: E402
 from settings.config import ConfigError  # noqa: E402
 
 _LOOKS_EVERY_S = 0.2
@@ -74,6 +75,7 @@ def end(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
+    print_anything()
     given = arguments()
     signal.signal(signal.SIGTERM, end)
     try:

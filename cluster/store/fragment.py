@@ -59,7 +59,7 @@ def pack_fragment(
     """
     meta = {
         "sampler": sampler, "number": number, "version": version, "reset": reset,
-        "envs": envs, "episodes": episodes,
+        "envs": envs, "episodes": episodes, "raw_sps": rollout.raw_sps,
     }  # fmt: skip
     return wire.pack(meta, rollout.arrays(), compress)
 
@@ -101,7 +101,8 @@ def read_fragment(
     rollout.reset = np.full(envs, meta["reset"])
     try:
         rollout.episodes = in_order(read_episodes(meta.get("episodes")))
-    except ValueError as error:
+        rollout.raw_sps = float(meta["raw_sps"])
+    except (LookupError, TypeError, ValueError) as error:
         raise Refused("unfit", str(error)) from None
     return Fragment(id_, sampler, number, rollout)
 

@@ -61,6 +61,7 @@ def assert_equal(one: Rollout, two: Rollout) -> None:
     assert one.policy_version == two.policy_version
     assert np.array_equal(one.reset, two.reset)
     assert one.episodes == two.episodes
+    assert one.raw_sps > 0 < two.raw_sps
     assert list(one.arrays()) == list(two.arrays())
     for name, array in one.arrays().items():
         assert np.array_equal(array, two.arrays()[name]), name

@@ -244,6 +244,7 @@ def test_long_labels_leave_the_axes_their_room(tmp_path):
         (["RUN", "--line", "2383"], "line is '2383', but must be a name and a number"),
         (["RUN", "--line", "CartPole-v1 500"], "line is 'CartPole-v1 500', but must be a name"),
         (["RUN", "--labels", "a", "b"], "labels are a, b, but CartPole-v1 has 1 experiments"),
+        (["RUN", "--labels", " "], "but one is empty: give each a name"),
         (["RUN", "--aggregate", "iqm"], "aggregate iqm needs 3 seeds or more, but PPO has 1"),
     ],
 )

@@ -70,6 +70,31 @@ def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_a_corrupt_one(tmp_pat
         checkpoint.load_newest(tmp_path)
 
 
+def test_checkpoints_on_a_disk_that_has_gone_are_not_taken_for_lost_ones(tmp_path):
+    assert checkpoint.newest(tmp_path / "none") is None
+    (tmp_path / "checkpoints").symlink_to(tmp_path / "unmounted" / "checkpoints")
+    for look in (checkpoint.newest, checkpoint.load_newest):
+        with pytest.raises(UnreadCheckpoint, match=r"cannot be read: .* It may be good"):
+            look(tmp_path / "checkpoints")
+
+
+def test_a_link_that_leads_to_itself_is_named(tmp_path):
+    (tmp_path / "best").symlink_to("best")
+    for look in (checkpoint.exists, checkpoint.load):
+        with pytest.raises(BadCheckpoint, match="best is a link that leads to itself"):
+            look(tmp_path / "best")
+
+
+def test_a_later_checkpoint_that_cannot_be_read_is_not_set_aside_as_corrupt(tmp_path):
+    for update in (1, 2):
+        checkpoint.save(tmp_path, update, ARRAYS, {})
+    path = tmp_path / "update-00000002" / "arrays.safetensors"
+    path.unlink()
+    path.symlink_to(path)
+    checkpoint.save(tmp_path, 1, ARRAYS, {})
+    assert (tmp_path / "superseded-00000002").is_dir()
+
+
 def test_corrupt_checkpoints_take_no_room_of_good_ones(tmp_path):
     for update in (10, 20, 30, 40):
         checkpoint.save(tmp_path, update, ARRAYS, {})
@@ -106,7 +131,7 @@ def test_old_checkpoints_that_cannot_be_removed_are_said(tmp_path, monkeypatch):
 
 
 def test_without_a_good_checkpoint_the_way_out_is_named(tmp_path):
-    with pytest.raises(BadCheckpoint, match="it holds none; delete the run's folder and start"):
+    with pytest.raises(BadCheckpoint, match="it holds none; put back what is missing, or start"):
         checkpoint.load_newest(tmp_path)
     with pytest.raises(BadCheckpoint, match="best does not exist"):
         checkpoint.load(tmp_path / "best")

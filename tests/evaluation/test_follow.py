@@ -98,6 +98,23 @@ def test_a_run_that_ended_with_a_damaged_checkpoint_is_followed_no_longer(run):
     assert len(run.said) == 1
 
 
+def test_a_newest_checkpoint_that_cannot_be_read_is_named_once_and_looked_at_again(run):
+    assert run.newer() == (1, 0)
+    place = run.save(2) / "state.json"
+    content = place.read_bytes()
+    place.unlink()
+    place.symlink_to("state.json")
+    run.end()
+    assert run.newer() is run.newer() is None
+    assert len(run.said) == 1
+    assert "cannot be read" in run.said[0]
+    assert not run.source.has_ended()
+    place.unlink()
+    place.write_bytes(content)
+    assert run.newer() == (2, 20)
+    assert run.source.has_ended()
+
+
 def test_a_checkpoint_of_another_network_is_named(run):
     run.source = Checkpoints(run.folder, build_model(Config(env="CartPole-v1")), run.said.append)
     assert run.newer() is None

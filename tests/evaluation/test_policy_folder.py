@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import yaml
@@ -41,6 +43,15 @@ def test_following_a_policys_folder_ends_with_its_one_version(tmp_path):
     assert source.newer() is not None
     assert source.has_ended()
     assert source.newer() is None
+
+
+def test_an_export_that_is_ended_leaves_an_empty_folder(tmp_path, monkeypatch):
+    run = untrained("Pendulum-v1", tmp_path)
+    saved = load_policy(run).saved
+    monkeypatch.setattr(yaml, "safe_dump", lambda *args, **options: sys.exit(143))
+    with pytest.raises(SystemExit):
+        export_folder(run, saved, tmp_path / "policy")
+    assert list((tmp_path / "policy").iterdir()) == []
 
 
 def test_a_policys_folder_cannot_be_trained_on(tmp_path):

@@ -109,6 +109,17 @@ class Attends(Normalises):
         self.layers = nn.MultiheadAttention(obs_shape[0], 1, dropout=0.5)
 
 
+class Double(nn.Module):
+    """What it gives has twice the precision of the layers after it."""
+
+    def __init__(self, obs_shape: tuple[int, ...]):
+        super().__init__()
+        self.dense = nn.Linear(obs_shape[0], 8).double()
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.dense(obs.double())
+
+
 class Frozen(Normalises):
     """Its first layers were learned elsewhere, and stay as they are."""
 

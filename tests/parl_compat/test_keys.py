@@ -130,6 +130,18 @@ def answer_to(client_key: keys.Pair | None, server_key: bytes, port: int) -> lis
             return None
 
 
+@pytest.mark.parametrize("name", ["cluster.key", "~/cluster.key"])
+def test_a_keys_name_is_the_same_in_every_folder(name, home, monkeypatch):
+    """Jobs work in folders of their own."""
+    keys.write(home / "cluster.key")
+    monkeypatch.chdir(home)
+    monkeypatch.setenv(keys.KEY_VARIABLE, name)
+    keys.choose(None)
+    monkeypatch.chdir("/")
+    assert keys.current_file() == home / "cluster.key"
+    assert keys.current() == keys.read(home / "cluster.key")
+
+
 def test_only_the_keys_holder_is_heard():
     servers_key = keys.current().workers.public
     strangers = keys.Pair(*zmq.curve_keypair())

@@ -72,6 +72,23 @@ def test_a_file_that_cannot_be_read_says_why_in_one_line(content, complaint, tmp
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["resume", "join"])
+def test_a_file_cannot_say_which_run_goes_on(name, tmp_path):
+    (tmp_path / "mine.yaml").write_text(f"{name}: another\nenv: CartPole-v1\n")
+    with pytest.raises(
+        ConfigError, match=rf"{name} is no setting of a file.* give --{name} another"
+    ):
+        parse(["--config", str(tmp_path / "mine.yaml")])
+
+
+def test_a_folders_name_is_that_of_the_home_or_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text("run_dir: ~/here\n")
+    assert parse(["--config=~/mine.yaml"]).run_dir == str(tmp_path / "here")
+    with pytest.raises(ConfigError, match=r"run_dir.* must be text that is not empty"):
+        parse(["--run_dir", ""])
+
+
 def test_unknown_env():
     with pytest.raises(UnknownEnv, match="CartPole-v1"):
         parse(["--env", "CartPol-v1"])

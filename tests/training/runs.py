@@ -13,6 +13,7 @@ from settings.sources import parse
 from train import check
 from training.folder import run_folder
 from training.run import Run
+from training.signals import STOPS
 from training.summary import weights_digest
 
 SMALL = (
@@ -26,8 +27,7 @@ UPDATES_PER_CHECKPOINT = 3  # of SMALL
 @contextmanager
 def running(*flags: str) -> Iterator[Run]:
     """A run that is open; it leaves nothing but what it has saved by itself."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
-    handlers = {number: signal.getsignal(number) for number in numbers}
+    handlers = {number: signal.getsignal(number) for number in (*STOPS, signal.SIGALRM)}
     threads = torch.get_num_threads()
     config = parse(flags)
     try:

@@ -6,6 +6,7 @@ import pytest
 
 from training import launch
 from training.launch import _launch, _Start
+from training.signals import STOPS
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,7 @@ def test_the_exit_code_is_that_of_a_trainer_that_says_why(
 ):
     monkeypatch.setattr(launch, "_PATIENCE_S", 0.5)
     programs = [f"import os, sys, time; {program}" for program in (first, second)]
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in STOPS}
     try:
         got = _launch(2, lambda rank, _: _Start({}, (), ("-c", programs[rank])), {0, 1})
     finally:

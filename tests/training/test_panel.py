@@ -23,7 +23,7 @@ from rollout import Episode
 
 report = Report(Path(tempfile.mkdtemp()), Config(env="CartPole-v1", train_total_steps=1000, track=("none",)))
 line = {"loss/policy": .5, "loss/value": .25, "approx_kl": 0.01, "entropy": 0.7, "samplers_alive": 2,
-        "restarts": 1, "policy_lag_mean": 1.0, "time/sample_wait": 1.0, "time/learn": 3.0}
+        "raw_sps": 66600.4, "restarts": 1, "policy_lag_mean": 1.0, "time/sample_wait": 1.0, "time/learn": 3.0}
 for step in range(1, 6):
     report.add_episodes([Episode(float(step), 9)])
     report.write(line | {"update": step, "global_step": 100 * step})
@@ -67,7 +67,7 @@ def test_a_terminal_gets_a_panel_with_what_is_said_above_it():
     assert len(panel) == 6
     assert re.search(r" 50%  500/1,000 steps  ETA \d:\d\d:\d\d$", panel[1])
     assert re.fullmatch(r"return +3\.0  ▁.*█   evaluated 42.0, best 42.0", panel[2])
-    assert re.fullmatch(r"speed +[\d,]+ steps/s   25% of the time spent waiting", panel[3])
+    assert re.fullmatch(r"speed +[\d,]+ steps/s   raw 66,600   waiting 25%", panel[3])
     assert re.fullmatch(
         r"losses +policy \+0.5000  value 0.2500  KL 0.0100  entropy 0.700", panel[4]
     )

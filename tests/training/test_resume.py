@@ -151,6 +151,30 @@ def test_a_better_best_of_the_time_before_the_kill_is_kept(tmp_path):
     assert checkpoint.load(tmp_path / "checkpoints" / "best").state == best
 
 
+def test_a_best_that_cannot_be_read_now_is_not_replaced(tmp_path):
+    weights_after(UPDATES_PER_CHECKPOINT, *CARTPOLE, "--run_dir", str(tmp_path))
+    best = tmp_path / "checkpoints" / "best-000000000077"
+    with running("--resume", str(tmp_path)) as run:
+        arrays, _ = run.agent.state()
+    checkpoint.save_best(best.parent, 77, arrays, {"global_step": 77, "return_mean": 1000.0})
+    (best / "state.json").unlink()
+    (best / "state.json").symlink_to("state.json")
+    with pytest.raises(checkpoint.UnreadCheckpoint, match="best-000000000077 cannot be read"):
+        weights_after(6, "--resume", str(tmp_path))
+    assert best.is_dir()
+
+
+def test_that_a_resumed_run_has_reached_its_score_is_said(tmp_path, capsys):
+    weights_after(UPDATES_PER_CHECKPOINT, *CARTPOLE, "--run_dir", str(tmp_path))
+    evaluated = checkpoint.load(tmp_path / "checkpoints" / "last")
+    state = evaluated.state | {"last_evaluation": 20.0}
+    checkpoint.save(tmp_path / "checkpoints", evaluated.update, evaluated.arrays, state)
+    for score, is_said in ((20, True), (21, False)):
+        with running("--resume", str(tmp_path), "--solve_score", str(score)):
+            said = f"solve_score is {score}, which this run has reached" in capsys.readouterr().out
+            assert said == is_said
+
+
 def test_a_run_of_the_version_before_goes_on(tmp_path):
     """`run_of_0.1.0`: a run of CartPole by the version that saved no environments."""
     run_dir = tmp_path / "run"

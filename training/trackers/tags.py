@@ -12,7 +12,7 @@ from typing import Any
 
 _GROUPS = {
     "episode": ("episode_return_mean", "episode_length_mean"),
-    "time": ("sps", "time_s"),
+    "time": ("sps", "raw_sps", "time_s"),
     "system": (
         "samplers_alive", "restarts", "rows_lost", "lost_evaluations", "refused_updates",
         "dropped_fragments", "dropped_steps", "dropped_episodes",
