@@ -32,7 +32,7 @@ from tests.conftest import wait_until
 pytestmark = pytest.mark.slow  # these start runs, clusters or processes
 
 CONFIG = toy("ConstantReward")
-READY = pack({"episodes": []})  # what a session answers to the hello
+READY = pack({"episodes": [], "raw_sps": 0.0})  # what a session answers to the hello
 
 
 def supervised(
@@ -106,7 +106,7 @@ def test_samplers_that_do_not_start_are_left_out_and_tried_again(never, monkeypa
         (RuntimeError("no answer"), "RuntimeError: no answer"),
         (b"HTTP/1.1", "it gave an answer that cannot be read: .*HTTP"),
         (
-            pack({"episodes": []}, {"rollout/obs": np.zeros((3, 2), np.float32)}),
+            pack({"episodes": [], "raw_sps": 0.0}, {"rollout/obs": np.zeros((3, 2), np.float32)}),
             "its answer has arrays of other names, shapes or types than this run's",
         ),
     ],
@@ -142,6 +142,7 @@ def test_whatever_a_call_comes_to_is_told_with_the_samplers_name(lag, answer, re
         ({"episodes": [(0, 0, 1.0, 1, {})]}, "an episode of another time or another's"),
         ({"episodes": [(0, 2, float("nan"), 1, {})]}, "its episodes cannot be read: one is not of"),
         ({"episodes": [(0, 2, 1.0, 1, [3])]}, "its episodes cannot be read"),
+        ({"raw_sps": "fast"}, "cannot be read: could not convert string to float"),
         ({"environments/length": np.zeros(3)}, r"has the state 'length' of shape \(3,\) for its 2"),
         ({"environments/length": np.zeros(())}, r"has the state 'length' of shape \(\)"),
     ],
@@ -158,11 +159,12 @@ def test_a_part_of_other_times_or_environments_is_refused(changed, reason):
     part = parts[1]
     assert part.environments is not None
     arrays = prefixed("rollout/", part.columns.arrays())
-    meta = {"episodes": changed.get("episodes", part.episodes)}
+    meta = {"episodes": part.episodes, "raw_sps": 9.0}
+    meta |= {name: changed[name] for name in meta.keys() & changed.keys()}
     states = prefixed("environments/", part.environments)
-    states |= {name: array for name, array in changed.items() if name != "episodes"}
+    states |= {name: array for name, array in changed.items() if name not in meta}
     assert (
-        engine._part(1, request, pack({"episodes": part.episodes}, arrays)).episodes
+        engine._part(1, request, pack({"episodes": part.episodes, "raw_sps": 9.0}, arrays)).episodes
         == part.episodes
     )
     with pytest.raises(Lost, match=reason):
@@ -203,7 +205,7 @@ def test_a_remote_sampler_is_replaced_and_a_late_answer_of_the_old_one_is_ignore
         def call(message: bytes) -> bytes:
             if b"first" not in message:
                 never.wait()
-            return pack({"episodes": [[0, 0, 99.0, 1, {}]]})
+            return pack({"episodes": [[0, 0, 99.0, 1, {}]], "raw_sps": 9.0})
 
         return call
 

@@ -205,6 +205,7 @@ BAD = {
     "episodes_text": _meta(episodes=[[0, 0, 1.0, 5, {"a": "b"}]]),
     "episodes_nan": _meta(episodes=[[0, 0, float("nan"), 5, {}]]),
     "episodes_none": _meta(episodes=None),
+    "raw_sps": _meta(raw_sps="fast"),
 }
 
 
