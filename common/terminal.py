@@ -31,9 +31,8 @@ def exit_when_asked() -> None:
     stops = (signal.SIGTERM, signal.SIGHUP)
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
-        for stop in (
-            stops
-        ):  # another one, such as the terminal's beside the shell's, breaks off no cleaning
+        # another one, such as the terminal's beside the shell's, breaks off no cleaning
+        for stop in stops:
             signal.signal(stop, signal.SIG_IGN)
         sys.exit(128 + number)
 
