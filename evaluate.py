@@ -131,7 +131,7 @@ def print_versions(
     Args:
         record: takes the scores, as a line of followed.jsonl.
     """
-    from common.checkpoint import CannotWrite
+    from common.files import CannotWrite
     from evaluation.follow import follow, line_of
 
     greedy = not arguments.stochastic

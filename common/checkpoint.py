@@ -27,7 +27,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_arrays
 from safetensors.numpy import save as format_arrays
 
+from common import files
 from common.errors import UserError
+from common.files import CannotWrite
 
 KEEP = 3
 FILES = ("arrays.safetensors", "state.json")
@@ -41,18 +43,6 @@ class BadCheckpoint(UserError):
 
 class UnreadCheckpoint(BadCheckpoint):
     """A checkpoint that cannot be read now, as of a file system that has gone. The message says why."""
-
-
-class CannotWrite(UserError):
-    """A file that could not be written. The message says which, and what is left.
-
-    Attributes:
-        reason: the system's, such as No space left on device.
-    """
-
-    def __init__(self, message: str, error: OSError):
-        super().__init__(message)
-        self.reason = error.strerror or str(error)
 
 
 class Checkpoint(NamedTuple):
@@ -101,24 +91,24 @@ def write(folder: Path, arrays: dict[str, np.ndarray], state: dict[str, Any]) ->
     }
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     contents["manifest.json"] = json.dumps({"sha256": digests}, indent=1).encode()
-    temporary, old = _temporary(folder), _old(folder)
+    temporary, old = files.temporary(folder), files.old(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         for left in folder.parent.glob(f".{folder.name.partition('-')[0]}*.tmp"):
-            _remove(left)  # a writer was stopped: nobody else writes here now
+            files.remove(left)  # a writer was stopped: nobody else writes here now
         temporary.mkdir()
         for name, content in contents.items():
             with open(temporary / name, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-        _sync(temporary)
+        files.sync(temporary)
         if folder.exists():  # between the two renames, `load` takes the old one
-            _remove(old)
+            files.remove(old)
             folder.rename(old)
         temporary.rename(folder)
-        _sync(folder.parent)
-        _remove(old)
+        files.sync(folder.parent)
+        files.remove(old)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)  # it takes the room that is missing
         raise CannotWrite(
@@ -142,18 +132,18 @@ def save(
     """
     folder = checkpoints / f"update-{update:08d}"
     write(folder, arrays, state)
-    _point(checkpoints / "last", folder)
+    files.point(checkpoints / "last", folder)
     try:
         folders = _updates(checkpoints)
         place = folders.index(folder) + 1
         for later in folders[place:]:
             if later.exists():
                 aside = later.with_name(later.name.replace("update", _why_aside(later)))
-                _remove(aside)
+                files.remove(aside)
                 later.rename(aside)
         for earlier in folders[: max(0, place - KEEP)]:
-            _remove(earlier)
-            _remove(_old(earlier))
+            files.remove(earlier)
+            files.remove(files.old(earlier))
     except OSError as error:
         raise CannotWrite(
             f"old checkpoints in {checkpoints} cannot be removed: {error.strerror}:"
@@ -185,41 +175,19 @@ def save_best(
     link, folder = checkpoints / "best", checkpoints / f"best-{step:012d}"
     before = checkpoints / link.resolve().name
     write(folder, arrays, state)
-    _point(link, folder)
+    files.point(link, folder)
     try:
         for earlier in checkpoints.glob("best-*"):
             if earlier not in (folder, before):
-                _remove(earlier)
+                files.remove(earlier)
         for replaced in checkpoints.glob(".best-*.old"):
-            if before.exists() or replaced != _old(before):
-                _remove(replaced)
+            if before.exists() or replaced != files.old(before):
+                files.remove(replaced)
     except OSError as error:
         raise CannotWrite(
             f"an earlier best checkpoint cannot be removed: {error.strerror}: {error.filename}; the"
             f" best one, {folder.name}, is whole",
             error,
-        ) from None
-
-
-def _point(link: Path, folder: Path) -> None:
-    """Let a symbolic link point at a folder beside it, replacing the link in one step.
-
-    A folder may stand in the link's place: earlier versions wrote `best` as one, and copying may
-    turn a link into one.
-    """
-    temporary = _temporary(link)
-    try:
-        _remove(temporary)
-        temporary.symlink_to(folder.name)
-        if link.is_dir() and not link.is_symlink():
-            _remove(_old(link))
-            link.rename(_old(link))
-        os.replace(temporary, link)
-        _sync(link.parent)
-        _remove(_old(link))
-    except OSError as error:
-        raise CannotWrite(
-            f"link {link} cannot be written: {error.strerror}. Make room", error
         ) from None
 
 
@@ -237,7 +205,7 @@ def _found(folder: Path) -> Path | None:
     """
     try:
         folder = folder.resolve()
-        return next((place for place in (folder, _old(folder)) if place.is_dir()), None)
+        return next((place for place in (folder, files.old(folder)) if place.is_dir()), None)
     except RuntimeError:
         raise BadCheckpoint(f"checkpoint {folder} is a link that leads to itself") from None
     except OSError as error:
@@ -342,27 +310,3 @@ def _updates(checkpoints: Path) -> list[Path]:
     names = os.listdir(checkpoints)  # glob would not say that it cannot
     replaced = {n[1 : -len(".old")] for n in fnmatch.filter(names, ".update-*.old")}
     return [checkpoints / name for name in sorted({*fnmatch.filter(names, "update-*"), *replaced})]
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp")
-
-
-def _old(path: Path) -> Path:
-    """The place of what stood at `path` while it is replaced."""
-    return path.with_name(f".{path.name}.old")
-
-
-def _remove(path: Path) -> None:
-    if path.is_symlink() or path.is_file():
-        path.unlink(missing_ok=True)
-    elif path.exists():
-        shutil.rmtree(path)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,7 +12,21 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from common.errors import UserError
+
 _DAY_S = 86_400.0
+
+
+class CannotWrite(UserError):
+    """A file that could not be written. The message says which, and what is left.
+
+    Attributes:
+        reason: the system's, such as No space left on device.
+    """
+
+    def __init__(self, message: str, error: OSError):
+        super().__init__(message)
+        self.reason = error.strerror or str(error)
 
 
 def _unfinished(path: Path, writer: str, quote: Callable[[str], str] = str) -> str:
@@ -67,3 +81,52 @@ def replacing(path: Path, refused: Callable[[OSError], Exception]) -> Iterator[P
     finally:
         with contextlib.suppress(OSError):  # such as of a disk that cannot be written any more
             part.unlink(missing_ok=True)
+
+
+def point(link: Path, folder: Path) -> None:
+    """Let a symbolic link point at a folder beside it, replacing the link in one step.
+
+    A folder may stand in the link's place: earlier versions wrote `best` as one, and copying may
+    turn a link into one.
+    """
+    fresh = temporary(link)
+    try:
+        remove(fresh)
+        fresh.symlink_to(folder.name)
+        if link.is_dir() and not link.is_symlink():
+            remove(old(link))
+            link.rename(old(link))
+        os.replace(fresh, link)
+        sync(link.parent)
+        remove(old(link))
+    except OSError as error:
+        raise CannotWrite(
+            f"link {link} cannot be written: {error.strerror}. Make room", error
+        ) from None
+
+
+def temporary(path: Path) -> Path:
+    """The place of what is to stand at `path` until it is whole."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def old(path: Path) -> Path:
+    """The place of what stood at `path` while it is replaced."""
+    return path.with_name(f".{path.name}.old")
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, where there is one."""
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+    elif path.exists():
+        shutil.rmtree(path)
+
+
+def sync(folder: Path) -> None:
+    """Have the names in a folder written to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from common import checkpoint
-from common.checkpoint import BadCheckpoint, CannotWrite, UnreadCheckpoint
+from common.checkpoint import BadCheckpoint, UnreadCheckpoint
+from common.files import CannotWrite
 from evaluation.load import weights_of
 from evaluation.process import Evaluation
 from evaluation.score import score

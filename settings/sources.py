@@ -41,12 +41,7 @@ from settings.rules import validate
 from settings.size_rules import validate_sizes
 from settings.stored_run import refuse_the_runs_own, store_defaults
 from settings.trust import refuse_strangers_code
-
-# yaml's own errors are not all that it raises: `2001-99-99` is a ValueError, `!!int ""` an IndexError
-_UNREADABLE = (
-    yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError,
-    RecursionError,
-)  # fmt: skip
+from settings.yaml_files import load_yaml, read_yaml
 
 
 def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
@@ -233,7 +228,7 @@ def load_run(folder: Path) -> Config:
             f"{folder} is not the folder of a run (it has no config.yaml): give one that train.py"
             f" wrote, such as runs/CartPole-v1__s1__20260101-120000"
         )
-    settings = _read_yaml(path)
+    settings = read_yaml(path)
     resumes = folder / "resumes.yaml"
     if resumes.exists():
         settings |= _changes(resumes)
@@ -246,7 +241,7 @@ def load_run(folder: Path) -> Config:
 def is_run_config(path: Path) -> bool:
     """Whether a file is the config.yaml of a run, as train.py writes it."""
     try:
-        content = _load_yaml(path)
+        content = load_yaml(path)
     except ConfigError:
         return False
     return isinstance(content, dict) and {"config", "versions", "command"} <= content.keys()
@@ -254,7 +249,7 @@ def is_run_config(path: Path) -> bool:
 
 def _changes(resumes: Path) -> dict[str, Any]:
     """The settings that the resumes of a run have changed."""
-    content, changes = _load_yaml(resumes), {}
+    content, changes = load_yaml(resumes), {}
     for resume in content if isinstance(content, list) else [content]:
         changed = resume.get("config") if isinstance(resume, dict) else None
         if not isinstance(changed, dict):
@@ -275,7 +270,7 @@ def _warn_once(line: str) -> None:
 
 def _read_settings(path: Path) -> dict[str, Any]:
     """The settings of a file that the user wrote."""
-    settings = _read_yaml(path)
+    settings = read_yaml(path)
     for name in sorted(set(settings) - FIELDS):
         raise ConfigError(f"{path}: {unknown(name, name)}")
     for name in ("resume", "join"):
@@ -285,31 +280,6 @@ def _read_settings(path: Path) -> dict[str, Any]:
                 f" --{name} {settings[name]} instead of --config"
             )
     return _converted(settings, path)
-
-
-def _load_yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text())
-    except yaml.MarkedYAMLError as error:
-        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise ConfigError(
-            f"cannot read the settings in {path}: {where}{error.problem}; write one `name: value` a line"
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"cannot read the settings in {path}: {error.strerror}") from None
-    except _UNREADABLE as error:
-        raise ConfigError(
-            f"cannot read the settings in {path}: {' '.join(str(error).split())}"
-        ) from None
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    content = _load_yaml(path)
-    settings = content.get("config", content) if isinstance(content, dict) else None
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{path} holds no settings: write one `name: value` a line")
-    # no file says of itself that it is trusted
-    return {str(name): value for name, value in settings.items() if name != "trust"}
 
 
 def _converted(settings: dict[str, Any], path: Path) -> dict[str, Any]:

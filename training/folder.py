@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.checkpoint import CannotWrite
+from common.files import CannotWrite
 from common.locks import lock
 from settings.config import Config, ConfigError
 from settings.sources import is_run_config

@@ -23,7 +23,8 @@ from typing import Any
 import yaml
 
 from agent import PPOAgent
-from common.checkpoint import MODEL, CannotWrite, part
+from common.checkpoint import MODEL, part
+from common.files import CannotWrite
 from common.sources import ROOT, digest, sources
 from settings.config import Config
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from common.checkpoint import CannotWrite
+from common.files import CannotWrite
 
 _ROOM = 16 * 2**20  # bytes that wait in memory for a disk, at most
 

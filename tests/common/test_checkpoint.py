@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from common import checkpoint
-from common.checkpoint import BadCheckpoint, CannotWrite, UnreadCheckpoint
+from common.checkpoint import BadCheckpoint, UnreadCheckpoint
+from common.files import CannotWrite
 from tests.conftest import files_no_larger_than
 
 ARRAYS = {

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from common import checkpoint
-from common.checkpoint import CannotWrite
+from common.files import CannotWrite
 from evaluation import curves
 from evaluation.follow import Checkpoints, follow, line_of, record
 from evaluation.process import Evaluation
