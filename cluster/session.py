@@ -182,7 +182,7 @@ def read_answer(message: bytes | memoryview) -> Answer:
             lost = Lost(**meta["lost"])
         else:
             lost, episodes, raw_sps = None, read_episodes(meta["episodes"]), float(meta["raw_sps"])
-    except (wire.WireError, KeyError, TypeError, ValueError) as error:
+    except (wire.WireError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise Lost(f"it gave an answer that cannot be read: {error}") from None
     if lost is not None:
         raise lost

@@ -68,6 +68,7 @@ class Checkpoints:
         try:
             folder = checkpoint.newest(self._checkpoints)
             if folder is None or (files := _files(folder)) == self._seen:
+                self._unread = ""
                 return None
             self._seen = files
             saved = checkpoint.load(folder)

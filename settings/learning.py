@@ -44,7 +44,10 @@ class Networks:
     scale_action: Annotated[bool, Needs(distribution="normal")] = False
     """Let [-1, 1] of a normal policy mean the whole width of the action's bounds."""
     initial_log_std: Annotated[
-        float, _LOG_STD, Needs(distribution=("normal", "tanh_normal")), Needs(initial_weights=OFF)
+        float,
+        _LOG_STD,
+        Needs(distribution=("normal", "tanh_normal")),
+        Needs(initial_weights=OFF, state_dependent_std=ON),
     ] = 0.0
     """Log standard deviation that a normal policy begins with."""
     state_dependent_std: Annotated[bool, Needs(distribution=("normal", "tanh_normal"))] = False

@@ -135,7 +135,9 @@ def _network_layer(folder: Path, given: Mapping[str, Any]) -> Layer:
             is one of them.
     """
     begun = load_run(folder)
-    network = {name: getattr(begun, name) for name in sorted(OF_WEIGHTS)}
+    # a deviation that the network puts out is added to it, so there it is no initial value
+    names = OF_WEIGHTS | ({"initial_log_std"} if begun.state_dependent_std else set())
+    network = {name: getattr(begun, name) for name in sorted(names)}
     for name in network.keys() & given.keys():
         if given[name] != network[name]:
             raise ConfigError(

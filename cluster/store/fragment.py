@@ -102,7 +102,7 @@ def read_fragment(
     try:
         rollout.episodes = in_order(read_episodes(meta.get("episodes")))
         rollout.raw_sps = float(meta["raw_sps"])
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise Refused("unfit", str(error)) from None
     return Fragment(id_, sampler, number, rollout)
 

@@ -160,7 +160,7 @@ NO_EFFECT = [
     (
         f"--env Pendulum-v1 --initial_weights {ROOT}/pretrained/Pendulum-v1 --initial_log_std -1",
         "initial_log_std -1.0",
-        "distribution normal or tanh_normal and no initial_weights",
+        "distribution normal or tanh_normal and no initial_weights or state_dependent_std",
     ),
     ("--state_dependent_std", "state_dependent_std True", "distribution normal or tanh_normal"),
     ("--scale_action", "scale_action True", "distribution normal"),

@@ -68,6 +68,14 @@ def test_another_network_than_that_of_the_weights_is_refused(trained):
     assert parse([*flags, "--hidden_sizes", "16"]).hidden_sizes == (16,)
 
 
+def test_a_deviation_that_the_network_puts_out_comes_with_the_weights(tmp_path):
+    source, flags = str(tmp_path / "source"), ("--state_dependent_std", "--initial_log_std", "-2")
+    weights_after(1, *PENDULUM, *flags, "--run_dir", source)
+    assert parse([*PENDULUM, "--initial_weights", source]).initial_log_std == -2
+    with pytest.raises(ConfigError, match=r"initial_log_std is -1.0, but the weights in"):
+        parse([*PENDULUM, "--initial_weights", source, "--initial_log_std", "-1"])
+
+
 def test_a_strangers_network_is_not_imported(trained, tmp_path):
     content = yaml.safe_load(Path(trained[0], "config.yaml").read_text())
     content["config"] |= {"network": "strangers:Net", "env": "strangers:Env"}
