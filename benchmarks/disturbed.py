@@ -16,6 +16,7 @@ from typing import NamedTuple
 import psutil
 
 from common import checkpoint
+from common.errors import UserError
 from common.sources import ROOT
 
 START_S = 120.0  # for a run to come to the phase in which it is disturbed
@@ -105,7 +106,7 @@ class Training:
         if self.process.returncode == 0:
             try:
                 wrong += checkpoint.load_newest(self.run_dir / "checkpoints")[1]
-            except checkpoint.BadCheckpoint as error:
+            except UserError as error:
                 wrong.append(str(error))
         return seconds, wrong
 

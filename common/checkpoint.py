@@ -41,7 +41,7 @@ class BadCheckpoint(UserError):
     """A checkpoint that is damaged or missing. The message names it."""
 
 
-class UnreadCheckpoint(BadCheckpoint):
+class UnreadCheckpoint(UserError):
     """A checkpoint that cannot be read now, as of a file system that has gone. The message says why."""
 
 
@@ -155,10 +155,10 @@ def save(
 def _why_aside(folder: Path) -> str:
     try:
         load(folder)
-    except UnreadCheckpoint:  # it may be good
-        return "superseded"
     except BadCheckpoint:
         return "corrupt"
+    except UnreadCheckpoint:
+        pass  # it may be good
     return "superseded"
 
 
@@ -262,8 +262,6 @@ def load_newest(checkpoints: Path) -> tuple[Checkpoint, list[str]]:
     for folder in reversed(_readable_updates(checkpoints)):
         try:
             return load(folder), complaints
-        except UnreadCheckpoint:
-            raise
         except BadCheckpoint as error:
             complaints.append(str(error))
     reason = "; ".join(complaints) or "it holds none"

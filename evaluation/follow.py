@@ -65,25 +65,27 @@ class Checkpoints:
         self._is_policy = False  # a folder without a run's state, which is not trained on
 
     def newer(self) -> tuple[Weights, int] | None:
+        said, self._unread = self._unread, ""
         try:
-            folder = checkpoint.newest(self._checkpoints)
-            if folder is None or (files := _files(folder)) == self._seen:
-                self._unread = ""
-                return None
-            self._seen = files
+            return self._look()
+        except UnreadCheckpoint as error:  # the same files may be read at the next look
+            self._seen, self._unread = None, str(error)
+            if self._unread != said:
+                self._say(self._unread)
+            return None
+
+    def _look(self) -> tuple[Weights, int] | None:
+        folder = checkpoint.newest(self._checkpoints)
+        if folder is None or (files := _files(folder)) == self._seen:
+            return None
+        self._seen = files
+        try:
             saved = checkpoint.load(folder)
             self._is_policy = all(name.startswith(checkpoint.MODEL) for name in saved.arrays)
             arrays = weights_of(saved, self._model, self._run_dir)
-            self._unread = ""
             before, self._given = self._given, (saved.update, saved.step)
             return None if before == self._given else (Weights(saved.update, arrays), saved.step)
-        except UnreadCheckpoint as error:  # the same files may be read at the next look
-            if str(error) != self._unread:
-                self._say(str(error))
-            self._seen, self._unread = None, str(error)
-            return None
         except BadCheckpoint as error:
-            self._unread = ""
             if checkpoint.newest(self._checkpoints) == folder:  # else newer ones took its place
                 self._say(f"{error}; waiting for the next one")
             return None

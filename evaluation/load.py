@@ -40,6 +40,7 @@ def load_policy(
     Raises:
         ConfigError: where the folder is not a run's, or names code that is not trusted.
         BadCheckpoint: where there is no such checkpoint, or it does not fit the run's settings.
+        UnreadCheckpoint: where it cannot be read now.
         BadEnvironment: where the environment cannot be made, or filmed.
     """
     config = settings_of(run_dir, trust)

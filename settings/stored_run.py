@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from common import files
 from settings.config import MAY_CHANGE_ON_JOIN, Config, ConfigError
 
 _ID = "store_run"  # a file of the run's folder
@@ -28,7 +29,8 @@ def keep_id(run_dir: Path, run: str) -> None:
     """
     if kept_id(run_dir) == run:
         return
-    path, temporary = run_dir / _ID, run_dir / f".{_ID}.tmp"
+    path = run_dir / _ID
+    temporary = files.temporary(path)
     try:
         temporary.write_text(run)
         os.replace(temporary, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 
 import psutil
 
@@ -26,6 +27,25 @@ def solves(config: Config, score: float | None) -> bool:
     """Whether a score is the one that the run is to stop at."""
     wanted = config.solve_score
     return wanted is not None and score is not None and score >= wanted
+
+
+def reached(config: Config, reason: str | None, evaluated: float | None) -> Iterator[str]:
+    """What of its settings a run that is resumed has reached already, and so will end by soon.
+
+    Args:
+        reason: of `reason_to_end`.
+        evaluated: the mean return of the last evaluation.
+    """
+    if reason == "solved" or solves(config, evaluated):
+        yield (
+            f"solve_score is {config.solve_score:g}, which this run has reached: it ends after an"
+            f" update or soon. Give a higher one, or --solve_score None, to train on"
+        )
+    elif reason == "max_minutes":
+        yield (
+            f"max_minutes is {config.max_minutes:g}, which this run has trained for: it ends"
+            f" after an update. Give more, to train on"
+        )
 
 
 def end_children() -> None:

@@ -63,8 +63,6 @@ class Evaluations:
         if checkpoint.exists(best):
             try:
                 self.best = _return_mean(checkpoint.load(best))
-            except checkpoint.UnreadCheckpoint:  # it may be good
-                raise
             except checkpoint.BadCheckpoint as error:
                 print(f"train.py: {error}; the next evaluation replaces it", file=sys.stderr)
         elif state["best"] is not None:

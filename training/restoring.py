@@ -27,6 +27,7 @@ def restored(config: Config, run_dir: Path, agent: PPOAgent) -> checkpoint.Check
 
     Raises:
         BadCheckpoint: where there is none, or it does not fit the run.
+        UnreadCheckpoint: where it cannot be read now.
     """
     if config.resume is None:
         return None

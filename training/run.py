@@ -14,7 +14,7 @@ from common.errors import UserError
 from rollout import Rollout
 from settings.sources import load_run
 from training.agreement import WeightsDiffer
-from training.endings import reason_to_end, solves
+from training.endings import reached, reason_to_end, solves
 from training.evaluations import Evaluations
 from training.folder import Place
 from training.report import OUTPUT, Report
@@ -59,13 +59,9 @@ class Run(Trainer):
             self.evaluations.restore(saved.state)
         if config.resume is not None:  # only now: a resume that fails changes nothing
             note_resume(run_dir, load_run(run_dir), config)
-            reason = reason_to_end(config, self.progress(), self.report)
-            if reason == "solved" or solves(config, self.evaluations.last_mean):
-                self.say(f"solve_score is {config.solve_score:g}, which this run has reached: it ends after an"
-                         f" update or soon. Give a higher one, or --solve_score None, to train on")  # fmt: skip
-            elif reason == "max_minutes":
-                self.say(f"max_minutes is {config.max_minutes:g}, which this run has trained for: it ends"
-                         f" after an update. Give more, to train on")  # fmt: skip
+            over = reason_to_end(config, self.progress(), self.report)
+            for remark in reached(config, over, self.evaluations.last_mean):
+                self.say(remark)
         self._update_end = self._saved_at = time.monotonic()
         self._share = self.agent.update // config.updates_per_checkpoint
         # the end of the first update, which may have compiled [s], and the steps taken until then

@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 
 from agent import PPOAgent
+from common import files
 from common.checkpoint import MODEL, part
 from common.files import CannotWrite
 from common.sources import ROOT, digest, sources
@@ -114,7 +115,7 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         CannotWrite: where it cannot be written; what stood there before is untouched.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = files.temporary(path)
     try:
         with open(temporary, "w") as file:
             file.write(text)
