@@ -19,15 +19,15 @@ import math
 import re
 import struct
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 import numpy as np
 from crc32c import crc32c
 
 MAGIC = b"DPPOwir2"
-LARGEST = (
-    2**31
-)  # bytes of compressed data once they are decompressed, unless the reader knows better
+# bytes of compressed data once they are decompressed, unless the reader knows better
+LARGEST = 2**31
 _ALIGN = 64
 _LENGTHS = struct.Struct("<LL")  # of the header; the CRC
 _PREFIX = len(MAGIC) + _LENGTHS.size
@@ -61,39 +61,26 @@ def pack(
         rows.append([name, array.dtype.str, list(array.shape), size])
         size += aligned(array.nbytes)
     header = {"meta": dict(meta), "arrays": rows}
+    data = [part for array in arrays.values() for part in _padded(array)]
     if compress:
         import zstandard
 
         compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL)
-        data = compressor.compress(_laid_out(rows, arrays, b"", size))
-        return _sealed(_laid_out([], {}, _begin(header | {"zstd": size}), 0) + data)
-    return _sealed(_laid_out(rows, arrays, _begin(header), size))
-
-
-def _begin(header: Mapping[str, Any]) -> bytes:
-    """The bytes before the data, with a CRC that is still to be computed."""
+        data = [compressor.compress(b"".join(data))]
+        header["zstd"] = size
     text = json.dumps(header).encode()
-    return MAGIC + _LENGTHS.pack(len(text), 0) + text
+    length = len(text).to_bytes(4, "little")
+    begin = _PREFIX + len(text)
+    parts = [text, bytes(aligned(begin) - begin), *data]
+    # the arrays are copied once, as the message cannot be changed: the CRC comes before
+    checksum = reduce(lambda crc, part: crc32c(part, crc), parts, crc32c(length))
+    return b"".join((MAGIC, length, checksum.to_bytes(4, "little"), *parts))
 
 
-def _laid_out(
-    rows: list[list[Any]], arrays: Mapping[str, np.ndarray], begin: bytes, size: int
-) -> bytearray:
-    """The bytes of a message's beginning, then those of the arrays, `size` in all."""
-    start = aligned(len(begin))
-    message = bytearray(start + size)
-    message[: len(begin)] = begin
-    for (_, _, _, offset), array in zip(rows, arrays.values(), strict=True):
-        view = np.frombuffer(message, array.dtype, array.size, start + offset)
-        view.reshape(array.shape)[...] = array
-    return message
-
-
-def _sealed(message: bytearray) -> bytes:
-    """The message with its CRC."""
-    length, _ = _LENGTHS.unpack_from(message, len(MAGIC))
-    _LENGTHS.pack_into(message, len(MAGIC), length, _checksum(memoryview(message)))
-    return bytes(message)
+def _padded(array: np.ndarray) -> tuple[np.ndarray, bytes]:
+    """The bytes of an array in C order, and those up to where the next one begins."""
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return data, bytes(aligned(len(data)) - len(data))
 
 
 def _checksum(message: memoryview) -> int:
