@@ -51,6 +51,17 @@ def read_episodes(rows: Any) -> list[TimedEpisode]:
     return episodes
 
 
+def read_rate(value: Any) -> float:
+    """Steps per second that came in a message.
+
+    Raises:
+        ValueError: where it is something else.
+    """
+    if not isinstance(value, (int, float)) or not 0 <= value < 1e300:
+        raise ValueError(f"its raw_sps is {value!r:.50}, which is no rate")
+    return float(value)
+
+
 def in_order(episodes: Iterable[TimedEpisode]) -> list[Episode]:
     """Episodes in the order of time, whichever samplers they come from."""
     ordered = sorted(episodes, key=lambda e: (e.t, e.env))

@@ -23,7 +23,7 @@ import numpy as np
 
 from cluster import wire
 from cluster.pool import Environments, Lost, Request
-from cluster.sampler import Sampler, TimedEpisode, read_episodes
+from cluster.sampler import Sampler, TimedEpisode, read_episodes, read_rate
 from common.errors import UserError
 from envs import NotFiniteNumber
 from envs.scalar import where_it_failed
@@ -181,8 +181,9 @@ def read_answer(message: bytes | memoryview) -> Answer:
         if "lost" in meta:
             lost = Lost(**meta["lost"])
         else:
-            lost, episodes, raw_sps = None, read_episodes(meta["episodes"]), float(meta["raw_sps"])
-    except (wire.WireError, KeyError, TypeError, ValueError, OverflowError) as error:
+            lost = None
+            episodes, raw_sps = read_episodes(meta.get("episodes")), read_rate(meta.get("raw_sps"))
+    except (wire.WireError, TypeError, ValueError) as error:
         raise Lost(f"it gave an answer that cannot be read: {error}") from None
     if lost is not None:
         raise lost

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cluster import wire
-from cluster.sampler import TimedEpisode, in_order, read_episodes
+from cluster.sampler import TimedEpisode, in_order, read_episodes, read_rate
 from rollout import Rollout, RolloutSpec
 
 
@@ -101,8 +101,8 @@ def read_fragment(
     rollout.reset = np.full(envs, meta["reset"])
     try:
         rollout.episodes = in_order(read_episodes(meta.get("episodes")))
-        rollout.raw_sps = float(meta["raw_sps"])
-    except (LookupError, TypeError, ValueError, OverflowError) as error:
+        rollout.raw_sps = read_rate(meta.get("raw_sps"))
+    except ValueError as error:
         raise Refused("unfit", str(error)) from None
     return Fragment(id_, sampler, number, rollout)
 

@@ -142,7 +142,7 @@ def test_whatever_a_call_comes_to_is_told_with_the_samplers_name(lag, answer, re
         ({"episodes": [(0, 0, 1.0, 1, {})]}, "an episode of another time or another's"),
         ({"episodes": [(0, 2, float("nan"), 1, {})]}, "its episodes cannot be read: one is not of"),
         ({"episodes": [(0, 2, 1.0, 1, [3])]}, "its episodes cannot be read"),
-        ({"raw_sps": "fast"}, "cannot be read: could not convert string to float"),
+        ({"raw_sps": "fast"}, "cannot be read: its raw_sps is 'fast', which is no rate"),
         ({"environments/length": np.zeros(3)}, r"has the state 'length' of shape \(3,\) for its 2"),
         ({"environments/length": np.zeros(())}, r"has the state 'length' of shape \(\)"),
     ],

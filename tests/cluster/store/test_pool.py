@@ -206,6 +206,7 @@ BAD = {
     "episodes_nan": _meta(episodes=[[0, 0, float("nan"), 5, {}]]),
     "episodes_none": _meta(episodes=None),
     "raw_sps": _meta(raw_sps="fast"),
+    "raw_sps_missing": _meta(raw_sps=None),
     "raw_sps_huge": _meta(raw_sps=10**400),
 }
 
