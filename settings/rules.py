@@ -196,9 +196,12 @@ def _store(config: Config) -> Iterator[str]:
             f" one of them out"
         )
     if config.normalize_value:
+        remedy = "give --no_normalize_value"
+        if config.initial_weights is not None and config.resume is None:
+            remedy = f"the weights in {config.initial_weights} need it, so leave --initial_weights or --store out"
         yield (
-            "normalize_value scales the critic by statistics of one trainer, but the trainers of a"
-            " store move them side by side: give --no_normalize_value"
+            f"normalize_value scales the critic by statistics of one trainer, but the trainers of a"
+            f" store move them side by side: {remedy}"
         )
     if config.carried_steps:
         yield (

@@ -7,6 +7,7 @@ Precedence: dataclass default < preset of the env's family < preset of the env <
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import stat
 import sys
@@ -40,8 +41,12 @@ from settings.layers import Layer, merged
 from settings.rules import validate
 from settings.size_rules import validate_sizes
 from settings.stored_run import refuse_the_runs_own, store_defaults
-from settings.trust import refuse_strangers_code
+from settings.trust import CODE, refuse_strangers_code
 from settings.yaml_files import load_yaml, read_yaml
+
+_NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
+# distributions that only one kind of action has: auto takes the one that fits
+_BY_KIND = {"auto", "normal", "categorical"}
 
 
 def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
@@ -71,6 +76,9 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
         layers = [Layer(f"the run in {flags['resume']}", config.to_dict())]
     else:
         in_file = {} if path is None else _read_settings(Path(path))
+        for layer in (in_file, flags):
+            if layer.get("initial_weights") is not None:  # a resume may be in another folder
+                layer["initial_weights"] = os.path.abspath(layer["initial_weights"])
         given = in_file | flags
         layers = preset_layers(given.get("env", Config.env), given.get("preset"))
         if given.get("store") is not None:
@@ -80,7 +88,7 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
         config = dataclasses.replace(merged(layers), **given)
         layers.append(Layer(str(path), in_file))
         if path is not None:
-            refuse_strangers_code(config, Path(path), flags)
+            refuse_strangers_code(config, Path(path), flags.keys() | (set(CODE) - in_file.keys()))
     layers.append(Layer("flag", flags))
     if asks_for_help:
         print_help(program, *((config, layers) if flags else (Config(), ())))
@@ -113,17 +121,18 @@ def parse_again(arguments: Sequence[str], run_dir: str | None = None) -> Config:
     Raises:
         ConfigError: also where a run that is started anew could not be found.
     """
+    if launched.restarts():  # what a run needs to begin may be gone by now
+        flags = read_flags(arguments)
+        in_file = _read_settings(Path(flags["config"])) if "config" in flags else {}
+        begun = run_dir or (in_file | flags).get("run_dir")
+        if begun is not None and "resume" not in flags and (Path(begun) / "config.yaml").exists():
+            return parse(["--resume", begun])
     config = parse(arguments)
     if config.run_dir is None and launched.may_restart():
         raise ConfigError(
             "run_dir is not given, but torchrun may start the trainers anew (--max_restarts), and they"
             " have to find the run: give --run_dir"
         )
-    run_dir = run_dir or config.run_dir
-    if launched.restarts() and run_dir is not None:
-        begun = Path(run_dir) / "config.yaml"
-        if begun.exists() and config.resume is None:
-            return parse(["--resume", run_dir])
     return config
 
 
@@ -138,8 +147,9 @@ def _network_layer(folder: Path, given: Mapping[str, Any]) -> Layer:
     # a deviation that the network puts out is added to it, so there it is no initial value
     names = OF_WEIGHTS | ({"initial_log_std"} if begun.state_dependent_std else set())
     network = {name: getattr(begun, name) for name in sorted(names)}
-    for name in network.keys() & given.keys():
-        if given[name] != network[name]:
+    for name in sorted(network.keys() & given.keys()):
+        by_kind = name == "distribution" and {given[name], network[name]} <= _BY_KIND
+        if given[name] != network[name] and not by_kind:
             raise ConfigError(
                 f"{name} is {given[name]}, but the weights in {folder} were trained with"
                 f" {network[name]}: leave {name} or initial_weights out"
@@ -221,9 +231,9 @@ def load_run(folder: Path) -> Config:
     path = folder / "config.yaml"
     try:
         is_file = stat.S_ISREG(os.stat(path).st_mode)
-    except PermissionError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    except OSError:  # such as for a name that is too long
+    except OSError as error:
+        if error.errno not in _NO_SUCH_FILE:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
         is_file = False
     if not is_file:
         raise ConfigError(

@@ -316,3 +316,12 @@ def test_trainers_that_are_started_anew_go_on_with_the_run(tmp_path, monkeypatch
     assert parse_again(flags).resume is None  # it was lost before it had begun
     saved_run(tmp_path)
     assert parse_again(flags).resume == str(tmp_path)
+    gone = [
+        *flags,
+        "--initial_weights",
+        str(tmp_path / "gone"),
+    ]  # they are in the checkpoints by now
+    assert parse_again(gone).resume == str(tmp_path)
+    file = tmp_path / "own.yaml"
+    file.write_text(f"run_dir: {tmp_path}\n")
+    assert parse_again([*flags[:2], "--config", str(file)]).resume == str(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -68,6 +69,25 @@ def test_another_network_than_that_of_the_weights_is_refused(trained):
     assert parse([*flags, "--hidden_sizes", "16"]).hidden_sizes == (16,)
 
 
+def test_a_distribution_is_that_of_the_weights_by_either_name(trained):
+    flags = [*PENDULUM, "--initial_weights", trained[0], "--distribution"]
+    assert parse([*flags, "normal"]).distribution == "normal"  # the run had auto
+    with pytest.raises(ConfigError, match="distribution is beta, but the weights in"):
+        parse([*flags, "beta"])
+
+
+def test_weights_that_a_store_cannot_have_are_refused_with_a_remedy_that_works(trained):
+    flags = [*PENDULUM, "--initial_weights", trained[0]]
+    with pytest.raises(ConfigError, match=r"need it, so leave --initial_weights or --store out"):
+        parse([*flags, "--store", "embedded"])
+
+
+def test_a_resume_in_another_folder_finds_them(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    relative = os.path.relpath(trained[0])
+    assert parse([*PENDULUM, "--initial_weights", relative]).initial_weights == trained[0]
+
+
 def test_a_deviation_that_the_network_puts_out_comes_with_the_weights(tmp_path):
     source, flags = str(tmp_path / "source"), ("--state_dependent_std", "--initial_log_std", "-2")
     weights_after(1, *PENDULUM, *flags, "--run_dir", source)
@@ -84,6 +104,11 @@ def test_a_strangers_network_is_not_imported(trained, tmp_path):
     with pytest.raises(ConfigError, match=r"network strangers:Net of .* is code: it would import"):
         parse(flags)
     assert parse([*flags, "--trust"]).network == "strangers:Net"
+    (tmp_path / "own.yaml").write_text("seed: 7\n")
+    with pytest.raises(ConfigError, match=r"network strangers:Net of .* is code: it would import"):
+        parse([*flags, "--config", str(tmp_path / "own.yaml")])
+    typed = [*flags, "--network", "strangers:Net"]
+    assert parse([*typed, "--config", str(tmp_path / "own.yaml")]).network == "strangers:Net"
     content["config"]["network"] = "mlp"  # its environment is of no concern here
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
     assert parse(flags).env == "Pendulum-v1"
