@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 from pathlib import Path
 
 import pytest
@@ -70,8 +71,13 @@ def test_no_imports_go_round_in_a_circle():
     assert set(order) == PROJECT.keys()
 
 
-def test_the_readme_says_a_line_about_every_room():
+def test_the_readme_has_the_rooms_from_the_highest_floor_to_the_lowest():
     readme = (ROOT / "README.md").read_text()
-    house = readme[readme.index("## The house") :]
-    rooms = [f"`{room}/`" if (ROOT / room).is_dir() else f"`{room}.py`" for room in FLOORS]
-    assert [room for room in rooms if room not in house] == []
+    table = readme[readme.index("## Layout of the code") :]
+    rows = [
+        re.findall(r"`(\w+)(?:/|\.py)`", row) for row in re.findall(r"^\| (`[^|]+)", table, re.M)
+    ]
+    listed = [room for row in rows for room in row if room in FLOORS]
+    assert set(listed) == FLOORS.keys()
+    floors = [FLOORS[room] for room in listed]
+    assert floors == sorted(floors, reverse=True)

@@ -41,19 +41,11 @@ def tables(page: Path) -> list[tuple[list[str], list[str]]]:
     return rows
 
 
-def long_numbers(page: Path) -> list[str]:
-    """The numbers of running text that have a separator of thousands, without it.
-
-    A comma before three digits is one in English and Chinese, a point or a space in the others.
-    """
-    text = "\n".join(line for line in page.read_text().splitlines() if line[:1] not in ("|", " "))
-    thousands = {"README.md": ",", "README.zh.md": ",", "README.ru.md": "\u00a0"}.get(
-        page.name, r"\."
-    )
-    found = re.findall(
-        rf"(?<![\d.,])\d{{1,3}}(?:{thousands}\d{{3}})+(?![\d.,]*\d)", _CODE.sub("", text)
-    )
-    return sorted(re.sub(r"\D", "", number) for number in found)
+def numbers(page: Path) -> list[str]:
+    """The numbers of running text, with a point before decimals and nothing between thousands."""
+    lines = [line for line in page.read_text().splitlines() if not line.startswith(("|", "    "))]
+    text = re.sub(r"\]\([^)]*\)", "]", _CODE.sub("", "\n".join(lines)))
+    return sorted(_SEPARATOR.sub("", number).replace(",", ".") for number in _NUMBER.findall(text))
 
 
 def headings(page: Path) -> list[str]:
@@ -66,7 +58,7 @@ def test_a_translation_has_the_commands_links_figures_and_headings_of_the_readme
     assert sorted(links(page)) == sorted(links(README))
     assert tables(page) == tables(README)
     assert headings(page) == headings(README)
-    assert long_numbers(page) == long_numbers(README)
+    assert numbers(page) == numbers(README)
 
 
 @pytest.mark.parametrize("page", TRANSLATIONS, ids=lambda page: page.name)
