@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor, nn
 
-from networks.images import nature_cnn
+from networks.images import LEAST_SIDE, nature_cnn
 from networks.layers import Gathered, Linear, RunningMoments, alone, mlp, orthogonal
 
 _FEATURES = 64
@@ -17,21 +17,26 @@ class RND(nn.Module):
     """A network that learns to predict the output of a fixed random one.
 
     Args:
-        obs_shape: of one raw observation. Of a stack of frames [C, H, W] and of the last
-            observations of an episode [steps, inputs], only the newest counts.
+        obs_shape: of one raw observation. Of the last observations of an episode [steps, inputs],
+            only the newest counts.
+        stacks_frames: an image [C, H, W] is a stack of frames, of which only the newest counts.
     """
 
-    def __init__(self, obs_shape: tuple[int, ...]):
+    def __init__(self, obs_shape: tuple[int, ...], stacks_frames: bool = False):
         super().__init__()
-        self.image = len(obs_shape) == 3
         self.looks_back = len(obs_shape) == 2
-        newest = (1, *obs_shape[1:]) if self.image else obs_shape[-1:]
+        self.stacks_frames = stacks_frames and not self.looks_back
+        newest = obs_shape[1:] if self.looks_back else obs_shape
+        if self.stacks_frames:
+            newest = (1, *obs_shape[1:])
         self.moments = RunningMoments(newest)
 
         def trunk() -> tuple[nn.Module, int]:
-            if self.image:
+            if len(newest) == 3 and min(newest[1:]) >= LEAST_SIDE:
                 return nature_cnn(newest), 512
-            return mlp(newest[0], (128,), "relu"), 128
+            body = mlp(math.prod(newest), (128,), "relu")
+            # small images and planes are taken as vectors
+            return nn.Sequential(nn.Flatten(), *body) if len(newest) == 3 else body, 128
 
         body, width = trunk()
         self.target = nn.Sequential(body, orthogonal(Linear(width, _FEATURES), math.sqrt(2)))
@@ -45,7 +50,7 @@ class RND(nn.Module):
     def _newest(self, obs: Tensor) -> Tensor:
         if self.looks_back:
             return obs[:, -1]
-        return obs[:, -1:] if self.image else obs
+        return obs[:, -1:] if self.stacks_frames else obs
 
     def update(self, obs: Tensor, gather: Gathered = alone) -> None:
         """Merge observations [B, ...] into the moments that scale them."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
+from networks.rnd import RND
 from tests.test_agent import collect, make, small
 
 
@@ -43,3 +45,15 @@ def test_a_bonus_for_an_episodes_last_observation_wears_off_too():
     seen, unseen = rnd.error(torch.stack([final, -final])).tolist()
     assert seen < 0.1 * unseen
     pool.close()
+
+
+@pytest.mark.parametrize(
+    ("shape", "stacks_frames"), [((3, 40, 40), False), ((8, 8, 29), False), ((4, 84, 84), True)]
+)
+def test_all_of_an_image_counts_but_of_stacked_frames_the_newest(shape, stacks_frames):
+    rnd = RND(shape, stacks_frames)
+    obs = torch.rand(2, *shape).round()
+    other = obs.clone()
+    other[:, :-1] = 1 - other[:, :-1]
+    assert torch.equal(rnd.error(obs), rnd.error(other)) == stacks_frames
+    assert not torch.equal(rnd.error(obs), rnd.error(1 - obs))
