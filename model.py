@@ -81,7 +81,8 @@ class ActorCritic(parl.Model):
             head = NoisyLinear if noisy else Linear
             self.policy_head = orthogonal(head(for_policy, distribution.outputs), 0.01)
         self.log_std = None if distribution.own is None else nn.Parameter(distribution.own.clone())
-        self.rnd = RND(env_spaces.observation.shape) if config.rnd_coefficient > 0 else None
+        shape, stacks_frames = env_spaces.observation.shape, env_spaces.frame_stack > 0
+        self.rnd = RND(shape, stacks_frames) if config.rnd_coefficient > 0 else None
         heads = 2 if self.rnd is not None else 1
         self.value_head = ValueHead(for_values, heads, config.normalize_value)
         self.noisy_layers = [m for m in self.modules() if isinstance(m, NoisyLinear)]
@@ -189,7 +190,8 @@ class ActorCritic(parl.Model):
         """Act in N environments.
 
         Args:
-            obs: [N, ...] raw observations; floats are taken as float32.
+            obs: [N, ...] raw observations, of any kind of number; they are taken as rollouts store
+                them.
             noise: [N, ...] as the distribution wants it, or None for the greedy action.
             mask: [N, A] bool of legal actions, where the environment has one.
             state: [N, S] of a recurrent network before these observations; 0 where one is an
@@ -197,7 +199,7 @@ class ActorCritic(parl.Model):
             first: index of the first of these environments in the run. With it a network of the
                 user's own gives the same bits however a run's environments are spread.
         """
-        obs = obs.astype(np.float32, copy=False) if obs.dtype == np.float64 else obs
+        obs = obs.astype(np.uint8 if obs.ndim == 4 else np.float32, copy=False)
         return self._acts(obs, noise, mask, state, first)
 
     def prepare_to_act(self, dtype: torch.dtype = torch.float32) -> None:

@@ -108,7 +108,7 @@ def _read_own(env: Any) -> dict[str, np.ndarray]:
         raise _not_saved(env, f"a {type(saved).__name__}")
     arrays = {name: np.asarray(value) for name, value in saved.items()}
     for name, array in arrays.items():
-        if array.dtype.kind not in "biuf":
+        if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:  # no long doubles
             raise _not_saved(env, f"{name!r} of dtype {array.dtype}")
     return arrays
 

@@ -47,7 +47,7 @@ def play(
     for number in range(1, limit + 1):
         noise = None if greedy else draw_noise(generator, distribution.noise, shape)
         mask = venv.action_mask if model.spaces.masks else None
-        acted = model.act(_as_stored(obs), noise, mask, state)
+        acted = model.act(obs, noise, mask, state)
         if acted.state is not None:
             state = acted.state
         action = distribution.to_env(acted.action)
@@ -57,8 +57,3 @@ def play(
         playing = playing & ~ended
         if not playing.any():
             return
-
-
-def _as_stored(obs: np.ndarray) -> np.ndarray:
-    """Observations as a rollout holds them, which is how the policy was trained to see them."""
-    return obs.astype(np.uint8 if obs.ndim == 4 else np.float32, copy=False)

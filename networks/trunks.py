@@ -212,7 +212,20 @@ def make_trunk(config: Config, obs_shape: tuple[int, ...], noisy: bool = False) 
         ) from error
     if trunk.blocks:
         _refuse_other_rows_and_chance(module, config.network)
+        _refuse_types_of_torch_alone(module, config.network)
     return module
+
+
+def _refuse_types_of_torch_alone(module: nn.Module, name: str) -> None:
+    """Weights cross between processes and lie in checkpoints as numpy's arrays."""
+    for own, tensor in module.state_dict().items():
+        try:
+            torch.empty(0, dtype=tensor.dtype).numpy()
+        except TypeError:
+            raise WrongNetwork(
+                f"network {name} has {own} of {tensor.dtype}, which numpy does not have: keep it as"
+                f" torch.float32, and convert it in forward"
+            ) from None
 
 
 def _refuse_other_rows_and_chance(module: nn.Module, name: str) -> None:

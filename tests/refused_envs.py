@@ -20,6 +20,11 @@ class SavingAList(ConstantReward):
         raise AssertionError
 
 
+class SavingLongDoubles(SavingAList):
+    def get_state(self) -> Any:
+        return {"x": np.longdouble(1)}
+
+
 class SavingText(SavingAList):
     def get_state(self) -> Any:
         return {"name": "a"}

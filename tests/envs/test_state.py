@@ -86,6 +86,7 @@ def test_a_state_of_the_users_own_that_is_no_dictionary_of_numbers_is_refused():
     for env, message in (
         ("SavingAList", "returns a list"),
         ("SavingText", "'name' of dtype <U"),
+        ("SavingLongDoubles", "'x' of dtype float128"),
         ("OtherShapes", r"returns past \(\d+,\) in one environment and past \(\d+,\) in another"),
         ("OtherGenerator", "np_random is a generator of MT19937, whose state cannot be saved"),
     ):

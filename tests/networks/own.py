@@ -78,6 +78,17 @@ class Branches(nn.Module):
         return self.dense(obs if obs.sum() > 0 else -obs)
 
 
+class Half(Branches):
+    """Keeps weights in half the bits."""
+
+    def __init__(self, obs_shape: tuple[int, ...]):
+        super().__init__(obs_shape)
+        self.dense = self.dense.to(torch.bfloat16)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.dense(obs.to(torch.bfloat16)).float()
+
+
 class Bessel(Branches):
     """ONNX has no such function."""
 

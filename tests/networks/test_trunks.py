@@ -106,6 +106,7 @@ def test_a_class_of_ones_own_is_recurrent_where_its_forward_takes_a_state():
         (f"{OWN}:Normalises", "has a BatchNorm1d, whose output depends on the other observations"),
         (f"{OWN}:Drops", "has a Dropout, whose output depends on chance"),
         (f"{OWN}:Double", r"gives torch.float64, but .* end its forward with .float\(\)"),
+        (f"{OWN}:Half", r"has dense.weight of torch.bfloat16, which numpy does not have"),
         (f"{OWN}:Attends", "has a MultiheadAttention, whose output depends on chance"),
     ],
 )
