@@ -14,7 +14,6 @@ sides share memory: then weights and rollouts lie there, and the message does wi
 
 from __future__ import annotations
 
-import sys
 import traceback
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
@@ -89,14 +88,9 @@ class Session:
         return None if self._sampler is None else self._sampler.progress
 
     def close(self) -> None:
-        """Close the environments. Whatever one raises then is said, and changes nothing."""
-        if self._sampler is None:
-            return
-        try:
+        """Close the environments."""
+        if self._sampler is not None:
             self._sampler.close()
-        except Exception as error:
-            place = f"sampler {self._sampler.index}"
-            print(f"{place}: its environments could not be closed: {error!r}", file=sys.stderr)
 
     def _start(self, hello: Mapping[str, Any]) -> bytes:
         import torch

@@ -40,8 +40,6 @@ class AtariOptions:
 
 
 class Atari(Family):
-    frames_per_second = 15
-
     def owns(self, env: str) -> bool:
         return rom_of(env) is not None
 
@@ -108,6 +106,7 @@ class AtariEnvs(Environments, AtariVectorEnv):
             autoreset_mode=AutoresetMode.NEXT_STEP,
             **screen,
         )
+        self.metadata = self.metadata | {"render_fps": 60 // _SKIP}
 
     def reset(self, *, seed: Any = None, options: Any = None) -> Any:
         seeds: Any = np.asarray(seed) if isinstance(seed, list) else seed  # ale-py takes no lists

@@ -111,6 +111,12 @@ class Environments(VectorEnv):
         """
         raise BadEnvironment(f"{type(self).__name__} has no picture: leave --video out")
 
+    @property
+    def frames_per_second(self) -> float:
+        """Speed of a film of an episode: what the metadata says as `render_fps`, else 30."""
+        said: Any = self.metadata.get("render_fps")
+        return float(said) if isinstance(said, (int, float)) and 0 < said <= 1000 else 30.0
+
     def get_state(self) -> dict[str, np.ndarray]:
         """Everything that the following steps depend on beside the actions; first axis N.
 
@@ -130,9 +136,6 @@ class Family(ABC):
     A family's options are fields of the run's settings; `config` below is those settings. A family
     that has some declares them in a dataclass, which `envs.FamilyOptions` inherits.
     """
-
-    frames_per_second: int = 30
-    """Speed of a film of its episodes."""
 
     @abstractmethod
     def owns(self, env: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -91,6 +92,14 @@ class ScalarEnvs(Environments, SyncVectorEnv):
 
     def _add_info(self, vector_infos: dict[str, Any], env_info: Any, env_num: int) -> dict:
         return vector_infos
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the environments. Whatever one raises then is said, and changes nothing."""
+        for env in self.envs:
+            try:
+                env.close()
+            except Exception as error:  # a class of the user's own may raise anything
+                print(f"env {self._name} could not be closed: {error!r}", file=sys.stderr)
 
     def picture(self) -> np.ndarray:
         try:

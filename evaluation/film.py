@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,8 @@ import numpy as np
 from common.errors import UserError
 from common.files import replacing
 from common.randomness import stream
-from envs import family, make_vec_env
+from envs import make_vec_env
+from envs.convention import Environments
 from envs.scalar import not_drawn
 from evaluation.play import play
 from model import ActorCritic
@@ -32,29 +33,44 @@ def film(model: ActorCritic, config: Config, path: Path, seed: int, greedy: bool
         BadEnvironment: where the environment cannot be rendered.
         BadVideo: where the file cannot be written.
     """
-    import imageio.v2 as imageio
-
     path = Path(os.path.expanduser(path)).absolute()  # as its writer and its reader take it
     if path.suffix != ".mp4":
         raise BadVideo(f"video {path} must be an mp4: give a name that ends with .mp4")
     if os.path.isdir(path):
         raise BadVideo(f"video {path} is a folder: give another name")
-    images = frames(model, config, seed, greedy)
-    first = next(images)  # before there is a file: the environment may have no picture
-    first = _like(config.env, first, first)
-    fps, count = family(config.env).frames_per_second, 0
-    with replacing(path, partial(_cannot_write, path)) as part:
-        video = imageio.get_writer(part, format="FFMPEG", fps=fps, macro_block_size=2)  # pyright: ignore
-        try:
-            for image in itertools.chain([first], map(partial(_like, config.env, first), images)):
-                with _encoding(path):
-                    video.append_data(image)
-                count += 1
-        finally:
+    with _filmed(config) as venv:
+        images = _episode(model, venv, config, seed, greedy)
+        first = next(images)  # before there is a file: the environment may have no picture
+        first, fps = _like(config.env, first, first), venv.frames_per_second
+        images = itertools.chain([first], map(partial(_like, config.env, first), images))
+        with replacing(path, partial(_cannot_write, path)) as part:
+            return _encode(path, part, images, fps)
+
+
+def _encode(path: Path, part: Path, images: Iterable[np.ndarray], fps: float) -> int:
+    """Write images as an mp4; return their number.
+
+    Args:
+        path: of the film, for messages.
+        part: the file to write.
+
+    Raises:
+        BadVideo: where it cannot be written to its end.
+    """
+    import imageio.v2 as imageio
+
+    count = 0
+    video = imageio.get_writer(part, format="FFMPEG", fps=fps, macro_block_size=2)  # pyright: ignore
+    try:
+        for image in images:
             with _encoding(path):
-                video.close()
-        if _frames_in(part) < count:
-            raise _unfinished(path)
+                video.append_data(image)
+            count += 1
+    finally:
+        with _encoding(path):
+            video.close()
+    if _frames_in(part) < count:
+        raise _unfinished(path)
     return count
 
 
@@ -101,13 +117,23 @@ def _frames_in(path: Path) -> int:
 
 def frames(model: ActorCritic, config: Config, seed: int, greedy: bool) -> Iterator[np.ndarray]:
     """The frames of one episode, the first from before the first step: [height, width, 3] uint8."""
-    os.environ.setdefault(
-        "SDL_VIDEODRIVER", "dummy"
-    )  # pygame is to draw, and to look for no screen
+    with _filmed(config) as venv:
+        yield from _episode(model, venv, config, seed, greedy)
+
+
+def _filmed(config: Config) -> contextlib.closing[Environments]:
+    """One environment that can be filmed."""
+    # pygame is to draw, and to look for no screen
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     venv = make_vec_env(config.env, 1, filmed=True, **config.evaluation_options(range(1)))
-    with contextlib.closing(venv):
-        generator = stream("film", seed)
-        obs, _ = venv.reset(seed=[int(generator.integers(2**31 - 1))])
+    return contextlib.closing(venv)
+
+
+def _episode(
+    model: ActorCritic, venv: Environments, config: Config, seed: int, greedy: bool
+) -> Iterator[np.ndarray]:
+    generator = stream("film", seed)
+    obs, _ = venv.reset(seed=[int(generator.integers(2**31 - 1))])
+    yield venv.picture()
+    for _ in play(model, venv, obs, generator, greedy, config.test_max_steps):
         yield venv.picture()
-        for _ in play(model, venv, obs, generator, greedy, config.test_max_steps):
-            yield venv.picture()

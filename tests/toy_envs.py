@@ -70,6 +70,11 @@ class Closing(ConstantReward):
         _instances_before(Path(os.environ["CLOSING_FOLDER"]))
 
 
+class BadAtClosing(ConstantReward):
+    def close(self) -> None:
+        raise RuntimeError("closed already")
+
+
 class Slow(ConstantReward):
     """A step takes 50 ms."""
 

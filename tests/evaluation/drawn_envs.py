@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
@@ -102,3 +102,7 @@ class Floats(DrawsText):
 class Grows(DrawsText):
     def render(self) -> Any:
         return np.zeros((32 + 2 * self.t, 32, 3), np.uint8)
+
+
+class Slowly(Secret):
+    metadata: ClassVar = {"render_modes": ["rgb_array"], "render_fps": 4}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import imageio.v3 as imageio
 import numpy as np
 import pytest
 
@@ -154,3 +155,19 @@ def test_any_seed_can_be_filmed():
     config.test_max_steps = 2
     images = [list(frames(build_model(config), config, seed, True)) for seed in (4_000_000_000, 7)]
     assert [len(episode) for episode in images] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("env", "fps"),
+    [
+        ("tests.evaluation.drawn_envs:Secret", 30),
+        ("tests.evaluation.drawn_envs:Slowly", 4),
+        ("CartPole-v1", 50),
+        ("PongNoFrameskip-v4", 15),
+    ],
+)
+def test_a_film_is_as_fast_as_the_environment_says(env, fps, tmp_path):
+    config = preset(env)
+    config.critic_obs, config.test_max_steps = "secret", 3
+    film(build_model(config), config, tmp_path / "episode.mp4", 0, True)
+    assert imageio.immeta(tmp_path / "episode.mp4")["fps"] == fps

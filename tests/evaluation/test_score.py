@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from envs import make_vec_env
+from envs import make_vec_env, spaces_of
 from evaluation import league
 from evaluation.play import play
 from evaluation.score import score
@@ -20,6 +20,16 @@ def test_episodes_are_played_once_each_and_capped():
     assert scores.returns == [10.0] * 20
     config.test_max_steps = 4
     assert score(build_model(config), config, episodes=3, seed=0).lengths == [4] * 3
+
+
+def test_environments_that_cannot_be_closed_are_scored_and_named(capsys):
+    env = "tests.toy_envs:BadAtClosing"
+    assert spaces_of(env, resets=True).action.contains(0)
+    assert score(build_model(Config(env=env)), Config(env=env), 3, seed=0).returns == [10.0] * 3
+    said = f"env {env} could not be closed: RuntimeError('closed already')\n"
+    assert (
+        capsys.readouterr().err == said * 5
+    )  # one to look at its spaces, one to build for, three played
 
 
 def test_a_vector_of_bytes_is_played_as_it_is_learned_from():
