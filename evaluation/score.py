@@ -29,7 +29,8 @@ class Scores(NamedTuple):
         return float(np.mean(self.returns))
 
     def std(self) -> float:
-        return float(np.std(self.returns))
+        with np.errstate(invalid="ignore"):  # an environment may give rewards without end
+            return float(np.std(self.returns))
 
     def means(self) -> dict[str, float]:
         """The mean of each extra over the episodes that have it."""

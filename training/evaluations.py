@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -94,7 +95,7 @@ class Evaluations:
             f"evaluation at {evaluation.step:,} steps: return mean {mean:.2f}, std"
             f" {scores.std():.2f}, episodes {len(scores.returns)}"
         )
-        if self.best is None or mean > self.best:
+        if math.isfinite(mean) and (self.best is None or mean > self.best):
             self.best, self._unsaved = mean, evaluation
             self.save_best()
         return {
@@ -123,6 +124,6 @@ class Evaluations:
 
 def _return_mean(saved: checkpoint.Checkpoint) -> float:
     mean = saved.state.get("return_mean")
-    if not isinstance(mean, int | float):
+    if not isinstance(mean, int | float) or not math.isfinite(mean):
         raise checkpoint.BadCheckpoint(f"checkpoint {saved.path} has no return_mean")
     return mean

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import sys
 import threading
@@ -18,6 +17,7 @@ from typing import Any
 from rollout import Episode, mean_extras
 from settings.config import Config
 from training.film import NoFilm, film_best
+from training.summary import plain
 from training.terminal import Lines, Shown, Terminal
 from training.trackers.make import make_trackers
 from training.trackers.tags import tagged
@@ -119,7 +119,7 @@ class Report:
         }
         with self._saying, self.writes.attempt("log.txt"):
             self._log.append(b"")  # what the disk has not taken yet
-        line = json.dumps({k: _plain(v) for k, v in metrics.items()}) + "\n"
+        line = json.dumps({k: plain(v) for k, v in metrics.items()}) + "\n"
         with self.writes.attempt("metrics.jsonl"):
             self._metrics.append(line.encode())
         step, now = int(metrics["global_step"]), time.monotonic()
@@ -228,10 +228,3 @@ def _ends_within_a_line(path: Path) -> bool:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))
         return file.read() not in (b"", b"\n")
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON can hold it: it has no NaN, so a number that is not known yet is null."""
-    if isinstance(value, float):
-        return float(f"{value:.9g}") if math.isfinite(value) else None
-    return value

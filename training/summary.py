@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
 import sys
@@ -98,8 +99,16 @@ def write_summary(run_dir: Path, content: Mapping[str, Any]) -> None:
     Raises:
         CannotWrite: where it cannot be written.
     """
-    content = {**content, "versions": versions(), "project": project()}
+    numbers = {name: plain(value) for name, value in content.items()}
+    content = {**numbers, "versions": versions(), "project": project()}
     write_whole(run_dir / "summary.json", json.dumps(content, indent=2) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it: it has no NaN, so a number that is not known is null."""
+    if isinstance(value, float):
+        return float(f"{value:.9g}") if math.isfinite(value) else None
+    return value
 
 
 def weights_digest(agent: PPOAgent) -> str:

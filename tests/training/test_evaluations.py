@@ -6,12 +6,15 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from evaluation.process import Evaluation
+from evaluation.score import Scores
 from tests.conftest import wait_until
 from tests.evaluation.fragile_env import FOLDER
 from tests.training.runs import SMALL, running
-from training.summary import weights_digest
+from training.summary import weights_digest, write_summary
 
 pytestmark = pytest.mark.slow  # a process takes two seconds to start
 
@@ -95,3 +98,14 @@ def test_that_the_last_evaluation_is_missing_is_said(undisturbed, tmp_path, monk
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert "eval/return_mean" not in last
     assert last["lost_evaluations"] >= 1
+
+
+def test_a_mean_that_is_no_number_is_never_the_best(tmp_path, capsys):
+    with running(*FLAGS, "--run_dir", str(tmp_path)) as run:
+        weights = run.agent.weights()
+        for mean, best in ((np.nan, None), (1.0, 1.0), (np.inf, 1.0), (2.0, 2.0), (np.nan, 2.0)):
+            run.evaluations._note(Evaluation(Scores([mean], [1], [{}]), weights, 10))
+            assert run.evaluations.best == best
+    write_summary(tmp_path, {"eval_return_mean": np.nan, "eval_return_best": 2.0})
+    summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert (summary["eval_return_mean"], summary["eval_return_best"]) == (None, 2)
