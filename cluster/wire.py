@@ -77,9 +77,9 @@ def pack(
     return b"".join((MAGIC, length, checksum.to_bytes(4, "little"), *parts))
 
 
-def _padded(array: np.ndarray) -> tuple[np.ndarray, bytes]:
+def _padded(array: np.ndarray) -> tuple[memoryview, bytes]:
     """The bytes of an array in C order, and those up to where the next one begins."""
-    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
     return data, bytes(aligned(len(data)) - len(data))
 
 
