@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ import torch
 from common.randomness import stream
 from envs import make_vec_env
 from evaluation.export import BadExport, export
+from evaluation.load import load_policy
 from evaluation.play import play
 from model import ActorCritic, build_model
 from settings.config import Config
 from settings.sources import preset
-from tests.conftest import run_command
+from tests.conftest import ROOT, run_command
 from tests.test_house import FLOORS
 
 EPISODES = 20
@@ -147,6 +149,23 @@ def test_an_exported_policy_plays_as_evaluate_does_without_torch_and_without_the
     if name in PROGRAMS:
         export(model, config, program)
         compare(by_torch(program, played, sum(model.state_sizes[:1])), played)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_a_trained_policy_is_as_good_in_a_program_that_has_its_file_alone(env, tmp_path):
+    policy = load_policy(ROOT / "pretrained" / env)
+    file = tmp_path / "policy.onnx"
+    export(policy.model, policy.config, file)
+    script = Path(__file__).parent / "plays_whole_episodes.py"
+    refused = ("torch", "parl", *FLOORS)
+    done = run_command(str(script), str(file), env, str(EPISODES), *refused, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    venv, returns = make_vec_env(env, EPISODES), np.zeros(EPISODES)
+    obs, _ = venv.reset(seed=list(range(EPISODES)))
+    for step in play(policy.model, venv, obs, stream("evaluation", 0), True, limit=1000):
+        returns += np.where(step.playing, step.reward, 0.0)
+    np.testing.assert_allclose(json.loads(done.stdout), returns, rtol=0.01, atol=0.5)
 
 
 @pytest.mark.parametrize(
