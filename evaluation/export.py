@@ -4,13 +4,13 @@ The file is one step of acting greedily, as evaluate.py plays, in N environments
 observation normaliser, the masks of actions, their bounds and the network's state are inside.
 
     input        shape            what
-    obs          [N, ...]         as the environment gives it (stacks and earlier observations included,
-                                  the critic's own part left out): uint8 for images, else float32
+    obs          [N, ...]         as this project gives it to a policy (docs/training.md): uint8 for images,
+                                  channels first, else float32
     action_mask  [N, A] bool      the legal actions, where the environment says them
     state        [N, S] float32   of a recurrent network: 0 where an episode begins
 
     output       shape            what
-    action       [N, ...]         as the environment takes it
+    action       [N, ...]         as the environment takes it, choices counted from 0
     next_state   [N, S] float32   of a recurrent network: the next step's `state`
 """
 

@@ -20,7 +20,8 @@ class SPO(PPO):
 
     def loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar to minimise, and the numbers that the log shows."""
-        weight = batch.weight / batch.weight.sum()  # 0 in rows where an environment resets
+        # after an episode's end a row is a reset, and no step: its weight is 0
+        weight = batch.weight / batch.weight.sum()
 
         def mean(x: Tensor) -> Tensor:
             return (x * weight).sum()

@@ -8,6 +8,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from common.ports import free_port
@@ -82,11 +83,11 @@ def test_an_environment_a_network_and_a_cluster_of_ones_own(project):
     port = str(free_port("127.0.0.2"))
     for written, here in (("10.0.0.1", "127.0.0.2"), ("10.0.0.2", "127.0.0.3"), ("8010", port)):
         cluster = cluster.replace(written, here)
-    # in the place of scp, and of machine B's home folder
     home = project / "home_of_b"
-    keygen, rest = cluster.split("\n", 1)
-    cluster = f"{keygen}\ninstall -D -m 600 cluster.key {home}/cluster.key\n"
-    cluster += rest.replace("~/", f"{home}/")
+    copied = f"install -D -m 600 cluster.key {home}/cluster.key"
+    for written, here in (("scp -p cluster.key 127.0.0.3:", copied), ("~/", f"{home}/")):
+        assert cluster.count(written) == 1
+        cluster = cluster.replace(written, here)
     try:
         printed = type_in([*mine, *commands("Your own network"), cluster], project)
     finally:  # where a command failed before the tutorial's own
@@ -99,5 +100,8 @@ def test_an_environment_a_network_and_a_cluster_of_ones_own(project):
 
 def test_a_loss_of_ones_own(project):
     printed = type_in(commands("Your own loss"), project / "files")
-    assert len(printed.splitlines()) == 40
+    updates = [json.loads(line.partition("returns ")[2]) for line in printed.splitlines()]
+    assert len(updates) == 40
+    assert np.concatenate(updates[:3]).mean() < 40
+    assert np.concatenate(updates[-5:]).mean() > 60  # it learns
     assert (project / "files" / "my_agent" / "manifest.json").exists()
