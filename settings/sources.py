@@ -75,7 +75,7 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
         refuse_strangers_code(config, Path(flags["resume"]), flags)
         layers = [Layer(f"the run in {flags['resume']}", config.to_dict())]
     else:
-        in_file = {} if path is None else _read_settings(Path(path))
+        in_file = _in_file(flags)
         for layer in (in_file, flags):
             if layer.get("initial_weights") is not None:  # a resume may be in another folder
                 layer["initial_weights"] = os.path.abspath(layer["initial_weights"])
@@ -123,9 +123,9 @@ def parse_again(arguments: Sequence[str], run_dir: str | None = None) -> Config:
     """
     if launched.restarts():  # what a run needs to begin may be gone by now
         flags = read_flags(arguments)
-        in_file = _read_settings(Path(flags["config"])) if "config" in flags else {}
-        begun = run_dir or (in_file | flags).get("run_dir")
-        if begun is not None and "resume" not in flags and (Path(begun) / "config.yaml").exists():
+        given = _in_file(flags) | flags
+        begun = run_dir or given.get("run_dir") or ""
+        if given.get("resume") is None and begun and (Path(begun) / "config.yaml").exists():
             return parse(["--resume", begun])
     config = parse(arguments)
     if config.run_dir is None and launched.may_restart():
@@ -280,8 +280,11 @@ def _warn_once(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
-    """The settings of a file that the user wrote."""
+def _in_file(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the file that `--config` names, which the user wrote."""
+    if flags.get("config") is None:
+        return {}
+    path = Path(flags["config"])
     settings = read_yaml(path)
     for name in sorted(set(settings) - FIELDS):
         raise ConfigError(f"{path}: {unknown(name, name)}")
