@@ -54,7 +54,8 @@ def recorded(model: ActorCritic, config: Config) -> dict[str, np.ndarray]:
 
     def watched(obs: np.ndarray, noise: Any, mask: np.ndarray | None, state: Any) -> Any:
         public = obs.shape[-1] - model.spaces.privileged
-        given["obs"].append(obs[..., :public].copy())
+        # as a file takes them: images as bytes, all else as floats
+        given["obs"].append(obs[..., :public].astype(np.uint8 if obs.ndim == 4 else np.float32))
         if mask is not None:
             given["action_mask"].append(mask.copy())
         return act(obs, noise, mask, state)
