@@ -115,7 +115,9 @@ class Environments(VectorEnv):
     def frames_per_second(self) -> float:
         """Speed of a film of an episode: what the metadata says as `render_fps`, else 30."""
         said: Any = self.metadata.get("render_fps")
-        return float(said) if isinstance(said, (int, float)) and 0 < said <= 1000 else 30.0
+        return (
+            float(said) if isinstance(said, (int, float, np.number)) and 0 < said <= 1000 else 30.0
+        )
 
     def get_state(self) -> dict[str, np.ndarray]:
         """Everything that the following steps depend on beside the actions; first axis N.

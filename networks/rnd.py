@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor, nn
 
-from networks.images import LEAST_SIDE, nature_cnn
+from networks.images import nature_cnn
 from networks.layers import Gathered, Linear, RunningMoments, alone, mlp, orthogonal
 
 _FEATURES = 64
@@ -32,11 +32,9 @@ class RND(nn.Module):
         self.moments = RunningMoments(newest)
 
         def trunk() -> tuple[nn.Module, int]:
-            if len(newest) == 3 and min(newest[1:]) >= LEAST_SIDE:
+            if len(newest) == 3:
                 return nature_cnn(newest), 512
-            body = mlp(math.prod(newest), (128,), "relu")
-            # small images and planes are taken as vectors
-            return nn.Sequential(nn.Flatten(), *body) if len(newest) == 3 else body, 128
+            return mlp(newest[0], (128,), "relu"), 128
 
         body, width = trunk()
         self.target = nn.Sequential(body, orthogonal(Linear(width, _FEATURES), math.sqrt(2)))

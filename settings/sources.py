@@ -69,6 +69,8 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
     flags = read_flags(words)
     if flags.get("join") is not None:
         refuse_the_runs_own(flags)
+    if flags.get("initial_weights") is not None:  # a resume may be in another folder
+        flags["initial_weights"] = os.path.abspath(flags["initial_weights"])
     path, given, layers = flags.get("config"), flags, []
     if flags.get("resume") is not None:
         config = _resumed(flags)
@@ -76,9 +78,8 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
         layers = [Layer(f"the run in {flags['resume']}", config.to_dict())]
     else:
         in_file = _in_file(flags)
-        for layer in (in_file, flags):
-            if layer.get("initial_weights") is not None:  # a resume may be in another folder
-                layer["initial_weights"] = os.path.abspath(layer["initial_weights"])
+        if in_file.get("initial_weights") is not None:
+            in_file["initial_weights"] = os.path.abspath(in_file["initial_weights"])
         given = in_file | flags
         layers = preset_layers(given.get("env", Config.env), given.get("preset"))
         if given.get("store") is not None:
@@ -123,9 +124,8 @@ def parse_again(arguments: Sequence[str], run_dir: str | None = None) -> Config:
     """
     if launched.restarts():  # what a run needs to begin may be gone by now
         flags = read_flags(arguments)
-        given = _in_file(flags) | flags
-        begun = run_dir or given.get("run_dir") or ""
-        if given.get("resume") is None and begun and (Path(begun) / "config.yaml").exists():
+        begun = run_dir or flags.get("run_dir") or _in_file(flags).get("run_dir") or ""
+        if flags.get("resume") is None and begun and (Path(begun) / "config.yaml").exists():
             return parse(["--resume", begun])
     config = parse(arguments)
     if config.run_dir is None and launched.may_restart():
@@ -314,6 +314,8 @@ def _resumed(flags: dict[str, Any]) -> Config:
     saved = load_run(Path(folder))
     for name, value in sorted(flags.items()):
         before = getattr(saved, name)
+        if name == "initial_weights" and before is not None:  # older runs have it as it was typed
+            before = os.path.abspath(before)
         own_folder = name == "run_dir" and value == folder
         if value != before and name not in MAY_CHANGE_ON_RESUME and not own_folder:
             raise ConfigError(

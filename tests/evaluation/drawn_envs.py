@@ -105,4 +105,4 @@ class Grows(DrawsText):
 
 
 class Slowly(Secret):
-    metadata: ClassVar = {"render_modes": ["rgb_array"], "render_fps": 4}
+    metadata: ClassVar = {"render_modes": ["rgb_array"], "render_fps": np.int64(4)}

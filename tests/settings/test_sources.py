@@ -322,6 +322,7 @@ def test_trainers_that_are_started_anew_go_on_with_the_run(tmp_path, monkeypatch
         str(tmp_path / "gone"),
     ]  # they are in the checkpoints by now
     assert parse_again(gone).resume == str(tmp_path)
+    assert parse_again([*flags, "--config", str(tmp_path / "gone.yaml")]).resume == str(tmp_path)
     file = tmp_path / "own.yaml"
     file.write_text(f"run_dir: {tmp_path}\n")
     assert parse_again([*flags[:2], "--config", str(file)]).resume == str(tmp_path)

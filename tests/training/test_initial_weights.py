@@ -86,6 +86,10 @@ def test_a_resume_in_another_folder_finds_them(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     relative = os.path.relpath(trained[0])
     assert parse([*PENDULUM, "--initial_weights", relative]).initial_weights == trained[0]
+    folder = str(tmp_path / "begun")
+    weights_after(1, *PENDULUM, "--initial_weights", relative, "--run_dir", folder)
+    again = parse(["--resume", folder, "--initial_weights", relative])
+    assert again.initial_weights == trained[0]
 
 
 def test_a_deviation_that_the_network_puts_out_comes_with_the_weights(tmp_path):
