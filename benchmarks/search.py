@@ -63,7 +63,7 @@ def read_space(varied: Sequence[str]) -> Space:
             )
         if name in space:
             raise ConfigError(f"vary names {name} twice: give all of its values at once")
-        if ".." in values and plain_type(HINTS.get(name)) in (int, float):
+        if ".." in values and "/" not in values:  # ../ is a folder
             space[name] = _read_range(name, values)
         else:
             words = tuple(dict.fromkeys(values.split(",")))
@@ -78,7 +78,7 @@ def _read_range(name: str, text: str) -> Range:
     words = ends.split("..")
     low, high = (read_flags(flags_of({name: word}))[name] for word in (words[0], words[-1]))
     kind = plain_type(HINTS[name])
-    if None in (low, high):
+    if kind not in (int, float) or None in (low, high):
         rule = "both ends must be numbers"
     elif scale not in ("", "log"):
         rule = f"log is the only scale, not {scale}"

@@ -34,6 +34,8 @@ PositiveShare = Annotated[float, Bound("greater than 0, up to 1", lambda x: 0 < 
 
 _HOME = object()  # among an annotation's entries: ~ stands for the user's home, as shells have it
 FileName = Annotated[str, Bound("that is not empty", bool), _HOME]
+_ABSOLUTE = object()  # among them, too: the name is the same wherever a run is resumed
+FolderName = Annotated[str, Bound("that is not empty", bool), _HOME, _ABSOLUTE]
 
 
 class Switch(Enum):
@@ -111,7 +113,9 @@ def _converted(hint: Any, value: Any) -> Any:
         value = _converted(arguments[0], value)
         if not all(entry.holds(value) for entry in arguments if isinstance(entry, Bound)):
             raise ValueError
-        return os.path.expanduser(value) if _HOME in arguments else value
+        if _HOME in arguments:
+            value = os.path.expanduser(value)
+        return os.path.abspath(value) if _ABSOLUTE in arguments else value
     if _is_optional(hint):
         return None if value in (None, "None", "null") else _converted(arguments[0], value)
     if origin is tuple and isinstance(value, (list, tuple)):

@@ -16,6 +16,7 @@ from common.values import (
     ON,
     Count,
     FileName,
+    FolderName,
     Natural,
     Needs,
     NotNegative,
@@ -40,7 +41,7 @@ class Task:
     preset: str | None = None
     """A published recipe by name (presets/recipes/), instead of the environment's own settings of
     learning."""
-    initial_weights: FileName | None = None
+    initial_weights: FolderName | None = None
     """Folder of a run, or of pretrained/, with whose newest weights and network the run begins; all
     else begins anew. Default: random weights."""
 

@@ -69,8 +69,6 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
     flags = read_flags(words)
     if flags.get("join") is not None:
         refuse_the_runs_own(flags)
-    if flags.get("initial_weights") is not None:  # a resume may be in another folder
-        flags["initial_weights"] = os.path.abspath(flags["initial_weights"])
     path, given, layers = flags.get("config"), flags, []
     if flags.get("resume") is not None:
         config = _resumed(flags)
@@ -78,8 +76,6 @@ def parse(arguments: Sequence[str], program: str = "train.py") -> Config:
         layers = [Layer(f"the run in {flags['resume']}", config.to_dict())]
     else:
         in_file = _in_file(flags)
-        if in_file.get("initial_weights") is not None:
-            in_file["initial_weights"] = os.path.abspath(in_file["initial_weights"])
         given = in_file | flags
         layers = preset_layers(given.get("env", Config.env), given.get("preset"))
         if given.get("store") is not None:
@@ -314,8 +310,6 @@ def _resumed(flags: dict[str, Any]) -> Config:
     saved = load_run(Path(folder))
     for name, value in sorted(flags.items()):
         before = getattr(saved, name)
-        if name == "initial_weights" and before is not None:  # older runs have it as it was typed
-            before = os.path.abspath(before)
         own_folder = name == "run_dir" and value == folder
         if value != before and name not in MAY_CHANGE_ON_RESUME and not own_folder:
             raise ConfigError(

@@ -80,6 +80,7 @@ def test_points_in_a_name_are_no_range():
         ("gamma=0.9..0.8", "vary gamma=0.9..0.8 is a range, but it must have LOW < HIGH"),
         ("seed=0..8:log", "it must have 0 < LOW < HIGH"),
         ("seed=1..8:lin", "log is the only scale, not lin"),
+        ("network=a..b", "is a range, but both ends must be numbers"),
         ("target_kl=None..1", "is a range, but both ends must be numbers"),
         ("gamma", "vary gamma is neither NAME=VALUE,VALUE nor NAME=LOW..HIGH"),
     ],
