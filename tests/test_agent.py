@@ -243,8 +243,8 @@ def test_noisy_layers_perturb_the_policy_anew_after_each_update_but_not_greedy_a
     agent.learn(collect(agent, pool), 0.0)
     assert not np.array_equal(agent.weights().arrays["policy_head.weight_noise"], first)
     ones = np.eye(4, dtype=int)  # observations of any kind of number
-    chosen = [agent.predict(obs).action for obs in (ones, ones.astype("f"))]
-    np.testing.assert_array_equal(*chosen)
+    whole, floats = (agent.predict(obs).action for obs in (ones, ones.astype("f")))
+    np.testing.assert_array_equal(whole, floats)
     pool.close()
 
 
