@@ -33,6 +33,7 @@ from parl_compat import messages, web
 from parl_compat.nursery import Nursery
 
 LAUNCHER_LOOK_S = 1.0  # how often it looks whether its worker is there
+RESERVE_LOOK_S = 0.02  # how often a worker looks whether it has a job in reserve for each CPU
 MASTER_TIMEOUT_S = (
     20.0  # a worker waits so long for the master that was started with it; PARL 0.5 s
 )
@@ -191,6 +192,24 @@ def init_jobs(self: worker.Worker, job_num: int) -> list[Any]:
     return jobs
 
 
+def keep_reserve(self: worker.Worker) -> None:
+    """Keep a job in reserve for each of the worker's CPUs, for as long as the worker lives.
+
+    PARL kept those that had died too, until one was needed.
+    """
+    reserve = self.job_buffer
+    while self.worker_is_alive:
+        with reserve.mutex:
+            alive = [job for job in reserve.queue if job.is_alive]
+            reserve.queue.clear()
+            reserve.queue.extend(alive)
+        if len(alive) < self.device_count:
+            for job in self._init_jobs(self.device_count - len(alive)):
+                reserve.put(job)
+        time.sleep(RESERVE_LOOK_S)
+    self.exit()
+
+
 def is_job(pid: int) -> bool:
     """Whether a process is a fork of the nursery that this worker's launcher has started."""
     parents = [process.pid for process in psutil.Process(pid).parents()]
@@ -295,6 +314,7 @@ def mend() -> None:
     worker.Worker._launch_cmd = launch
     worker.Worker._create_sockets = wait_for_master(worker.Worker._create_sockets)
     worker.Worker._init_jobs = init_jobs
+    worker.Worker._fill_job_buffer = keep_reserve
     worker.Worker._reply_remove_job = answer_removals
     worker.Worker._remove_job = remove_job
     worker.Worker._update_worker_status_to_master = send_status

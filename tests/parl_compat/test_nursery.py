@@ -34,6 +34,16 @@ def test_a_job_has_what_an_actor_imports_before_it_has_an_actor(xparl_cluster):
         assert any("libtorch_cpu" in path for path in maps)
 
 
+def test_a_worker_replaces_also_the_jobs_that_it_keeps_in_reserve(xparl_cluster):
+    before = jobs_of(xparl_cluster)
+    newest = sorted(before, key=lambda pid: psutil.Process(pid).create_time())[4:]
+    for job in newest:
+        os.kill(job, signal.SIGKILL)
+    wait_until(lambda: len(jobs_of(xparl_cluster) - before) == 4, 60, "four new jobs")
+    assert jobs_of(xparl_cluster) >= before - set(newest)
+    assert cluster_cpus(xparl_cluster, 4) == (4, 4)
+
+
 def test_a_worker_whose_nursery_is_killed_has_another_and_loses_no_cpu(xparl_cluster):
     before, nursery = jobs_of(xparl_cluster), nursery_of(xparl_cluster)
     os.kill(nursery, signal.SIGKILL)
