@@ -164,17 +164,22 @@ def run(config: Config | None) -> None:
             if trainers.leads:
                 mode = "Hogwild " if config.trainer_mode == "hogwild" else ""
                 together = f", {config.trainers} {mode}trainers" if config.trainers > 1 else ""
-                threads = f" with {run.threads} threads" if run.threads > 1 else ""
+                samplers = _counted(run.pool.samplers, "sampler")
+                threads = _counted(run.threads, "thread")
                 for remark in filter(None, (run.agent.alg.note, run.remark)):
                     run.say(remark)
                 curves = f"; curves: {run.report.pages}" if run.report.pages else ""
                 run.say(
-                    f"run folder {run_dir} ({run.pool.name} pool, {run.pool.samplers} samplers,"
-                    f" {device}{threads}{together}){curves}"
+                    f"run folder {run_dir} ({run.pool.name} pool, {samplers},"
+                    f" {device} with {threads}{together}){curves}"
                 )
             run.exit_reason = train(run)
             if trainers.leads:
                 run.film()
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def main() -> None:

@@ -51,7 +51,7 @@ def test_a_killed_trainer_costs_no_bit_and_leaves_no_process(tmp_path, xparl_clu
 
     done = run_command("train.py", "--resume", str(ours), "--xparl_addr", xparl_cluster)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "(xparl pool, 2 samplers, cpu, 2 trainers)" in done.stdout
+    assert "(xparl pool, 2 samplers, cpu with 1 thread, 2 trainers)" in done.stdout
     summary = summary_of(ours)
     assert summary["exit_reason"] == "finished"
     assert summary["samplers"] == 2
