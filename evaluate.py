@@ -48,7 +48,7 @@ class Arguments:
     """Number of episodes; with --opponents, number of games against each. 0, with --video or --export:
     none."""
     stochastic: bool = False
-    """Sample actions from the policy instead of taking the most probable ones."""
+    """Sample actions from the policy instead of taking the greedy ones."""
     seed: int = 0
     """Seed of the episodes."""
     video: Annotated[Path | None, tyro.conf.arg(metavar="FILE.mp4")] = None
@@ -115,7 +115,7 @@ def follow_store(url: str, arguments: Arguments) -> None:
     from model import build_model
 
     with closing(run_of(url, arguments.run, complain)) as store:
-        _, config = joined(store, arguments.trust)
+        _, config = joined(store, arguments.trust, "--run")
         model = build_model(config)
         model.prepare_to_act()
         source = Stored(store, model, complain)

@@ -15,7 +15,9 @@ EMBEDDED = "embedded"
 PASSWORD = "DPPO_REDIS_PASSWORD"
 RUN_ID_CHARACTERS = "A-Za-z0-9_.-"
 RUN_ID = f"[{RUN_ID_CHARACTERS}]{{1,64}}"  # it stands in every key of the run
-_FORM = "redis://[USER[:PASSWORD]@]HOST:PORT/DB"
+FORM = (
+    "redis://[USER[:PASSWORD]@]HOST:PORT/DB (rediss:// with TLS), such as redis://10.0.0.1:6379/0"
+)
 
 
 class StoreAddress(NamedTuple):
@@ -59,8 +61,6 @@ def parse(url: str) -> StoreAddress:
             raise ValueError
         parts.hostname.encode("idna")  # a name such as a..b cannot be looked up
     except ValueError:
-        raise ValueError(
-            f"{EMBEDDED}, or {_FORM} (rediss:// with TLS), such as redis://10.0.0.1:6379/0"
-        ) from None
+        raise ValueError(f"{EMBEDDED}, or {FORM}") from None
     user = unquote(parts.username or "")
     return StoreAddress(parts.scheme == "rediss", user, parts.hostname, port or 6379, int(db or 0))

@@ -82,9 +82,13 @@ class StoreTrainers(Trainers):
             return None
         self._joined = store = self._at(self._given.join)
         deadline = time.monotonic() + self._given.store_timeout
-        while store.record() is None and time.monotonic() < deadline:
+        # started with the first trainer of a run that goes on: that one makes it anew
+        goes_on = launched.run_id() is not None
+        while store.record() is None or (goes_on and store.has_ended()):
+            if time.monotonic() > deadline:
+                break
             time.sleep(_LOOKS_EVERY_S)
-        self._record, config = joined(store, self._given.trust)
+        self._record, config = joined(store, self._given.trust, "--join")
         own = read_flags(sys.argv[1:])
         return {}, {"config": config.to_dict() | own, "run_dir": str(Path("runs") / store.run)}
 

@@ -29,6 +29,7 @@ Result = TypeVar("Result")
 SOCKET_TIMEOUT_S = 2.0  # without a byte; whatever was asked is then asked again
 _TRIES_EVERY_S = 0.2
 _AWAY = (NotConnected, TooLate, BusyLoadingError, OutOfMemoryError, ReadOnlyError)
+_NO_DISK, _NO_DATABASE = "MISCONF", "DB index"  # how the texts of other errors begin
 
 
 class StoreError(SamplerError):
@@ -88,23 +89,29 @@ class Link:
                     f"the store at {self.url} refuses this user: {error}. Give the right password in"
                     f" {PASSWORD}, and the user in the URL"
                 ) from None
-            except _AWAY as error:
+            except RedisError as error:
+                text = _in_a_line(error)
+                if text.startswith(_NO_DATABASE):
+                    raise StoreError(
+                        f"the store at {self.url} has no such database ({text}): give one that it has,"
+                        f" such as /0"
+                    ) from None
+                if not isinstance(error, _AWAY) and not text.startswith(_NO_DISK):
+                    raise StoreError(
+                        f"the store at {self.url} answers with an error: {text}: give a server that is"
+                        f" Redis 5 or newer, or compatible with it"
+                    ) from None
                 now = time.monotonic()
                 if since is None:
                     since = now
                     self.outages += 1
-                    self._say(f"the store at {self.url} is away ({_in_a_line(error)}): waiting")
+                    self._say(f"the store at {self.url} is away ({text}): waiting")
                 if now - since > self._timeout:
                     raise StoreLost(
                         f"the store at {self.url} has been away for {self._timeout:g} s"
-                        f" ({_in_a_line(error)}): start it again, or give a longer --store_timeout"
+                        f" ({text}): start it again, or give a longer --store_timeout"
                     ) from None
                 time.sleep(_TRIES_EVERY_S)
-            except RedisError as error:
-                raise StoreError(
-                    f"the store at {self.url} answers with an error: {_in_a_line(error)}: give a server"
-                    f" that is Redis 5 or newer, or compatible with it"
-                ) from None
             else:
                 if since is not None:
                     away = time.monotonic() - since

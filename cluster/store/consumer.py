@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from cluster.store.fragment import Fragment, Refused, read_fragment
+from cluster.store.keys import RunGone
 from cluster.store.run import RunStore
 from rollout import RolloutSpec
 
@@ -61,10 +62,11 @@ class Consumer:
             self._claim()
             self._outages, self._claimed = outages, now
         if most > 0:
-            self.version, entries = self._store.stream.read(self.trainer, most)
+            version, entries = self._store.stream.read(self.trainer, most)
+            self._hear(version)
             self._take_in(entries)
         else:
-            self.version = self._store.version()
+            self._hear(self._store.version())
         self._drop_old()
 
     def _claim(self) -> None:
@@ -74,8 +76,18 @@ class Consumer:
         known = {fragment.id for fragment in (*self.held, *self.gathered)}
         if not mine <= known:
             entries = self._store.stream.fetch(sorted(mine - known))
-            self.version = self._store.version()  # the fragments may be of newer weights
+            self._hear(self._store.version())  # the fragments may be of newer weights
             self._take_in(entries)
+
+    def _hear(self, version: int) -> None:
+        """Note the version of the weights in the store.
+
+        Raises:
+            RunGone: for an older one than before: the store came back with an older state.
+        """
+        if version < self.version:
+            raise RunGone
+        self.version = version
 
     def _take_in(self, entries: list[tuple[bytes, bytes]]) -> None:
         for id_, message in entries:

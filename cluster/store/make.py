@@ -14,7 +14,7 @@ from cluster.store.sample import config_of
 from cluster.store.shared_weights import MARGIN, found
 from rollout import RolloutSpec, Weights
 from settings.config import Config, ConfigError
-from settings.store_url import EMBEDDED, parse, without_password
+from settings.store_url import EMBEDDED, FORM, parse, without_password
 from settings.trust import names_code
 
 
@@ -51,8 +51,8 @@ def run_of(
     url = without_password(url)
     try:
         parse(url)
-    except ValueError as rule:
-        raise ConfigError(f"store must be the URL of a server: {rule}") from None
+    except ValueError:
+        raise ConfigError(f"store must be the URL of a server: {FORM}") from None
     link = Link(url, timeout, say)
     if run is None:
         names = runs(link)
@@ -63,11 +63,12 @@ def run_of(
     return RunStore(link, run)
 
 
-def joined(store: RunStore, trust: bool) -> tuple[Record, Config]:
-    """What a run was founded with, and its settings, for a trainer that joins it.
+def joined(store: RunStore, trust: bool, flag: str) -> tuple[Record, Config]:
+    """What a run was founded with, and its settings, for a trainer or a follower that joins it.
 
     Args:
         trust: whether a class that they name (module:Class) may be imported.
+        flag: which has given the run's id.
 
     Raises:
         UserError: where there is no such run, or its settings cannot be used here.
@@ -75,7 +76,7 @@ def joined(store: RunStore, trust: bool) -> tuple[Record, Config]:
     record = store.record()
     if record is None:
         raise StoreError(
-            f"the store at {store.link.url} has no run {store.run}: give --join the id that the run has"
+            f"the store at {store.link.url} has no run {store.run}: give {flag} the id that the run has"
             f" printed, and --store its own"
         )
     return record, config_of(record, store.run, trust)

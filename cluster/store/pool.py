@@ -182,10 +182,11 @@ class StorePool:
             self.weights.found_again()
 
     def status(self) -> Status | None:
-        """The run's counters at this instant; where the store came back empty, those from before."""
+        """The run's counters at this instant; where the store has lost them, those from before."""
         with contextlib.suppress(RunGone):  # `gather` makes it anew
-            self._status = self._store.status()
-            self.weights.steps = self._status.steps
+            status = self._store.status()
+            if status.version >= self.version:
+                self._status, self.weights.steps = status, status.steps
         return self._status
 
     def take_scores(self) -> list[bytes]:

@@ -7,6 +7,7 @@ not at all). Nothing outside `dppo:{RUN_ID}:` is touched.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -71,8 +72,8 @@ class RunStore:
     Attributes:
         stream: the fragments.
 
-    All methods wait for the server, and raise `StoreLost` where that takes too long. All but `found`
-    and `record` raise `RunGone`.
+    All methods wait for the server, and raise `StoreLost` where that takes too long. All but `found`,
+    `has_ended` and `record` raise `RunGone`.
     """
 
     def __init__(self, link: Link, run: str):
@@ -87,6 +88,9 @@ class RunStore:
     ) -> bool:  # fmt: skip
         """Make the run, unless it is there and has not ended; whether this made it.
 
+        A run there whose weights are older than these is what a store had kept of this one: it is made
+        anew.
+
         Args:
             fragments, size: what the stream may hold, in fragments and bytes.
             first_sampler: the smallest number of a sampler, a multiple of the ranges.
@@ -95,9 +99,13 @@ class RunStore:
         message = wire.pack({"version": weights.version}, weights.arrays)
         happened, _ = self._step(
             scripts.FOUND, json.dumps(record._asdict()), message, weights.version, fragments, size,
-            first_sampler, steps,
+            first_sampler, steps, secrets.token_hex(8),
         )  # fmt: skip
         return happened == "founded"
+
+    def has_ended(self) -> bool:
+        """Whether the run is there, and has ended."""
+        return bool(self.link.call(lambda client: client.exists(self._key("ended"))))
 
     def record(self) -> Record | None:
         """What the run was founded with; None where there is none.

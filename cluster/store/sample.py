@@ -126,8 +126,10 @@ class StoreSampler:
 
     def _take_weights(self, newest: int) -> None:
         """Act with the newest weights; wait where there are none yet that can be used."""
-        while self._seen < newest or self._version < 0:
+        # a store that came back with an older state has older ones
+        while self._seen != newest or self._version < 0:
             known, (self._seen, message) = self._seen, self._store.weights()
+            newest = self._seen
             try:
                 _, arrays = wire.unpack(message)
                 wire.refuse_unlike(arrays, self._sampler.model.get_weights())

@@ -1,7 +1,8 @@
 """The scripts in Lua that a run's steps in the store are made of. Each is executed as a whole.
 
 All of them get the same keys, in the order of `KEYS`, and answer with a list whose first entry says
-what happened. `gone`: the store does not have the run, because it came back empty.
+what happened. `gone`: the store does not have the run, or not all of it, because it came back empty or
+has evicted keys.
 
 Nothing large passes through them: a script copies each of its arguments several times, which takes the
 server 25 ms for 7 MB, while a plain SET takes it over as it is. So fragments and weights are set beside,
@@ -67,20 +68,23 @@ local function remove(id)
   redis.call('XDEL', stream, id)
 end
 """
-_THERE = "if redis.call('EXISTS', counters) == 0 then return {'gone'} end\n"
+_THERE = "if redis.call('EXISTS', record, weights, counters) < 3 then return {'gone'} end\n"
 
-# record, weights, version, fragments, bytes, number of the first sampler, environment steps so far
+# record, weights, version, fragments, bytes, number of the first sampler, environment steps so far, token
 FOUND = (
     _PRELUDE
     + """
-if redis.call('EXISTS', counters) == 1 and redis.call('EXISTS', ended) == 0 then
-  return {'there', number('version')}
+if redis.call('EXISTS', record, weights, counters) == 3 and redis.call('EXISTS', ended) == 0 then
+  -- its answer was lost
+  if redis.call('HGET', counters, 'founder') == ARGV[8] then return {'founded', number('version')} end
+  -- one of older weights is from before they were published: the store came back with an older state
+  if number('version') >= tonumber(ARGV[3]) then return {'there', number('version')} end
 end
 redis.call('DEL', unpack(KEYS))
 redis.call('SET', record, ARGV[1])
 redis.call('SET', weights, ARGV[2])
 redis.call('HSET', counters, 'version', ARGV[3], 'most_fragments', ARGV[4], 'most_bytes', ARGV[5],
-  'first_sampler', ARGV[6], 'samplers', ARGV[6], 'steps', ARGV[7])
+  'first_sampler', ARGV[6], 'samplers', ARGV[6], 'steps', ARGV[7], 'founder', ARGV[8])
 redis.call('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
 keep()
 return {'founded', number('version')}

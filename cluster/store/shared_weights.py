@@ -69,6 +69,8 @@ class SharedWeights:
                 consumer.trainer, f"{consumer.trainer}/{self._publications}", expected, weights, ids,
                 sum(fragment.rollout.steps for fragment in gathered),
             )  # fmt: skip
+            if published.version < expected:  # the store came back with an older state
+                raise RunGone
         except RunGone:
             self.found_again()
             return Published("lost", consumer.version, frozenset(ids))
@@ -86,10 +88,13 @@ class SharedWeights:
         Weights that are published over damaged ones mend that.
         """
         try:
-            self._consumer.version, message = self._store.weights()
+            version, message = self._store.weights()
+            if version < self._consumer.version:  # the store came back with an older state
+                raise RunGone
         except RunGone:
             self.found_again()
             return self.newest()
+        self._consumer.version = version
         try:
             _, arrays = wire.unpack(message)
             wire.refuse_unlike(arrays, self._weights.arrays)
@@ -100,14 +105,15 @@ class SharedWeights:
         return self._weights
 
     def found_again(self) -> None:
-        """Make the run anew with this trainer's weights, in a store that came back empty."""
+        """Make the run anew with this trainer's weights, in a store that came back empty, or with an
+        older state."""
         beat, ranges = self._heartbeat.last, self._record.samplers
         used = 0 if beat is None else beat.samplers // ranges + 1
         first = (used + MARGIN) * ranges
         if found(self._store, self._record, self._config, self._weights, first, self.steps):
             self._say(
-                f"the store came back without the run {self._store.run}: it is made anew, with weights"
-                f" {self._weights.version}"
+                f"the store came back without the newest state of the run {self._store.run}: it is made"
+                f" anew, with weights {self._weights.version}"
             )
         self._consumer.forget()
         with contextlib.suppress(RunGone):  # again: the next step meets it

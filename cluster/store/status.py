@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+_NO_COUNTS = {"heard", "founder"}  # among the counters
+
 
 class TrainerStatus(NamedTuple):
     """A trainer's counters. `behind`: versions; `wait`: the share of its time that it has waited."""
@@ -43,7 +45,7 @@ def read_status(
     depth: int, counters: list[bytes], trainers: list[bytes], alive: list[bytes], samplers: int
 ) -> Status:
     """The status that the answer of `scripts.STATUS` holds."""
-    count = {name: int(value) for name, value in _pairs(counters) if name != "heard"}
+    count = {name: int(value) for name, value in _pairs(counters) if name not in _NO_COUNTS}
     by_trainer: dict[str, dict[str, str]] = {}
     for field, value in _pairs(trainers):
         name, _, what = field.rpartition("/")

@@ -1,12 +1,21 @@
 from __future__ import annotations
 
 import pytest
+import redis
 
 from cluster.store import scripts
 from cluster.store.keys import Ended, RunGone
-from cluster.store.run import runs
+from cluster.store.run import Record, runs
 from rollout import Weights
-from tests.cluster.store.stores import CONFIG, WEIGHTS, founded, is_conserved, message, run_at
+from tests.cluster.store.stores import (
+    CONFIG,
+    WEIGHTS,
+    founded,
+    is_conserved,
+    message,
+    pool_of,
+    run_at,
+)
 
 NEXT = Weights(1, WEIGHTS.arrays)
 
@@ -16,7 +25,7 @@ def test_a_run_is_founded_once(any_server):
     record = store.record()
     assert record is not None
     assert (record.config, record.samplers) == (CONFIG.to_dict(), 2)
-    assert not store.found(record, NEXT, 1, 1)
+    assert not store.found(record, WEIGHTS, 1, 1)
     assert store.version() == 0
     assert store.run in runs(store.link)
 
@@ -47,6 +56,44 @@ def test_a_fragment_is_learned_from_in_the_instant_in_which_its_weights_appear(a
     assert status.bytes == len(message(0, 2))
     assert status.trainers["a"].learned == 2
     assert is_conserved(status)
+
+
+def test_a_run_is_founded_also_where_the_answer_was_lost(any_server, monkeypatch):
+    store, execute, lost = run_at(any_server.url), redis.Redis.execute_command, []
+
+    def lose_the_first(client, *words, **options):
+        answer = execute(client, *words, **options)
+        if not lost and words[0] == "EVAL":
+            lost.append(answer)
+            raise redis.exceptions.TimeoutError("Timeout reading from socket")
+        return answer
+
+    monkeypatch.setattr(redis.Redis, "execute_command", lose_the_first)
+    store.link.client.script_flush()  # scripts are then sent by EVAL
+    assert store.found(Record(CONFIG.to_dict(), 2), WEIGHTS, 8, 2**20)
+    assert lost
+    assert not run_at(any_server.url, store.run).found(Record({}, 2), WEIGHTS, 8, 2**20)
+
+
+def test_a_run_of_older_weights_is_what_a_store_had_kept_and_is_made_anew(any_server):
+    store, record = founded(any_server.url), Record(CONFIG.to_dict(), 2)
+    store.stream.append(0, 0, message(0, 0))
+    assert store.found(record, NEXT, 8, 2**20)
+    assert store.status().depth == 0
+    assert not store.found(record, NEXT, 8, 2**20)
+    assert not store.found(record, WEIGHTS, 8, 2**20)
+    assert store.version() == 1
+
+
+@pytest.mark.parametrize("key", ["record", "weights", "counters"])
+def test_a_run_of_which_the_server_has_evicted_a_key_is_gone_and_can_be_made_anew(any_server, key):
+    store = founded(any_server.url)
+    store.link.client.delete(f"dppo:{{{store.run}}}:{key}")
+    with pytest.raises(RunGone):
+        store.join(2)
+    with pool_of(store) as pool:
+        assert pool.weights.newest() is not None
+    assert store.join(2) >= 0
 
 
 def test_a_step_that_is_made_again_changes_nothing(any_server):

@@ -233,7 +233,8 @@ def test_the_command_works_in_a_folder_with_modules_of_the_same_names(server, tm
     ("arguments", "words"),
     [
         (["--store", "redis://:hush@127.0.0.1:1/0", "--store_timeout", "0.3"], "has been away"),
-        (["--store", "redis://:hush"], "must be the URL of a server"),
+        (["--store", "redis://:hush"], "must be the URL of a server: redis://"),
+        (["--store", "embedded"], "must be the URL of a server: redis://"),
     ],
 )
 def test_a_store_that_cannot_be_used_is_told_in_a_line_without_the_password(arguments, words):
@@ -263,6 +264,31 @@ def test_samplers_join_again_where_the_store_came_back_empty(server):
     assert any("is made anew" in line for line in said)
 
 
+def test_samplers_and_trainers_go_on_where_the_store_came_back_with_an_older_state(server):
+    said: list[str] = []
+    with real_pool(server.url, "ConstantReward", 2, said.append) as (pool, _, weights):
+        store = run_at(server.url, pool.run)
+        client = store.link.client
+        for version in range(6):
+            if version == 2:
+                kept = {key: client.dump(key) for key in client.scan_iter("dppo:*")}
+            pool.gather()
+            pool.weights.publish(weights.arrays, version)
+        numbers = store.beat("trainer", "x").samplers
+        pipe = client.pipeline()  # as one step
+        pipe.flushall()
+        for key, content in kept.items():
+            pipe.restore(key, 0, content or b"", replace=True)
+        pipe.execute()
+        for _ in range(8):
+            pool.gather()
+            pool.weights.publish(weights.arrays, pool.version)
+        assert pool.version > 6  # no update was lost, but for those that were being made
+        assert pool.refused == 0
+        assert store.beat("trainer", "x").samplers > numbers  # none has a number twice
+    assert any("is made anew, with weights 6" in line for line in said)
+
+
 def test_samplers_end_where_the_store_is_lost(server):
     config = toy("ConstantReward", samplers=1, policy_lag=2)
     store = run_at(server.url)
@@ -278,7 +304,7 @@ def test_samplers_end_where_the_store_is_lost(server):
 def test_trainers_join_and_the_one_that_ends_the_run_ends_it_for_all(server):
     with real_pool(server.url, "ConstantReward", 2) as (pool, config, weights):
         store = run_at(server.url, pool.run)
-        record, its_config = make.joined(store, trust=True)
+        record, its_config = make.joined(store, True, "--join")
         assert dataclasses.replace(its_config, trust=False) == config
         other = make.join_pool(store, record, its_config, pool.spec, weights, print)
         with contextlib.closing(other):
@@ -299,7 +325,7 @@ def test_trainers_join_and_the_one_that_ends_the_run_ends_it_for_all(server):
 def test_a_run_that_is_not_there_cannot_be_joined(server):
     store = run_at(server.url, "1a2b")
     with pytest.raises(StoreError, match="no run 1a2b: give --join"):
-        make.joined(store, trust=False)
+        make.joined(store, False, "--join")
 
 
 def test_a_store_without_runs_or_with_several_is_told(server):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,10 +15,10 @@ from agent import PPOAgent, make_agent
 from cluster.sampler import spec_of
 from cluster.store.make import found_pool
 from cluster.store.pool import StorePool
-from cluster.store.run import RunStore
+from cluster.store.run import Record, RunStore
 from rollout import Weights
 from settings.config import Config
-from tests.cluster.store.stores import message, run_at
+from tests.cluster.store.stores import WEIGHTS, founded, message, run_at
 from tests.conftest import wait_until
 from training.store_trainers import StoreTrainers, shared
 
@@ -98,6 +99,25 @@ def test_an_update_that_is_forgotten_leaves_nothing_behind(server):
         assert counters == before[1]
         for name, array in before[0].items():
             np.testing.assert_array_equal(arrays[name], array, err_msg=name)
+
+
+def test_a_trainer_that_is_started_with_a_run_that_goes_on_waits_until_it_is_founded_anew(
+    server, monkeypatch
+):
+    store = founded(server.url)  # the run's first part
+    store.end()
+    monkeypatch.setenv("DPPO_STORE_RUN", store.run)
+    monkeypatch.setattr("sys.argv", ["train.py", "--store", server.url, "--join", store.run])
+    joining = dataclasses.replace(CONFIG, store=server.url, join=store.run, trust=True)
+    trainers, states = StoreTrainers(lambda run: run_at(server.url, run), joining, print), []
+    thread = threading.Thread(target=lambda: states.append(trainers.from_first(lambda: None)))
+    thread.start()
+    thread.join(1)
+    assert states == []
+    longer = dataclasses.replace(CONFIG, train_total_steps=123_456)
+    assert store.found(Record(longer.to_dict(), 2), WEIGHTS, 8, 2**20)
+    thread.join(20)
+    assert states[0][1]["config"]["train_total_steps"] == 123_456
 
 
 def test_scores_of_followers_wait_for_a_disk_that_takes_them(tmp_path):
