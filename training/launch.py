@@ -44,7 +44,7 @@ def launch(config: Config) -> int:
             trust = bool(names_code(config))  # the user has named it
             return _launch(
                 config.trainers,
-                lambda *place: _in_store(config.trainers, url, run_id, trust, *place),
+                lambda *place: _in_store(config, url, run_id, trust, *place),
                 {0},
             )
     with tempfile.TemporaryDirectory(prefix="trainers-") as folder:
@@ -73,14 +73,16 @@ class _Start(NamedTuple):
 
 
 def _in_store(
-    trainers: int, url: str, run_id: str, trust: bool, rank: int, restarts: int
+    config: Config, url: str, run_id: str, trust: bool, rank: int, restarts: int
 ) -> _Start:
     """How a trainer of a run in a store is started."""
-    more = ("--trust",) if trust else ()
-    variables = launched.store_variables(rank, trainers, url, run_id)
+    variables = launched.store_variables(rank, config.trainers, url, run_id)
     if rank == 0:
         return _Start(variables)
-    return _Start(variables, command=(sys.argv[0], "--store", url, "--join", run_id, *more))
+    command = (
+        sys.argv[0], "--store", url, "--join", run_id, "--store_timeout", str(config.store_timeout),
+    )  # fmt: skip
+    return _Start(variables, command=(*command, "--trust") if trust else command)
 
 
 def _launch(trainers: int, how: Callable[[int, int], _Start], needed: Collection[int] = ()) -> int:
