@@ -94,9 +94,9 @@ def test_unknown_env():
         parse(["--env", "CartPol-v1"])
 
 
-def saved_run(folder: Path, **settings) -> Path:
+def saved_run(folder: Path, command: list[str] | None = None, **settings) -> Path:
     config = parse(["--env", "CartPole-v1", "--seed", "0"])
-    content = {"config": config.to_dict() | settings, "versions": {}, "command": []}
+    content = {"config": config.to_dict() | settings, "versions": {}, "command": command or []}
     (folder / "config.yaml").write_text(yaml.safe_dump(content))
     return folder
 
@@ -314,15 +314,19 @@ def test_trainers_that_are_started_anew_go_on_with_the_run(tmp_path, monkeypatch
         parse_again(flags[:2])
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert parse_again(flags).resume is None  # it was lost before it had begun
-    saved_run(tmp_path)
-    assert parse_again(flags).resume == str(tmp_path)
-    gone = [
-        *flags,
-        "--initial_weights",
-        str(tmp_path / "gone"),
-    ]  # they are in the checkpoints by now
-    assert parse_again(gone).resume == str(tmp_path)
-    assert parse_again([*flags, "--config", str(tmp_path / "gone.yaml")]).resume == str(tmp_path)
     file = tmp_path / "own.yaml"
     file.write_text(f"run_dir: {tmp_path}\n")
-    assert parse_again([*flags[:2], "--config", str(file)]).resume == str(tmp_path)
+    gone = str(tmp_path / "gone")  # what was needed to begin only
+    for command in (
+        flags,
+        [*flags, "--initial_weights", gone],
+        [*flags, "--config", f"{gone}.yaml"],
+        [*flags[:2], "--config", str(file)],
+    ):
+        saved_run(tmp_path, ["train.py", *command])
+        assert parse_again(command).resume == str(tmp_path)
+    # a run that was there before, of which the first start has said so
+    saved_run(tmp_path, ["train.py", "--env", "Acrobot-v1", *flags[2:]])
+    again = parse_again(flags)
+    assert (again.resume, again.env) == (None, "CartPole-v1")
+    assert parse_again(flags, str(tmp_path)).resume == str(tmp_path)  # begun in this one's place
