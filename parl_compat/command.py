@@ -90,6 +90,9 @@ def _at_host(start: FunctionType) -> Callable[..., None]:
     """
 
     def start_there(**options: Any) -> None:
+        for name in ("port", "monitor_port"):
+            if options[name] is not None and not _is_port(options[name]):
+                sys.exit(f"xparl: --{name} {options[name]!r} is not a port: give 1 to 65535")
         _hand_on_key(bind_host())
         # the monitor's page is on loopback, wherever the rest is
         words = {"ps -ef ": "ps -efww ", "http://{}:{}": f"http://{web_host()}:{{1}}"}
@@ -104,17 +107,23 @@ def _at_host(start: FunctionType) -> Callable[..., None]:
     return start_there
 
 
+def _is_port(word: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,5}", word) is not None and 0 < int(word) < 2**16
+
+
 def _reachable(connect: Callable[..., None]) -> Callable[..., None]:
     """PARL's `xparl connect`, refused where the master could not reach this machine's worker."""
 
     def connect_there(address: str, **options: Any) -> None:
         host, _, port = address.rpartition(":")
-        if not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
+        if not host or not _is_port(port):
             sys.exit(f"xparl: --address {address!r} is not IP:PORT, such as 10.0.0.1:8010")
         try:
             master = ipaddress.ip_address(socket.gethostbyname(host))
         except OSError as error:
             sys.exit(f"xparl: --address {address}: {host} is unknown ({error.strerror})")
+        except UnicodeError:
+            sys.exit(f"xparl: --address {address}: {host} is no name of a machine")
         if not master.is_loopback and ipaddress.ip_address(bind_host()).is_loopback:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
                 route.connect((str(master), int(port)))

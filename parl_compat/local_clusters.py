@@ -18,6 +18,8 @@ from parl_compat import keys
 from parl_compat.shim import web_host
 
 SCRIPTS = ("start.py", "job.py", "monitor.py", "log_server.py")
+# with which the arguments of PARL's processes begin; an editor may have a script open
+FIRST_OPTIONS = ("--name", "--worker_address", "--monitor_port", "--port")
 MASTER_TIMEOUT_S = 10.0
 
 
@@ -52,6 +54,8 @@ def cluster_processes() -> list[ClusterProcess]:
         if not scripts or uids is None or uids.real != os.getuid():
             continue
         arguments = words[scripts[0] + 1 :]
+        if not arguments or arguments[0] not in FIRST_OPTIONS:
+            continue
         options = {
             name.removeprefix("--"): value
             for name, value in zip(arguments, [*arguments[1:], ""], strict=True)

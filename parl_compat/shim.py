@@ -239,7 +239,7 @@ def port_is_free(port: int | str) -> bool:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((bind_host(), int(port)))
-        except OSError:
+        except (OSError, OverflowError):  # taken; beyond 65535
             return False
     return True
 

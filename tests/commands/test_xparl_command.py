@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import socket
 import subprocess
+from pathlib import Path
 
 import psutil
 import pytest
@@ -132,6 +134,37 @@ def test_a_worker_that_the_master_cannot_reach_is_refused():
     assert done.returncode == 1
     assert "cannot reach 127.0.0.1" in done.stderr
     assert "add --host " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["start", "--port", "abc"], "--port 'abc' is not a port: give 1 to 65535"),
+        (["start", "--port", "8010", "--monitor_port", "65536"], "--monitor_port '65536' is not"),
+        (["connect", "--address", "8010"], "is not IP:PORT"),
+        (["connect", "--address", "a..b:8010"], "a..b is no name of a machine"),
+    ],
+)
+def test_what_is_no_port_and_no_machine_is_refused_in_a_line(words, complaint):
+    done = xparl(*words)
+    assert done.returncode == 1
+    assert complaint in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_who_reads_a_script_of_parls_is_no_part_of_a_cluster():
+    package = importlib.util.find_spec("parl")
+    assert package is not None
+    assert package.origin is not None
+    script = str(Path(package.origin).parent / "remote" / "job.py")
+    for more in ([], ["-n", "3"]):
+        reader = subprocess.Popen(["tail", "-f", script, *more], stdout=subprocess.DEVNULL)
+        try:
+            assert xparl("status").returncode == 0
+            assert reader.pid not in [p.process.pid for p in cluster_processes()]
+        finally:
+            reader.kill()
+            reader.wait()
 
 
 def test_the_command_line_is_parls_own():

@@ -34,3 +34,4 @@ def test_a_port_is_free_or_taken_at_the_address_that_will_be_used(monkeypatch):
         assert port_is_free(port)
         monkeypatch.setenv(HOST_VARIABLE, "127.0.0.2")
         assert not port_is_free(port)
+    assert not port_is_free(65536)  # PARL asks for that of its monitor, beside a port near the last
