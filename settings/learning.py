@@ -121,7 +121,7 @@ class Ppo:
     learning_rate."""
     learning_rate_schedule: Literal["constant", "linear", "kl"] = "linear"
     """linear: to 0 over the run. kl: multiplied or divided by 1.5 after each update whose KL leaves
-    [desired_kl / 2, 2 desired_kl]."""
+    [desired_kl / 2, 2 desired_kl], between 1e-6 and 1e-2."""
     desired_kl: Annotated[
         Positive,
         Needs(learning_rate_schedule="kl", kl_penalty="adaptive", kl_excess_coefficient=ON),
@@ -170,8 +170,8 @@ class Ppo:
     (Ye et al. 2020, arXiv 1912.09729). Default: none."""
     kl_penalty: Literal["none", "fixed", "adaptive"] = "none"
     """Penalise the KL divergence from the behaviour policy instead of clipping. adaptive: the
-    coefficient is doubled or halved where an update's KL leaves [desired_kl / 1.5, 1.5 desired_kl]
-    (Schulman et al. 2017, section 4; Heess et al. 2017, arXiv 1707.02286)."""
+    coefficient is doubled or halved where an update's KL leaves [desired_kl / 1.5, 1.5 desired_kl],
+    between 1e-4 and 1e4 (Schulman et al. 2017, section 4; Heess et al. 2017, arXiv 1707.02286)."""
     kl_coefficient: Annotated[NotNegative, Needs(kl_penalty=("fixed", "adaptive"))] = 1.0
     """Weight of the KL penalty, at the start."""
     kl_excess_coefficient: Annotated[NotNegative, Needs(kl_penalty=("fixed", "adaptive"))] = 0.0

@@ -121,6 +121,7 @@ class Collector:
             update, start = self.agent.update, time.perf_counter()
             if self._in_flight is None:
                 self._request(update)
+            asked = time.perf_counter()
             with self._waiting():
                 rollout = self.pool.gather()
             self._in_flight, self._environments = None, rollout.environments
@@ -132,8 +133,8 @@ class Collector:
                     self._request(update + 1)
             requested = time.perf_counter()
             self.times = {
-                "time/sample_wait": gathered - start,
-                "time/transfer": requested - gathered,
+                "time/sample_wait": gathered - asked,
+                "time/transfer": (asked - start) + (requested - gathered),
             }
             yield rollout
 
