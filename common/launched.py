@@ -14,7 +14,7 @@ import time
 _STORE = "DPPO_TRAINERS_STORE"
 _LAUNCHER = "DPPO_TRAINERS_LAUNCHER"
 _MEMORY = "DPPO_TRAINERS_MEMORY"
-_RUN_ID, _STORE_URL = "DPPO_STORE_RUN", "DPPO_STORE_URL"
+_RUN_ID, _STORE_URL, _START = "DPPO_STORE_RUN", "DPPO_STORE_URL", "DPPO_STORE_START"
 _RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 _PARENT = os.getppid()  # as early as possible: torchrun's agent does not say its own number
 _LOOKS_EVERY_S = 1.0
@@ -39,16 +39,17 @@ def variables(
     }  # fmt: skip
 
 
-def store_variables(rank: int, trainers: int, url: str, run_id: str) -> dict[str, str]:
+def store_variables(rank: int, trainers: int, url: str, run_id: str, start: str) -> dict[str, str]:
     """Those that `--trainers` gives to one of the trainers that share a run in a store.
 
     Args:
         url: of the store's server, without the password.
         run_id: of the run.
+        start: which start of the run it is, in a word that no other one has.
     """
     return {
         "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(trainers),
-        _STORE_URL: url, _RUN_ID: run_id, _LAUNCHER: str(os.getpid()),
+        _STORE_URL: url, _RUN_ID: run_id, _START: start, _LAUNCHER: str(os.getpid()),
     }  # fmt: skip
 
 
@@ -60,6 +61,11 @@ def store_url() -> str | None:
 def run_id() -> str | None:
     """The id of the run in a store for which `--trainers` has started this process."""
     return os.environ.get(_RUN_ID)
+
+
+def start() -> str | None:
+    """Which start of a run in a store `--trainers` has started this process for."""
+    return os.environ.get(_START)
 
 
 def end_with_launcher() -> None:

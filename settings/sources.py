@@ -120,13 +120,12 @@ def parse_again(arguments: Sequence[str], run_dir: str | None = None) -> Config:
     """
     if launched.restarts():  # what a run needs to begin may be gone by now
         flags = read_flags(arguments)
-        begun = run_dir
-        if begun is None and flags.get("resume") is None:
+        if flags.get("resume") is None:
             named = flags.get("run_dir") or _in_file(flags).get("run_dir")
             # a folder of another run was refused, and is not what is started anew
-            begun = named if named and _begun_by(Path(named), arguments) else None
-        if begun is not None:
-            return parse(["--resume", begun])
+            begun = run_dir or (named if named and _begun_by(Path(named), arguments) else None)
+            if begun is not None:
+                return parse(["--resume", begun])
     config = parse(arguments)
     if config.run_dir is None and launched.may_restart():
         raise ConfigError(
@@ -253,7 +252,8 @@ def load_run(folder: Path) -> Config:
 def _begun_by(folder: Path, arguments: Sequence[str]) -> bool:
     """Whether a folder has a run that a command with these arguments has begun."""
     path = folder / "config.yaml"
-    return is_run_config(path) and load_yaml(path)["command"][1:] == list(arguments)
+    command = load_yaml(path)["command"] if is_run_config(path) else None
+    return isinstance(command, list) and command[1:] == list(arguments)
 
 
 def is_run_config(path: Path) -> bool:

@@ -41,10 +41,10 @@ def launch(config: Config) -> int:
         with server(config.store) as url:
             kept = None if config.resume is None else kept_id(Path(config.resume))
             run_id = kept or secrets.token_hex(4)
-            trust = bool(names_code(config))  # the user has named it
+            start = secrets.token_hex(8)
             return _launch(
                 config.trainers,
-                lambda *place: _in_store(config, url, run_id, trust, *place),
+                lambda rank, _: _in_store(config, url, run_id, start, rank),
                 {0},
             )
     with tempfile.TemporaryDirectory(prefix="trainers-") as folder:
@@ -72,17 +72,16 @@ class _Start(NamedTuple):
     command: tuple[str, ...] = tuple(sys.orig_argv[1:])
 
 
-def _in_store(
-    config: Config, url: str, run_id: str, trust: bool, rank: int, restarts: int
-) -> _Start:
+def _in_store(config: Config, url: str, run_id: str, start: str, rank: int) -> _Start:
     """How a trainer of a run in a store is started."""
-    variables = launched.store_variables(rank, config.trainers, url, run_id)
+    variables = launched.store_variables(rank, config.trainers, url, run_id, start)
     if rank == 0:
         return _Start(variables)
     command = (
         sys.argv[0], "--store", url, "--join", run_id, "--store_timeout", str(config.store_timeout),
     )  # fmt: skip
-    return _Start(variables, command=(*command, "--trust") if trust else command)
+    trust = ("--trust",) if names_code(config) else ()  # the user has named it
+    return _Start(variables, command=(*command, *trust))
 
 
 def _launch(trainers: int, how: Callable[[int, int], _Start], needed: Collection[int] = ()) -> int:

@@ -82,11 +82,13 @@ class StoreTrainers(Trainers):
             return None
         self._joined = store = self._at(self._given.join)
         deadline = time.monotonic() + self._given.store_timeout
-        # started with the first trainer of a run that goes on: that one makes it anew
-        goes_on = launched.run_id() is not None
-        while store.record() is None or (goes_on and store.has_ended()):
-            if time.monotonic() > deadline:
-                break
+        start = launched.start()
+
+        def is_open() -> bool:
+            """Whether the first trainer, if it was started with this one, has made it, or gone on with it."""
+            return store.record() is not None and start in (None, store.opened())
+
+        while not is_open() and time.monotonic() < deadline:
             time.sleep(_LOOKS_EVERY_S)
         self._record, config = joined(store, self._given.trust, "--join")
         own = read_flags(sys.argv[1:])

@@ -28,6 +28,7 @@ class Heartbeat:
 
     Attributes:
         last: what the last heartbeat has brought back; None before the first.
+        samplers: the largest number of a sampler that one has brought, and 1.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Heartbeat:
         tells: Callable[[], tuple[int, float]] = lambda: (0, 0.0),
     ):
         self.last: Beat | None = None
+        self.samplers = 0
         self._store = RunStore(Link(url, 0.0, lambda _: None), run)
         self._kind, self._name, self._tells = kind, name, tells
         self._closed = threading.Event()
@@ -50,6 +52,7 @@ class Heartbeat:
             # whoever it beats for meets an error too, at the next step
             with contextlib.suppress(SamplerError, RunGone):
                 self.last = self._store.beat(self._kind, self._name, *self._tells())
+                self.samplers = max(self.samplers, self.last.samplers)
             if self._closed.wait(_EVERY_S):
                 break
         # where the store is away, or without the run, there is nothing to leave

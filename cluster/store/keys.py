@@ -17,7 +17,15 @@ class RunGone(Exception):
 
 
 class Ended(Exception):
-    """The run has ended."""
+    """The run has ended.
+
+    Args:
+        version: of its weights.
+    """
+
+    def __init__(self, version: int):
+        super().__init__(version)
+        self.version = version
 
 
 class Keys:

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 
 from cluster.store.address import Link, StoreError
 from cluster.store.embedded import EmbeddedServer
+from cluster.store.keys import RunGone
 from cluster.store.local import LocalSamplers
 from cluster.store.pool import StorePool
 from cluster.store.run import Record, RunStore, runs
 from cluster.store.sample import config_of
 from cluster.store.shared_weights import MARGIN, found
+from common import launched
 from rollout import RolloutSpec, Weights
 from settings.config import Config, ConfigError
 from settings.store_url import EMBEDDED, FORM, parse, without_password
@@ -109,7 +111,10 @@ def found_pool(
             raise StoreError(
                 f"the store at {store.link.url} has a run {store.run} already: give --join"
             )
-        record = there
+        record = Record(config.to_dict(), there.samplers)
+        with contextlib.suppress(RunGone):  # meanwhile: the pool makes it anew
+            weights = Weights(store.version(), weights.arrays)  # until the newest are fetched
+            store.open(record, launched.start() or "")
     trust = config.trust or bool(names_code(config))  # the user has named it
     started = LocalSamplers(store.link.url, store.run, local, trust, config.store_timeout, say)
     pool = StorePool(store, record, config, spec, weights, started, say)

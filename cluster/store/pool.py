@@ -171,7 +171,9 @@ class StorePool:
 
     def raise_if_ended(self) -> None:
         """Raise RunEnded where another trainer has ended the run."""
-        if self._heartbeat.last is not None and self._heartbeat.last.ended:
+        beat = self._heartbeat.last
+        # a store may have come back with a state from before the run went on
+        if beat is not None and beat.ended and beat.version >= self.version:
             raise RunEnded(f"the run {self.run} has ended")
 
     def refuse(self, reason: str) -> None:

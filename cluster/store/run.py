@@ -73,7 +73,7 @@ class RunStore:
         stream: the fragments.
 
     All methods wait for the server, and raise `StoreLost` where that takes too long. All but `found`,
-    `has_ended` and `record` raise `RunGone`.
+    `opened` and `record` raise `RunGone`.
     """
 
     def __init__(self, link: Link, run: str):
@@ -84,28 +84,34 @@ class RunStore:
 
     def found(
         self, record: Record, weights: Weights, fragments: int, size: int, first_sampler: int = 0,
-        steps: int = 0,
+        steps: int = 0, again: bool = False,
     ) -> bool:  # fmt: skip
         """Make the run, unless it is there and has not ended; whether this made it.
 
         A run there whose weights are older than these is what a store had kept of this one: it is made
-        anew.
+        anew, unless a trainer of it is alive.
 
         Args:
             fragments, size: what the stream may hold, in fragments and bytes.
             first_sampler: the smallest number of a sampler, a multiple of the ranges.
             steps: environment steps that the run has taken so far.
+            again: by one of its trainers; then such a run is made anew whoever is alive.
         """
         message = wire.pack({"version": weights.version}, weights.arrays)
         happened, _ = self._step(
             scripts.FOUND, json.dumps(record._asdict()), message, weights.version, fragments, size,
-            first_sampler, steps, secrets.token_hex(8),
+            first_sampler, steps, secrets.token_hex(8), record.samplers, int(again),
         )  # fmt: skip
         return happened == "founded"
 
-    def has_ended(self) -> bool:
-        """Whether the run is there, and has ended."""
-        return bool(self.link.call(lambda client: client.exists(self._key("ended"))))
+    def open(self, record: Record, start: str) -> None:
+        """Tell, as its first trainer, what the run is from now on, and which start of it this is."""
+        self._step(scripts.OPENED, json.dumps(record._asdict()), start)
+
+    def opened(self) -> str | None:
+        """Which start of the run was the last; None where there is no run."""
+        start = self.link.call(lambda client: client.hget(self._key("counters"), "opened"))
+        return None if start is None else start.decode()
 
     def record(self) -> Record | None:
         """What the run was founded with; None where there is none.
@@ -166,7 +172,7 @@ class RunStore:
         """
         happened, rest = self._step(scripts.JOIN, ranges)
         if happened == "ended":
-            raise Ended
+            raise Ended(rest[0])
         return rest[0]
 
     def publish(
@@ -214,8 +220,9 @@ class RunStore:
         Raises:
             Ended: where nobody will take it.
         """
-        if self._step(scripts.SCORE, line)[0] == "ended":
-            raise Ended
+        happened, rest = self._step(scripts.SCORE, line)
+        if happened == "ended":
+            raise Ended(rest[0])
 
     def take_scores(self) -> list[bytes]:
         """Take what followers have left."""

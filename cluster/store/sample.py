@@ -76,6 +76,9 @@ class StoreSampler:
         trust: see `config_of`.
         tell: says what this module's docstring lists.
 
+    Attributes:
+        seen: the version of the weights that were fetched last.
+
     Raises:
         Ended, RunGone: where the run is not there, or not any more.
         UserError: where the run's environments cannot be made here.
@@ -92,9 +95,7 @@ class StoreSampler:
         with limited(START_TIMEOUT_S):
             self._sampler = Sampler(config, *self.envs, self.number)
         self._out = Rollout.empty(self._sampler.spec, self.envs[1] - self.envs[0])
-        self._version = (
-            self._seen
-        ) = -1  # of the weights: those that act; the last that were fetched
+        self._version = self.seen = -1  # of the weights that act; of those that were fetched last
         images = config.store_compression == "auto" and self._sampler.spec.obs_dtype == "uint8"
         self._compress = images or config.store_compression == "zstd"
         self._errors: list[tuple[str, int | None]] = []  # of one kind, without a fragment between
@@ -127,18 +128,18 @@ class StoreSampler:
     def _take_weights(self, newest: int) -> None:
         """Act with the newest weights; wait where there are none yet that can be used."""
         # a store that came back with an older state has older ones
-        while self._seen != newest or self._version < 0:
-            known, (self._seen, message) = self._seen, self._store.weights()
-            newest = self._seen
+        while self.seen != newest or self._version < 0:
+            known, (self.seen, message) = self.seen, self._store.weights()
+            newest = self.seen
             try:
                 _, arrays = wire.unpack(message)
                 wire.refuse_unlike(arrays, self._sampler.model.get_weights())
             except wire.WireError as error:
-                if self._seen != known:
-                    self._tell(says=f"sampler {self.number} refuses weights {self._seen}: {error}")
+                if self.seen != known:
+                    self._tell(says=f"sampler {self.number} refuses weights {self.seen}: {error}")
             else:
                 self._sampler.model.set_weights(arrays)
-                self._version = self._seen
+                self._version = self.seen
             if self._version < 0:
                 time.sleep(_TRIES_EVERY_S)
                 self._store.stream.has_room(0)  # raises where the run has ended
@@ -200,7 +201,7 @@ def collect(store: RunStore, trust: bool, timeout: float, tell: Tell) -> None:
     Raises:
         UserError: where it cannot go on.
     """
-    since = time.monotonic()
+    since, seen = time.monotonic(), -1
     while True:
         try:
             record = store.record()
@@ -210,11 +211,12 @@ def collect(store: RunStore, trust: bool, timeout: float, tell: Tell) -> None:
             try:
                 sampler.run()
             finally:
-                since = time.monotonic()
+                since, seen = time.monotonic(), max(seen, sampler.seen)
                 sampler.close()
-        except Ended:
-            return
-        except RunGone:
+        except (Ended, RunGone) as error:
+            # a store may have come back with a state from before the run went on
+            if isinstance(error, Ended) and error.version >= seen:
+                return
             if time.monotonic() - since > timeout:
                 raise StoreLost(
                     f"the store at {store.link.url} has not had the run {store.run} for"

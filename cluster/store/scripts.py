@@ -68,23 +68,33 @@ local function remove(id)
   redis.call('XDEL', stream, id)
 end
 """
-_THERE = "if redis.call('EXISTS', record, weights, counters) < 3 then return {'gone'} end\n"
+_THERE = "if redis.call('EXISTS', record, weights, counters, stream) < 4 then return {'gone'} end\n"
 
-# record, weights, version, fragments, bytes, number of the first sampler, environment steps so far, token
+# record, weights, version, fragments, bytes, number of the first sampler, environment steps so far, token,
+# ranges of environments, whether a run of older weights is made anew also while its trainers live
 FOUND = (
     _PRELUDE
     + """
-if redis.call('EXISTS', record, weights, counters) == 3 and redis.call('EXISTS', ended) == 0 then
+if redis.call('EXISTS', record, weights, counters, stream) == 4 and redis.call('EXISTS', ended) == 0 then
   -- its answer was lost
   if redis.call('HGET', counters, 'founder') == ARGV[8] then return {'founded', number('version')} end
   -- one of older weights is from before they were published: the store came back with an older state
-  if number('version') >= tonumber(ARGV[3]) then return {'there', number('version')} end
+  local lives = redis.call('ZCOUNT', alive_trainers, now() - ALIVE, '+inf') > 0
+  if number('version') >= tonumber(ARGV[3]) or (lives and ARGV[10] == '0') then
+    return {'there', number('version')}
+  end
+end
+-- no number of a sampler is given twice
+local ranges = tonumber(ARGV[9])
+local first = math.max(tonumber(ARGV[6]), ranges * math.ceil(number('samplers') / ranges))
+for _, entry in ipairs(redis.call('XRANGE', stream, '-', '+')) do
+  redis.call('UNLINK', fragment(entry))
 end
 redis.call('DEL', unpack(KEYS))
 redis.call('SET', record, ARGV[1])
 redis.call('SET', weights, ARGV[2])
 redis.call('HSET', counters, 'version', ARGV[3], 'most_fragments', ARGV[4], 'most_bytes', ARGV[5],
-  'first_sampler', ARGV[6], 'samplers', ARGV[6], 'steps', ARGV[7], 'founder', ARGV[8])
+  'first_sampler', first, 'samplers', first, 'steps', ARGV[7], 'founder', ARGV[8])
 redis.call('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
 keep()
 return {'founded', number('version')}
@@ -102,13 +112,25 @@ local function has_room(size)
 end
 """
 
+# record, who says so
+OPENED = (
+    _PRELUDE
+    + _THERE
+    + """
+redis.call('SET', record, ARGV[1])
+redis.call('HSET', counters, 'opened', ARGV[2])
+keep()
+return {'done'}
+"""
+)
+
 # size
 ROOM = (
     _PRELUDE
     + _THERE
     + _ROOM
     + """
-if redis.call('EXISTS', ended) == 1 then return {'ended'} end
+if redis.call('EXISTS', ended) == 1 then return {'ended', number('version')} end
 return {has_room(tonumber(ARGV[1])) and 'room' or 'full', number('version')}
 """
 )
@@ -123,7 +145,7 @@ local sampler, sequence, name = ARGV[1], tonumber(ARGV[2]), ARGV[1] .. ':' .. AR
 local size = redis.call('STRLEN', prefix .. 'fragment:' .. name)
 -- a sampler from before the store was lost: it is to join again
 if tonumber(sampler) < number('first_sampler') then return {'gone'} end
-if redis.call('EXISTS', ended) == 1 then return {'ended'} end
+if redis.call('EXISTS', ended) == 1 then return {'ended', number('version')} end
 local last = tonumber(redis.call('HGET', sequences, sampler) or -1)
 if sequence > last then  -- otherwise its answer was lost, and it is sent again
   if not has_room(size) then return {'full'} end
@@ -257,7 +279,7 @@ JOIN = (
     _PRELUDE
     + _THERE
     + """
-if redis.call('EXISTS', ended) == 1 then return {'ended'} end
+if redis.call('EXISTS', ended) == 1 then return {'ended', number('version')} end
 local ranges, alive, range = tonumber(ARGV[1]), {}, 0
 for _, name in ipairs(redis.call('ZRANGEBYSCORE', alive_samplers, now() - ALIVE, '+inf')) do
   local other = tonumber(name) % ranges
@@ -279,7 +301,7 @@ SCORE = (
     _PRELUDE
     + _THERE
     + f"""
-if redis.call('EXISTS', ended) == 1 then return {{'ended'}} end
+if redis.call('EXISTS', ended) == 1 then return {{'ended', number('version')}} end
 redis.call('RPUSH', scores, ARGV[1])
 redis.call('LTRIM', scores, -{SCORES}, -1)
 keep()

@@ -12,6 +12,7 @@ from cluster.store.consumer import Consumer
 from cluster.store.heartbeat import Heartbeat
 from cluster.store.keys import RunGone
 from cluster.store.run import Published, Record, RunStore
+from common import launched
 from rollout import Weights
 from settings.config import Config
 
@@ -107,10 +108,10 @@ class SharedWeights:
     def found_again(self) -> None:
         """Make the run anew with this trainer's weights, in a store that came back empty, or with an
         older state."""
-        beat, ranges = self._heartbeat.last, self._record.samplers
-        used = 0 if beat is None else beat.samplers // ranges + 1
+        ranges, samplers = self._record.samplers, self._heartbeat.samplers
+        used = samplers // ranges + 1 if samplers else 0
         first = (used + MARGIN) * ranges
-        if found(self._store, self._record, self._config, self._weights, first, self.steps):
+        if found(self._store, self._record, self._config, self._weights, first, self.steps, True):
             self._say(
                 f"the store came back without the newest state of the run {self._store.run}: it is made"
                 f" anew, with weights {self._weights.version}"
@@ -122,13 +123,18 @@ class SharedWeights:
 
 def found(
     store: RunStore, record: Record, config: Config, weights: Weights, first_sampler: int = 0,
-    steps: int = 0,
+    steps: int = 0, again: bool = False,
 ) -> bool:  # fmt: skip
     """Make a run in a store, unless it is there; whether this made it.
 
     Args:
         first_sampler: the smallest number of a sampler, a multiple of the ranges.
         steps: environment steps that the run has taken so far.
+        again: see `RunStore.found`.
     """
     fragments = config.store_fragments or record.samplers
-    return store.found(record, weights, fragments, config.store_bytes, first_sampler, steps)
+    made = store.found(record, weights, fragments, config.store_bytes, first_sampler, steps, again)
+    if made:
+        with contextlib.suppress(RunGone):  # meanwhile: the next step meets it
+            store.open(record, launched.start() or "")
+    return made

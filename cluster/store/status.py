@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-_NO_COUNTS = {"heard", "founder"}  # among the counters
+_NO_COUNTS = {"heard", "founder", "opened"}  # among the counters
 
 
 class TrainerStatus(NamedTuple):

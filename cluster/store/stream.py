@@ -14,6 +14,7 @@ from cluster.store.keys import Ended, Keys, RunGone
 
 _NAME = b"name"  # the one field of an entry of the stream
 _BLOCK_MS = 500  # for new fragments
+_NO_STREAM = ("NOGROUP", "UNBLOCKED")  # how such errors begin: of a stream that was not there, or is gone now
 
 
 class Stream:
@@ -35,7 +36,7 @@ class Stream:
         """
         happened, rest = self._step(scripts.ROOM, size)
         if happened == "ended":
-            raise Ended
+            raise Ended(rest[0])
         return rest[0] if happened == "room" else None
 
     def append(self, sampler: int, number: int, message: bytes) -> int | None:
@@ -52,7 +53,7 @@ class Stream:
         staged = (f"fragment:{sampler}:{number}", message, scripts.DAY_S)
         happened, rest = self._step(scripts.APPEND, sampler, number, staged=staged)
         if happened == "ended":
-            raise Ended
+            raise Ended(rest[0])
         return rest[0] if happened == "appended" else None
 
     def read(self, trainer: str, most: int) -> tuple[int, list[tuple[bytes, bytes]]]:
@@ -68,7 +69,7 @@ class Stream:
             )
             pipe.hget(self._key("counters"), "version")
             answer, version = pipe.execute(raise_on_error=False)
-            if isinstance(answer, ResponseError) and str(answer).startswith("NOGROUP"):
+            if isinstance(answer, ResponseError) and str(answer).startswith(_NO_STREAM):
                 return None, []
             if isinstance(answer, Exception):
                 raise answer

@@ -35,6 +35,7 @@ def test_a_job_has_what_an_actor_imports_before_it_has_an_actor(xparl_cluster):
 
 
 def test_a_worker_replaces_also_the_jobs_that_it_keeps_in_reserve(xparl_cluster):
+    wait_until(lambda: len(jobs_of(xparl_cluster)) == 8, 60, "two jobs for each CPU")
     before = jobs_of(xparl_cluster)
     newest = sorted(before, key=lambda pid: psutil.Process(pid).create_time())[4:]
     for job in newest:

@@ -330,3 +330,5 @@ def test_trainers_that_are_started_anew_go_on_with_the_run(tmp_path, monkeypatch
     again = parse_again(flags)
     assert (again.resume, again.env) == (None, "CartPole-v1")
     assert parse_again(flags, str(tmp_path)).resume == str(tmp_path)  # begun in this one's place
+    longer = ["--resume", str(tmp_path), "--train_total_steps", "9000000"]
+    assert parse_again(longer, str(tmp_path)).train_total_steps == 9_000_000

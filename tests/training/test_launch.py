@@ -39,5 +39,5 @@ def test_the_exit_code_is_that_of_a_trainer_that_says_why(
 
 def test_trainers_of_a_store_wait_for_it_as_long_as_the_first_one():
     config = Config(env="CartPole-v1", store="embedded", trainers=2, store_timeout=600.0)
-    start = _in_store(config, "redis://127.0.0.1:6379", "abc", False, 1, 0)
+    start = _in_store(config, "redis://127.0.0.1:6379", "abc", "start", 1)
     assert parse(start.command[1:]).store_timeout == 600.0

@@ -92,6 +92,36 @@ def test_a_store_that_came_back_empty_is_founded_anew(server):
     assert any("made anew, with weights 1" in line for line in said)
 
 
+@pytest.mark.parametrize("key", ["record", "weights", "counters", "stream"])
+def test_a_run_of_which_the_server_has_evicted_a_key_is_made_anew(server, key):
+    store = founded(server.url)
+    with pool_of(run_at(server.url, store.run)) as pool, in_a_thread(pool.gather) as gathered:
+        store.link.client.delete(f"dppo:{{{store.run}}}:{key}")
+        wait_until(lambda: store.link.client.exists(f"dppo:{{{store.run}}}:{key}"), 20, "the run")
+        sampler = store.join(2)
+        for number in range(2):
+            store.stream.append(sampler, number, message(sampler, number))
+    assert gathered[0].reward[0, 0].item() == 1000 * sampler
+
+
+def test_a_snapshot_from_before_the_run_went_on_does_not_end_it(server):
+    store = founded(server.url)
+    store.end()
+    ended = {key: store.link.client.dump(key) for key in store.link.client.scan_iter("dppo:*")}
+    with pool_of(run_at(server.url, store.run)) as pool:
+        assert pool.weights.publish(WEIGHTS.arrays, 0).outcome == "done"
+        for key, content in ended.items():
+            store.link.client.restore(key, 0, content or b"", replace=True)
+        wait_until(lambda: pool._heartbeat.last and pool._heartbeat.last.ended, 20, "a heartbeat")
+        pool.raise_if_ended()
+        with in_a_thread(pool.gather) as gathered:
+            wait_until(lambda: store.version() == 1, 20, "the run")
+            sampler = store.join(2)
+            for number in range(2):
+                store.stream.append(sampler, number, message(sampler, number, 1))
+        assert gathered
+
+
 def test_fragments_that_went_down_with_the_store_are_not_learned_from(server):
     store = founded(server.url)
     for number in range(2):

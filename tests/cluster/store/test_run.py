@@ -7,15 +7,7 @@ from cluster.store import scripts
 from cluster.store.keys import Ended, RunGone
 from cluster.store.run import Record, runs
 from rollout import Weights
-from tests.cluster.store.stores import (
-    CONFIG,
-    WEIGHTS,
-    founded,
-    is_conserved,
-    message,
-    pool_of,
-    run_at,
-)
+from tests.cluster.store.stores import CONFIG, WEIGHTS, founded, is_conserved, message, run_at
 
 NEXT = Weights(1, WEIGHTS.arrays)
 
@@ -77,23 +69,22 @@ def test_a_run_is_founded_also_where_the_answer_was_lost(any_server, monkeypatch
 
 def test_a_run_of_older_weights_is_what_a_store_had_kept_and_is_made_anew(any_server):
     store, record = founded(any_server.url), Record(CONFIG.to_dict(), 2)
+    given = {store.join(2) for _ in range(3)}
     store.stream.append(0, 0, message(0, 0))
     assert store.found(record, NEXT, 8, 2**20)
     assert store.status().depth == 0
+    assert not list(store.link.client.scan_iter(f"dppo:{{{store.run}}}:fragment:*"))
     assert not store.found(record, NEXT, 8, 2**20)
     assert not store.found(record, WEIGHTS, 8, 2**20)
     assert store.version() == 1
+    assert not {store.join(2) for _ in range(3)} & given
 
 
-@pytest.mark.parametrize("key", ["record", "weights", "counters"])
-def test_a_run_of_which_the_server_has_evicted_a_key_is_gone_and_can_be_made_anew(any_server, key):
-    store = founded(any_server.url)
-    store.link.client.delete(f"dppo:{{{store.run}}}:{key}")
-    with pytest.raises(RunGone):
-        store.join(2)
-    with pool_of(store) as pool:
-        assert pool.weights.newest() is not None
-    assert store.join(2) >= 0
+def test_whoever_goes_on_with_a_run_that_lives_joins_it_however_new_its_weights_are(any_server):
+    store, record = founded(any_server.url), Record(CONFIG.to_dict(), 2)
+    store.beat("trainer", "other")
+    assert not store.found(record, NEXT, 8, 2**20)
+    assert store.found(record, NEXT, 8, 2**20, again=True)  # one of its trainers knows better
 
 
 def test_a_step_that_is_made_again_changes_nothing(any_server):

@@ -10,15 +10,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 
 from agent import PPOAgent, make_agent
 from cluster.sampler import spec_of
 from cluster.store.make import found_pool
 from cluster.store.pool import StorePool
-from cluster.store.run import Record, RunStore
+from cluster.store.run import RunStore
 from rollout import Weights
 from settings.config import Config
-from tests.cluster.store.stores import WEIGHTS, founded, message, run_at
+from tests.cluster.store.stores import founded, message, run_at
 from tests.conftest import wait_until
 from training.store_trainers import StoreTrainers, shared
 
@@ -101,12 +102,12 @@ def test_an_update_that_is_forgotten_leaves_nothing_behind(server):
             np.testing.assert_array_equal(arrays[name], array, err_msg=name)
 
 
-def test_a_trainer_that_is_started_with_a_run_that_goes_on_waits_until_it_is_founded_anew(
-    server, monkeypatch
-):
-    store = founded(server.url)  # the run's first part
-    store.end()
-    monkeypatch.setenv("DPPO_STORE_RUN", store.run)
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_trainer_that_is_started_with_the_first_one_waits_for_it(server, monkeypatch, ended):
+    store = founded(server.url)  # an earlier start of the run
+    if ended:
+        store.end()
+    monkeypatch.setenv("DPPO_STORE_START", "second")
     monkeypatch.setattr("sys.argv", ["train.py", "--store", server.url, "--join", store.run])
     joining = dataclasses.replace(CONFIG, store=server.url, join=store.run, trust=True)
     trainers, states = StoreTrainers(lambda run: run_at(server.url, run), joining, print), []
@@ -115,7 +116,9 @@ def test_a_trainer_that_is_started_with_a_run_that_goes_on_waits_until_it_is_fou
     thread.join(1)
     assert states == []
     longer = dataclasses.replace(CONFIG, train_total_steps=123_456)
-    assert store.found(Record(longer.to_dict(), 2), WEIGHTS, 8, 2**20)
+    agent = make_agent(longer)
+    spec, weights = spec_of(agent.model, longer), Weights(0, shared(agent))
+    found_pool(store, longer, spec, weights, 2, 0, 0, True, print).close()
     thread.join(20)
     assert states[0][1]["config"]["train_total_steps"] == 123_456
 
