@@ -14,7 +14,8 @@ from cluster.store.keys import Ended, Keys, RunGone
 
 _NAME = b"name"  # the one field of an entry of the stream
 _BLOCK_MS = 500  # for new fragments
-_NO_STREAM = ("NOGROUP", "UNBLOCKED")  # how such errors begin: of a stream that was not there, or is gone now
+# how the errors begin of a stream that was not there, or is gone now
+_NO_STREAM = ("NOGROUP", "UNBLOCKED")
 
 
 class Stream:

@@ -92,6 +92,13 @@ def test_a_store_that_came_back_empty_is_founded_anew(server):
     assert any("made anew, with weights 1" in line for line in said)
 
 
+def test_a_database_that_the_server_does_not_have_is_named(server):
+    with pytest.raises(
+        StoreError, match=r"has no such database .*: give one that it has, such as /0"
+    ):
+        run_at(server.url.replace("/0", "/99")).record()
+
+
 @pytest.mark.parametrize("key", ["record", "weights", "counters", "stream"])
 def test_a_run_of_which_the_server_has_evicted_a_key_is_made_anew(server, key):
     store = founded(server.url)
