@@ -83,12 +83,10 @@ class StoreTrainers(Trainers):
         self._joined = store = self._at(self._given.join)
         deadline = time.monotonic() + self._given.store_timeout
         start = launched.start()
-
-        def is_open() -> bool:
-            """Whether the first trainer, if it was started with this one, has made it, or gone on with it."""
-            return store.record() is not None and start in (None, store.opened())
-
-        while not is_open() and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
+            # a first trainer that was started with this one has to make it, or go on with it, before
+            if store.record() is not None and start in (None, store.opened()):
+                break
             time.sleep(_LOOKS_EVERY_S)
         self._record, config = joined(store, self._given.trust, "--join")
         own = read_flags(sys.argv[1:])

@@ -63,10 +63,10 @@ class Consumer:
             self._outages, self._claimed = outages, now
         if most > 0:
             version, entries = self._store.stream.read(self.trainer, most)
-            self._hear(version)
+            self.hear(version)
             self._take_in(entries)
         else:
-            self._hear(self._store.version())
+            self.hear(self._store.version())
         self._drop_old()
 
     def _claim(self) -> None:
@@ -76,10 +76,10 @@ class Consumer:
         known = {fragment.id for fragment in (*self.held, *self.gathered)}
         if not mine <= known:
             entries = self._store.stream.fetch(sorted(mine - known))
-            self._hear(self._store.version())  # the fragments may be of newer weights
+            self.hear(self._store.version())  # the fragments may be of newer weights
             self._take_in(entries)
 
-    def _hear(self, version: int) -> None:
+    def hear(self, version: int) -> None:
         """Note the version of the weights in the store.
 
         Raises:

@@ -50,6 +50,7 @@ class Keys:
 
         Raises:
             RunGone: where the run is not there.
+            Ended: where it has ended, and the step is one of a run that goes on.
             StoreLost, StoreError: see `Link.call`.
         """
         digest = hashlib.sha1(script.encode()).hexdigest()  # as Redis names scripts
@@ -72,4 +73,6 @@ class Keys:
         happened, *rest = self._link.call(action)
         if happened == b"gone":
             raise RunGone
+        if happened == b"ended":
+            raise Ended(rest[0])
         return happened.decode(), rest

@@ -16,7 +16,7 @@ import redis
 from cluster import wire
 from cluster.store import scripts
 from cluster.store.address import Link, StoreError
-from cluster.store.keys import Ended, Keys, RunGone
+from cluster.store.keys import Keys, RunGone
 from cluster.store.status import Status, read_status
 from cluster.store.stream import Stream
 from rollout import Weights
@@ -170,10 +170,7 @@ class RunStore:
         Raises:
             Ended: where the run has ended.
         """
-        happened, rest = self._step(scripts.JOIN, ranges)
-        if happened == "ended":
-            raise Ended(rest[0])
-        return rest[0]
+        return self._step(scripts.JOIN, ranges)[1][0]
 
     def publish(
         self, trainer: str, token: str, expected: int, weights: Weights, ids: Sequence[bytes],
@@ -203,8 +200,8 @@ class RunStore:
             version: of the weights that a trainer works from.
             wait: the share of its time that a trainer has waited.
         """
-        happened, rest = self._step(scripts.BEAT, kind, name, version, wait)
-        return Beat(happened == "ended", *rest)
+        ended, *rest = self._step(scripts.BEAT, kind, name, version, wait)[1]
+        return Beat(bool(ended), *rest)
 
     def leave(self, kind: str, name: str | int) -> None:
         """Be gone at once: another trainer takes over what this one has."""
@@ -220,9 +217,7 @@ class RunStore:
         Raises:
             Ended: where nobody will take it.
         """
-        happened, rest = self._step(scripts.SCORE, line)
-        if happened == "ended":
-            raise Ended(rest[0])
+        self._step(scripts.SCORE, line)
 
     def take_scores(self) -> list[bytes]:
         """Take what followers have left."""

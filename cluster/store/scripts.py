@@ -2,7 +2,7 @@
 
 All of them get the same keys, in the order of `KEYS`, and answer with a list whose first entry says
 what happened. `gone`: the store does not have the run, or not all of it, because it came back empty or
-has evicted keys.
+has evicted keys. `ended`, and the version of its weights: the run has ended, so there is nothing to do.
 
 Nothing large passes through them: a script copies each of its arguments several times, which takes the
 server 25 ms for 7 MB, while a plain SET takes it over as it is. So fragments and weights are set beside,
@@ -101,18 +101,7 @@ return {'founded', number('version')}
 """
 )
 
-# Whether a fragment of so many bytes has room: by the fragments that wait for a trainer, and by the
-# bytes of all. Where none waits there is room for one: it may be too large for the bound, or trainers
-# may fill it who have too few to learn from.
-_ROOM = """
-local function has_room(size)
-  local waiting = redis.call('XLEN', stream) - redis.call('XPENDING', stream, GROUP)[1]
-  if waiting <= 0 then return true end
-  return waiting < number('most_fragments') and number('bytes') + size <= number('most_bytes')
-end
-"""
-
-# record, who says so
+# record, which start of the run it is
 OPENED = (
     _PRELUDE
     + _THERE
@@ -123,6 +112,17 @@ keep()
 return {'done'}
 """
 )
+
+# Whether a fragment of so many bytes has room: by the fragments that wait for a trainer, and by the
+# bytes of all. Where none waits there is room for one: it may be too large for the bound, or trainers
+# may fill it who have too few to learn from.
+_ROOM = """
+local function has_room(size)
+  local waiting = redis.call('XLEN', stream) - redis.call('XPENDING', stream, GROUP)[1]
+  if waiting <= 0 then return true end
+  return waiting < number('most_fragments') and number('bytes') + size <= number('most_bytes')
+end
+"""
 
 # size
 ROOM = (
@@ -259,7 +259,7 @@ if ARGV[1] == 'trainer' then
   redis.call('HSET', trainers, ARGV[2] .. '/at', ARGV[3], ARGV[2] .. '/wait', ARGV[4])
 end
 keep()
-return {redis.call('EXISTS', ended) == 1 and 'ended' or 'there', number('version'),
+return {'there', redis.call('EXISTS', ended), number('version'),
   redis.call('ZCOUNT', alive_samplers, time - ALIVE, '+inf'), number('samplers'), number('gaps')}
 """
 )

@@ -70,12 +70,10 @@ class SharedWeights:
                 consumer.trainer, f"{consumer.trainer}/{self._publications}", expected, weights, ids,
                 sum(fragment.rollout.steps for fragment in gathered),
             )  # fmt: skip
-            if published.version < expected:  # the store came back with an older state
-                raise RunGone
+            consumer.hear(published.version)
         except RunGone:
             self.found_again()
             return Published("lost", consumer.version, frozenset(ids))
-        consumer.version = published.version
         if published.outcome == "done":
             self._weights = weights
             consumer.settle()
@@ -90,12 +88,10 @@ class SharedWeights:
         """
         try:
             version, message = self._store.weights()
-            if version < self._consumer.version:  # the store came back with an older state
-                raise RunGone
+            self._consumer.hear(version)
         except RunGone:
             self.found_again()
             return self.newest()
-        self._consumer.version = version
         try:
             _, arrays = wire.unpack(message)
             wire.refuse_unlike(arrays, self._weights.arrays)
